@@ -1,0 +1,216 @@
+"""The cloud's configuration: one TOML file, read once into frozen dataclasses. An unknown key is an error.
+
+`mallee up` writes it (deploy/ knows how); every process is started with `--config FILE --member ID` and takes from it
+what it needs. Units stand in the names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """The file says something that this cloud does not understand; the message names file, key and cause."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EtcdConfig:
+    # host:port of every member.
+    endpoints: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeConfig:
+    """One virtual host on this machine."""
+
+    # Member id and certificate name: nc-us-east-1a-1.
+    name: str
+    # Where its NC serves gRPC, and its underlay address.
+    address: str
+    port: int = 8776
+    metrics_port: int = 9776
+    # The network namespace it lives in. Empty (fake hypervisor): the machine's own.
+    namespace: str = ""
+    # What it offers, before overcommit.
+    cores: int = 1
+    memory_bytes: int = 0
+    disk_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ZoneConfig:
+    name: str
+    cc_port: int
+    cc_metrics_port: int
+    nodes: tuple[NodeConfig, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FacadeConfig:
+    # Addresses the HTTP server listens on, beside the management address.
+    listen: tuple[str, ...] = ("127.0.0.1",)
+    port: int = 8773
+    metrics_port: int = 9773
+    # Virtual-host buckets are BUCKET.<one of these>.
+    domains: tuple[str, ...] = ("localhost", "s3.localhost")
+    # How far a client's clock may be off.
+    clock_skew_s: int = 900
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClcConfig:
+    port: int = 8774
+    metrics_port: int = 9774
+    # How long terminated instances and client tokens stay visible.
+    terminated_visible_s: int = 3600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WalrusConfig:
+    port: int = 8775
+    metrics_port: int = 9775
+    # Objects up to this size stand in the index itself.
+    inline_bytes: int = 32768
+    # Writes are refused when the file system would have less than this left.
+    reserve_bytes: int = 1 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodesConfig:
+    """What holds for every node."""
+
+    # auto: kvm where the CPU says vmx or svm, else qemu (TCG). fake: the shipped fake drivers.
+    hypervisor: str = "auto"
+    cpu_overcommit: float = 4.0
+    # Image cache per node.
+    cache_bytes: int = 20 << 30
+    # Kept free for the host on the file system of the cloud's home.
+    disk_reserve_bytes: int = 2 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkConfig:
+    # The bridge that joins this machine's virtual hosts: its address is the management address.
+    underlay_cidr: str = "100.64.77.0/24"
+    # A documentation range (RFC 5737) that only this host routes.
+    public_pool: str = "198.51.100.0/24"
+    default_vpc_cidr: str = "172.31.0.0/16"
+    # Interface by which guests may leave this machine. Empty: they may not.
+    uplink: str = ""
+    # Where guests find the facade.
+    guest_facade_address: str = "169.254.169.250"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceTypeConfig:
+    name: str
+    vcpus: int
+    memory_mib: int
+    disk_gib: int
+
+
+DEFAULT_TYPES = (
+    InstanceTypeConfig(name="t2.nano", vcpus=1, memory_mib=128, disk_gib=1),
+    InstanceTypeConfig(name="t2.micro", vcpus=1, memory_mib=256, disk_gib=2),
+    InstanceTypeConfig(name="t2.small", vcpus=1, memory_mib=512, disk_gib=5),
+    InstanceTypeConfig(name="t3.micro", vcpus=2, memory_mib=512, disk_gib=5),
+    InstanceTypeConfig(name="t3.small", vcpus=2, memory_mib=1024, disk_gib=10),
+    InstanceTypeConfig(name="t3.medium", vcpus=2, memory_mib=2048, disk_gib=10),
+    InstanceTypeConfig(name="m5.large", vcpus=2, memory_mib=4096, disk_gib=20),
+    InstanceTypeConfig(name="m5.xlarge", vcpus=4, memory_mib=8192, disk_gib=40),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloudConfig:
+    # Four lower-case hex digits: prefix of every namespace, link, rule table and domain this cloud makes on the host.
+    cloud_id: str
+    # The folder that holds all its data, sockets, certificates and logs.
+    home: str
+    # User the services run as; the NC is root. Empty: whoever started it.
+    user: str = ""
+    region: str = "us-east-1"
+    # Where services listen for each other.
+    management_address: str = "127.0.0.1"
+    etcd: EtcdConfig = field(default_factory=EtcdConfig)
+    facade: FacadeConfig = field(default_factory=FacadeConfig)
+    clc: ClcConfig = field(default_factory=ClcConfig)
+    walrus: WalrusConfig = field(default_factory=WalrusConfig)
+    nodes: NodesConfig = field(default_factory=NodesConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    zones: tuple[ZoneConfig, ...] = ()
+    instance_types: tuple[InstanceTypeConfig, ...] = DEFAULT_TYPES
+
+    @property
+    def home_path(self) -> Path:
+        return Path(self.home)
+
+    @property
+    def pki_path(self) -> Path:
+        """ca.pem, and <member id>.pem with <member id>-key.pem beside it."""
+        return self.home_path / "pki"
+
+    def zone(self, name: str) -> ZoneConfig:
+        """Raises ConfigError for a zone that is not there."""
+        for zone in self.zones:
+            if zone.name == name:
+                return zone
+        raise ConfigError(f"no zone {name!r} in the configuration")
+
+    def node(self, name: str) -> tuple[ZoneConfig, NodeConfig]:
+        for zone in self.zones:
+            for node in zone.nodes:
+                if node.name == name:
+                    return zone, node
+        raise ConfigError(f"no node {name!r} in the configuration")
+
+
+def load(path: Path) -> CloudConfig:
+    """Raises ConfigError with one line that says what is wrong where."""
+    try:
+        raw = tomllib.loads(path.read_text())
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return parse(raw, where=str(path))
+
+
+def parse(raw: dict[str, Any], *, where: str = "configuration") -> CloudConfig:
+    return typing.cast(CloudConfig, _build(CloudConfig, raw, where))
+
+
+def _build(cls: type[Any], raw: Any, where: str) -> Any:
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{where}: expected a table")
+    hints = typing.get_type_hints(cls)
+    known = {f.name: f for f in dataclasses.fields(cls)}
+    if unknown := sorted(set(raw) - set(known)):
+        raise ConfigError(f"{where}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
+    missing = [
+        name
+        for name, f in known.items()
+        if name not in raw and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ConfigError(f"{where}: key {missing[0]!r} is missing")
+    return cls(**{name: _convert(hints[name], value, f"{where}: {name}") for name, value in raw.items()})
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return _build(hint, value, where)
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, list):
+            raise ConfigError(f"{where}: expected a list")
+        inner = typing.get_args(hint)[0]
+        return tuple(_convert(inner, item, f"{where}[{i}]") for i, item in enumerate(value))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, types.GenericAlias) or not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise ConfigError(f"{where}: expected {getattr(hint, '__name__', hint)}, found {value!r}")
+    return value

@@ -1,0 +1,137 @@
+"""What a node controller needs of its host: a hypervisor and a network, each behind a Protocol with promises.
+
+Every method is idempotent and safe to cancel and call again. `observe` asks the host, never a memory of our own, so a
+restarted agent finds its predecessor's VMs and taps. Implementations pass tests/contract/test_hypervisor.py and
+tests/contract/test_network.py.
+"""
+
+from __future__ import annotations
+
+import enum
+import socket
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from common.ids import InstanceId, InterfaceId, VpcId
+from mallee.nc.v1 import instance_pb2, network_pb2
+
+
+class Power(enum.Enum):
+    """A domain as the engine sees it."""
+
+    # Known to the engine, its vCPUs never started since it was prepared: plug its network, then resume it.
+    PAUSED = "paused"
+    RUNNING = "running"
+    # The guest shut itself down.
+    OFF_BY_GUEST = "off-by-guest"
+    # Off because we asked (power_off), e.g. `mallee down --vms`.
+    OFF_BY_HOST = "off-by-host"
+    # The engine process died or the guest crashed.
+    CRASHED = "crashed"
+    # Off, and nobody can say why (host reboot, libvirtd was away): it is started again, never terminated.
+    OFF_UNKNOWN = "off-unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Domain:
+    """What the hypervisor runs: everything is local and checked by now."""
+
+    instance_id: InstanceId
+    vcpus: int
+    memory_bytes: int
+    # Root disk: an overlay (or a plain file) made by the node, with its format told, never guessed.
+    disk: Path
+    disk_format: str
+    # None: the disk boots by its own loader.
+    kernel: Path | None
+    ramdisk: Path | None
+    kernel_arguments: str
+    mac: str
+    tap: str
+    console_log: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PowerChange:
+    instance_id: InstanceId
+    power: Power | None  # None: the engine does not know the domain any more
+
+
+class Hypervisor(Protocol):
+    kind: str
+    """kvm, qemu or fake."""
+
+    async def open(self) -> None:
+        """Connects to the engine; returns when it answers. It reconnects by itself when the engine restarts."""
+
+    async def close(self) -> None: ...
+
+    async def prepare(self, domain: Domain) -> None:
+        """Brings the domain up, paused, its tap opened. One that already runs, or is paused, is left alone.
+
+        Raises NoCapacity if the host cannot hold it, Unavailable if the engine does not answer; then nothing runs.
+        """
+
+    async def resume(self, instance_id: InstanceId) -> None:
+        """Starts the vCPUs of a prepared domain; a running one is left alone."""
+
+    async def power_off(self, instance_id: InstanceId, *, grace_s: float) -> None:
+        """Asks the guest (ACPI), then pulls the plug after `grace_s`. The definition stays. Unknown or off: nothing."""
+
+    async def remove(self, instance_id: InstanceId) -> None:
+        """Stops it at once and forgets it: no domain, no engine process is left. Unknown: nothing."""
+
+    async def reboot(self, instance_id: InstanceId, *, grace_s: float) -> None:
+        """Asks the guest (ACPI reboot), resets it after `grace_s` if it has not. Returns at once.
+
+        Raises WrongState if it does not run, NotFound if there is none.
+        """
+
+    async def observe(self) -> Mapping[InstanceId, Power]:
+        """Every domain of this cloud and node that the engine knows."""
+
+    def changes(self) -> AsyncIterator[PowerChange]:
+        """Changes from now on, pushed by the engine. After a reconnect to the engine every domain is told again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetadataPeer:
+    """Who is on the other end of a connection to 169.254.169.254."""
+
+    vpc_id: VpcId
+    private_ipv4: str
+
+
+class Network(Protocol):
+    async def open(self) -> None:
+        """Readies the node: forwarding, base rules. What stands from before is kept and no flow is cut."""
+
+    async def close(self) -> None:
+        """Lets go of sockets and helpers' pipes. Packets of running VMs go on."""
+
+    async def prepare_interface(self, interface: instance_pb2.NetworkInterface) -> str:
+        """Makes the VPC's namespace and a tap for the VM, down and outside of it, and returns the tap's name."""
+
+    async def plug_interface(self, interface: instance_pb2.NetworkInterface) -> None:
+        """With the tap held by the engine: moves it into the VPC, addresses, routes, DHCP and anti-spoofing rules.
+
+        No packet passes before the VPC's plan names the interface: what no plan allows is dropped.
+        """
+
+    async def remove_interface(self, interface_id: InterfaceId, vpc_id: VpcId) -> None:
+        """Takes tap, routes, DHCP entry and rules away; with the VPC's last interface the namespace goes too."""
+
+    async def apply_plan(self, plan: network_pb2.VpcPlan) -> None:
+        """Groups, remote members, public addresses. In force for every packet when it returns; flows that are no
+        longer allowed are cut, allowed ones go on. A VPC without a local interface is not made."""
+
+    async def observe(self) -> Mapping[InterfaceId, VpcId]:
+        """Every interface that has anything left on this node."""
+
+    async def metadata_socket(self, vpc_id: VpcId) -> socket.socket:
+        """A listening TCP socket on 169.254.169.254:80 inside the VPC. Raises NotFound if the VPC is not here."""
+
+    async def destroy(self) -> None:
+        """Removes everything this cloud made on this node: namespaces, links, rules, dnsmasq processes."""

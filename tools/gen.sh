@@ -1,0 +1,15 @@
+#!/bin/sh
+# Generates the gRPC stubs and their types from proto/ into gen/. Cheap, so it always starts afresh.
+set -eu
+cd "$(dirname "$0")/.."
+exec 9>.venv/.gen.lock
+flock 9
+py="${PYTHON:-.venv/bin/python}"
+bin=$(dirname "$py")
+new=$(mktemp -d ./.gen-XXXXXX)
+trap 'rm -rf "$new"' EXIT
+find proto -name '*.proto' | sort | sed 's,^proto/,,' | PATH="$bin:$PATH" xargs "$py" -m grpc_tools.protoc -I proto \
+    -I "$("$py" -c 'import grpc_tools,os;print(os.path.dirname(grpc_tools.__file__))')/_proto" \
+    --python_out="$new" --grpc_python_out="$new" --mypy_out="$new" --mypy_grpc_out="$new"
+chmod 755 "$new"
+rm -rf gen && mv "$new" gen && trap - EXIT
