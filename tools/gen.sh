@@ -11,5 +11,11 @@ trap 'rm -rf "$new"' EXIT
 find proto -name '*.proto' | sort | sed 's,^proto/,,' | PATH="$bin:$PATH" xargs "$py" -m grpc_tools.protoc -I proto \
     -I "$("$py" -c 'import grpc_tools,os;print(os.path.dirname(grpc_tools.__file__))')/_proto" \
     --python_out="$new" --grpc_python_out="$new" --mypy_out="$new" --mypy_grpc_out="$new"
+# etcd's own definitions, see the tool.
+PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=python PYTHONPATH=. "$py" tools/etcd_descriptors.py >"$new/etcd.binpb"
+PATH="$bin:$PATH" "$py" -m grpc_tools.protoc --descriptor_set_in="$new/etcd.binpb" --python_out="$new" \
+    --grpc_python_out="$new" --mypy_out="$new" --mypy_grpc_out="$new" etcdrpc/kv.proto etcdrpc/auth.proto etcdrpc/rpc.proto
+printf 'from etcdrpc.rpc_pb2 import *\nfrom etcdrpc.rpc_pb2_grpc import *\n' >"$new/etcdrpc/__init__.py"
+rm "$new/etcd.binpb"
 chmod 755 "$new"
 rm -rf gen && mv "$new" gen && trap - EXIT
