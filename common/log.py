@@ -1,0 +1,70 @@
+"""Structured logs: one JSON object per line on stderr, each with the request id of the work it tells about."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from types import TracebackType
+from typing import Any, TextIO
+
+import structlog
+from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
+
+from common.rpc.context import current_request_id
+
+
+def get_logger(name: str) -> FilteringBoundLogger:
+    logger: FilteringBoundLogger = structlog.get_logger(module=name)
+    return logger
+
+
+def configure(*, role: str, member: str, level: int = logging.INFO, stream: TextIO | None = None) -> None:
+    """Once per process. Libraries that log through `logging` (asyncio, grpc, aiohttp) come out the same way."""
+    out = stream or sys.stderr
+
+    def name_process(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+        event["role"] = role
+        event["member"] = member
+        return event
+
+    shared: list[Any] = [
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        name_process,
+        _add_request_id,
+        # Without local variables: they hold secrets.
+        structlog.processors.format_exc_info,
+    ]
+    render = structlog.processors.JSONRenderer(ensure_ascii=False)
+    structlog.configure(
+        processors=[*shared, render],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(file=out),
+        cache_logger_on_first_use=stream is None,
+    )
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[_add_module, *shared],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
+    sys.excepthook = _log_crash
+
+
+def _add_request_id(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    if request_id := current_request_id():
+        event.setdefault("request_id", request_id)
+    return event
+
+
+def _add_module(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    record = event.get("_record")
+    if record is not None:
+        event["module"] = record.name
+    return event
+
+
+def _log_crash(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    get_logger("process").error("the process ends by an error", exc_info=(kind, error, trace))

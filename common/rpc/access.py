@@ -1,0 +1,72 @@
+"""Who may call what: one table over the roles in certificates. What is not in it is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from common.rpc.context import Peer
+
+ROLES: Final = frozenset({"clc", "walrus", "cc", "sc", "nc", "facade", "admin", "etcd"})
+
+# They alone may say for which AWS caller a request is made.
+SPEAKS_FOR_CALLERS: Final = frozenset({"facade", "clc"})
+
+_ROLE_SUFFIX: Final = ".role.mallee"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """`services`: /package.Service -> roles. `methods`: /package.Service/Method -> roles, instead of its service's."""
+
+    services: Mapping[str, frozenset[str]]
+    methods: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    def allows(self, role: str, method: str) -> bool:
+        roles = self.methods.get(method)
+        if roles is None:
+            roles = self.services.get(method.rpartition("/")[0], frozenset())
+        return role in roles
+
+    def knows(self, service: str) -> bool:
+        return f"/{service}" in self.services
+
+
+def _only(*roles: str) -> frozenset[str]:
+    assert ROLES.issuperset(roles)
+    return frozenset(roles)
+
+
+ACCESS: Final = Access(
+    services={
+        # AWS's own APIs.
+        "/mallee.ec2.v1.Ec2Service": _only("facade"),
+        "/mallee.sts.v1.StsService": _only("facade"),
+        "/mallee.s3.v1.S3Service": _only("facade", "clc"),
+        # Our own.
+        "/mallee.clc.v1.IdentityService": _only("facade"),
+        "/mallee.clc.v1.AdministrationService": _only("admin"),
+        "/mallee.walrus.v1.WalrusService": _only("clc"),
+        "/mallee.cc.v1.ClusterControllerService": _only("clc"),
+        "/mallee.nc.v1.NodeControllerService": _only("cc"),
+        # gRPC's own: every member may ask whether a server is well, only the operator what it offers.
+        "/grpc.health.v1.Health": ROLES,
+        "/grpc.reflection.v1alpha.ServerReflection": _only("admin"),
+    },
+    methods={
+        "/mallee.walrus.v1.WalrusService/FetchImage": _only("nc"),
+        "/mallee.walrus.v1.WalrusService/DescribeStore": _only("clc", "admin"),
+        "/mallee.cc.v1.ClusterControllerService/DescribeNodes": _only("clc", "admin"),
+    },
+)
+
+
+def peer_of(auth_context: Mapping[str, Iterable[bytes]]) -> Peer | None:
+    """From the verified certificate: its common name, and the one SAN that names a role. None: it names no member."""
+    names = [name.decode() for name in auth_context.get("x509_common_name", ())]
+    alternatives = (name.decode() for name in auth_context.get("x509_subject_alternative_name", ()))
+    roles = [name.removesuffix(_ROLE_SUFFIX) for name in alternatives if name.endswith(_ROLE_SUFFIX)]
+    if len(names) != 1 or len(roles) != 1 or roles[0] not in ROLES:
+        return None
+    return Peer(member_id=names[0], role=roles[0])

@@ -1,0 +1,181 @@
+"""What happens around every RPC a server answers: who calls, may they, for whom, how long, what came of it.
+
+One of the two places that catch every exception: a CloudError goes out as it is; anything else is a bug, which the
+client sees as an opaque InternalError with the request id, and the log with its traceback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Final, TypeAlias
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from common.errors import CloudError, Denied, InvalidArgument, Unauthenticated, Unavailable
+from common.ids import new_request_id
+from common.log import get_logger
+from common.metrics import RPC_IN_FLIGHT, RPC_REQUESTS, RPC_SECONDS
+from common.rpc import context as rpc_context
+from common.rpc.access import SPEAKS_FOR_CALLERS, Access, peer_of
+from common.rpc.errors import status_of, to_trailer
+from mallee.common.v1.caller_pb2 import Caller
+
+log = get_logger(__name__)
+
+# For a unary call whose client set no deadline.
+DEFAULT_DEADLINE_S: Final = 30.0
+# Longer ids would fill the logs of every service they pass.
+_REQUEST_ID_CHARS: Final = 128
+
+_Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+
+class Guard(grpc.aio.ServerInterceptor):
+    """Wraps each method's handler once."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        self._wrapped: dict[str, tuple[_Handler, _Handler]] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> _Handler:
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None:
+            return _wrap(_no_such_method(method), method, self._access)
+        known = self._wrapped.get(method)
+        if known is None or known[0] is not handler:
+            known = self._wrapped[method] = (handler, _wrap(handler, method, self._access))
+        return known[1]
+
+
+def _no_such_method(method: str) -> _Handler:
+    async def refuse(request: Any, context: _Context) -> Any:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"no such method: {method}")
+
+    return grpc.unary_unary_rpc_method_handler(refuse)
+
+
+def _wrap(handler: _Handler, method: str, access: Access) -> _Handler:
+    """The same kind of handler, guarded. Stream handlers may be async generators or coroutines that write."""
+    codec: dict[str, Any] = {
+        "request_deserializer": handler.request_deserializer,
+        "response_serializer": handler.response_serializer,
+    }
+    match handler.request_streaming, handler.response_streaming:
+        case False, False:
+            return grpc.unary_unary_rpc_method_handler(_one(handler.unary_unary, method, access, True), **codec)
+        case True, False:
+            return grpc.stream_unary_rpc_method_handler(_one(handler.stream_unary, method, access, False), **codec)
+        case False, True:
+            return grpc.unary_stream_rpc_method_handler(_many(handler.unary_stream, method, access), **codec)
+        case _:
+            return grpc.stream_stream_rpc_method_handler(_many(handler.stream_stream, method, access), **codec)
+
+
+def _one(behaviour: Any, method: str, access: Access, has_deadline: bool) -> Any:
+    async def respond(request: Any, context: _Context) -> Any:
+        async with _guarded(method, access, context, has_deadline=has_deadline):
+            return await behaviour(request, context)
+
+    return respond
+
+
+def _many(behaviour: Any, method: str, access: Access) -> Any:
+    async def respond(request: Any, context: _Context) -> AsyncIterator[Any]:
+        async with _guarded(method, access, context, has_deadline=False):
+            answers = behaviour(request, context)
+            if not hasattr(answers, "__aiter__"):
+                await answers
+                return
+            async with contextlib.aclosing(answers):
+                async for answer in answers:
+                    yield answer
+
+    async def write(request: Any, context: _Context) -> None:
+        async with _guarded(method, access, context, has_deadline=False):
+            await behaviour(request, context)
+
+    # grpc.aio tells the two styles apart by the function, and refuses one that mixes them.
+    return write if asyncio.iscoroutinefunction(behaviour) else respond
+
+
+@contextlib.asynccontextmanager
+async def _guarded(method: str, access: Access, context: _Context, *, has_deadline: bool) -> AsyncIterator[None]:
+    began = time.perf_counter()
+    code = "CANCELLED"
+    RPC_IN_FLIGHT.labels(method).inc()
+    try:
+        timeout_s = _admit(method, access, context, has_deadline=has_deadline)
+        async with asyncio.timeout(timeout_s) as limit:
+            yield
+        code = "OK"
+    except grpc.aio.AbortError:
+        code = context.code().name
+        raise
+    except CloudError as error:
+        code = error.code
+        await _abort(context, error)
+    except Exception as error:
+        if isinstance(error, TimeoutError) and limit.expired():
+            code = "DEADLINE_EXCEEDED"
+            await _abort(context, Unavailable(f"{method} took longer than its deadline"))
+        code = "InternalError"
+        log.exception("a bug in an RPC", method=method)
+        await _abort(context, _opaque())
+    finally:
+        RPC_IN_FLIGHT.labels(method).dec()
+        RPC_REQUESTS.labels(method, code).inc()
+        RPC_SECONDS.labels(method, code).observe(time.perf_counter() - began)
+
+
+def _opaque() -> CloudError:
+    request_id = rpc_context.current_request_id()
+    return CloudError(f"An internal error has occurred (request {request_id})", details={"RequestId": request_id})
+
+
+async def _abort(context: _Context, error: CloudError) -> None:
+    await context.abort(status_of(error), error.message, to_trailer(error))
+
+
+def _admit(method: str, access: Access, context: _Context, *, has_deadline: bool) -> float | None:
+    """Checks the peer and takes over what came with the call. Returns the limit to keep beyond the client's own."""
+    request_id, caller_bytes = "", None
+    for key, value in context.invocation_metadata() or ():
+        if key == rpc_context.REQUEST_ID_KEY and isinstance(value, str):
+            request_id = value[:_REQUEST_ID_CHARS]
+        elif key == rpc_context.CALLER_KEY and isinstance(value, bytes):
+            caller_bytes = value
+    peer = peer_of(context.auth_context())
+    left: float | None = context.time_remaining()
+    limit = DEFAULT_DEADLINE_S if has_deadline and left is None else None
+    rpc_context.enter(
+        request_id=request_id or new_request_id(),
+        caller=_caller(caller_bytes) if caller_bytes is not None else None,
+        peer=peer,
+        timeout_s=limit if left is None else left,
+    )
+    if peer is None:
+        raise Unauthenticated("the certificate names no member of this cloud")
+    if not access.allows(peer.role, method):
+        log.warning("refused by the access table", method=method, peer=peer.member_id, peer_role=peer.role)
+        raise Denied(f"{peer.role} may not call {method}")
+    if caller_bytes is not None and peer.role not in SPEAKS_FOR_CALLERS:
+        log.warning("refused to speak for a caller", method=method, peer=peer.member_id, peer_role=peer.role)
+        raise Denied(f"{peer.role} may not speak for a caller")
+    return limit
+
+
+def _caller(value: bytes) -> Caller:
+    try:
+        return Caller.FromString(value)
+    except DecodeError as error:
+        raise InvalidArgument(f"{rpc_context.CALLER_KEY} is not a caller") from error
