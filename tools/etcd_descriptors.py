@@ -1,8 +1,8 @@
 """Writes etcd's own gRPC definitions, as the `etcd3` package carries them, as a FileDescriptorSet to standard output.
 
-`etcd3`'s modules are too old to be imported by protobuf's compiled implementation, so tools/gen.sh runs this alone under
-PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=python and compiles what comes out into gen/etcdrpc. The fields that etcd 3.4
-added to those definitions and that we use are appended by number as in
+`etcd3`'s modules are too old to be imported by protobuf's compiled implementation, so tools/gen.sh runs this
+alone under PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=python and compiles what comes out into gen/etcdrpc. The
+fields that etcd 3.4 added to those definitions and that we use are appended by number as in
 https://github.com/etcd-io/etcd/blob/release-3.4/etcdserver/etcdserverpb/rpc.proto
 """
 
