@@ -28,6 +28,8 @@ class Power(enum.Enum):
     OFF_BY_GUEST = "off-by-guest"
     # Off because we asked (power_off), e.g. `mallee down --vms`.
     OFF_BY_HOST = "off-by-host"
+    # The engine stopped it because the host's disk failed or is full: resume it when that is over.
+    STALLED = "stalled"
     # The engine process died or the guest crashed.
     CRASHED = "crashed"
     # Off, and nobody can say why (host reboot, libvirtd was away): it is started again, never terminated.
@@ -44,6 +46,9 @@ class Domain:
     # Root disk: an overlay (or a plain file) made by the node, with its format told, never guessed.
     disk: Path
     disk_format: str
+    # What the overlay stands on, told as well, and nothing below it. None: the disk stands alone.
+    backing: Path | None
+    backing_format: str
     # None: the disk boots by its own loader.
     kernel: Path | None
     ramdisk: Path | None
@@ -92,8 +97,11 @@ class Hypervisor(Protocol):
     async def observe(self) -> Mapping[InstanceId, Power]:
         """Every domain of this cloud and node that the engine knows."""
 
+    async def power_of(self, instance_id: InstanceId) -> Power | None:
+        """One domain, asked of the engine. None: it does not know it. Raises Unavailable if it does not answer."""
+
     def changes(self) -> AsyncIterator[PowerChange]:
-        """Changes from now on, pushed by the engine. After a reconnect to the engine every domain is told again."""
+        """Changes from this call on, pushed by the engine. After a reconnect to it every domain is told again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

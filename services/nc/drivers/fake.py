@@ -1,0 +1,212 @@
+"""A hypervisor without guests: the same promises as libvirt's, in a folder, without root. Shipped, with fault knobs.
+
+Its state is files, one per domain, so that a restarted node controller finds its predecessor's VMs; a FIFO named
+`control` is its back door for tests and demonstrations, one command per line:
+
+    power-off INSTANCE      the guest shuts itself down
+    crash INSTANCE          its engine process dies
+    reboot-host             every domain is off and nobody can say why
+    forget-events           changes are not told until the engine is reached again (`reconnect`)
+    reconnect               every domain is told again
+    faults JSON             sets the fields of Faults
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.errors import NoCapacity, NotFound, Unavailable, WrongState
+from common.ids import InstanceId
+from services.nc.drivers.base import Domain, Power, PowerChange
+from services.nc.drivers.feed import PowerFeed
+
+_BOOT_LINES = (
+    "[    0.000000] Linux version 6.1.0-mallee-fake (fake@mallee)",
+    "[    0.000000] Command line: {arguments}",
+    "[    0.210000] virtio_net virtio0 eth0: {mac}",
+    "[    0.480000] EXT4-fs (vda): mounted filesystem",
+    "mallee-guest: instance {instance_id}",
+    "mallee-guest: ready",
+)
+
+
+@dataclass(slots=True, kw_only=True)
+class Faults:
+    """What goes wrong. All off by default."""
+
+    prepare_delay_s: float = 0.0
+    resume_delay_s: float = 0.0
+    # So many of the next prepares fail.
+    failing_prepares: int = 0
+    # Every call answers Unavailable, as with a stopped libvirtd.
+    silent: bool = False
+    # Changes are lost.
+    lose_events: bool = False
+    # More domains than this do not fit.
+    most_domains: int = 1 << 30
+
+
+class FakeHypervisor:
+    kind = "fake"
+
+    def __init__(self, folder: Path, faults: Faults | None = None) -> None:
+        self.faults = faults or Faults()
+        self._folder = folder
+        self._domains = folder / "domains"
+        self._feed = PowerFeed()
+        self._control: int | None = None
+
+    async def open(self) -> None:
+        self._domains.mkdir(parents=True, exist_ok=True)
+        for left_over in self._domains.glob("*.new"):
+            left_over.unlink()
+        control = self._folder / "control"
+        if not control.exists():
+            os.mkfifo(control, 0o600)
+        # Read and write: it never reaches its end when a writer closes.
+        self._control = os.open(control, os.O_RDWR | os.O_NONBLOCK)
+        asyncio.get_running_loop().add_reader(self._control, self._commands)
+
+    async def close(self) -> None:
+        if self._control is not None:
+            asyncio.get_running_loop().remove_reader(self._control)
+            os.close(self._control)
+            self._control = None
+
+    async def prepare(self, domain: Domain) -> None:
+        self._reach()
+        await asyncio.sleep(self.faults.prepare_delay_s)
+        if self.faults.failing_prepares > 0:
+            self.faults.failing_prepares -= 1
+            raise Unavailable("the fake hypervisor was told to fail")
+        if self._read(domain.instance_id) in (Power.PAUSED, Power.RUNNING):
+            return
+        if len(list(self._domains.glob("*.json"))) >= self.faults.most_domains:
+            raise NoCapacity("the host has no memory for it")
+        self._write(domain.instance_id, Power.PAUSED, domain)
+
+    async def resume(self, instance_id: InstanceId) -> None:
+        self._reach()
+        await asyncio.sleep(self.faults.resume_delay_s)
+        if self._get(instance_id) in (Power.PAUSED, Power.STALLED):
+            self._write(instance_id, Power.RUNNING)
+            self._boot(instance_id)
+
+    async def power_off(self, instance_id: InstanceId, *, grace_s: float) -> None:
+        self._reach()
+        if self._read(instance_id) in (Power.PAUSED, Power.RUNNING, Power.STALLED):
+            self._write(instance_id, Power.OFF_BY_HOST)
+
+    async def remove(self, instance_id: InstanceId) -> None:
+        self._reach()
+        if self._read(instance_id) is not None:
+            self._path(instance_id).unlink(missing_ok=True)
+            self._tell(instance_id, None)
+
+    async def reboot(self, instance_id: InstanceId, *, grace_s: float) -> None:
+        self._reach()
+        if self._get(instance_id) is not Power.RUNNING:
+            raise WrongState(f"{instance_id} does not run")
+        self._boot(instance_id)
+        self._tell(instance_id, Power.RUNNING)
+
+    async def observe(self) -> Mapping[InstanceId, Power]:
+        self._reach()
+        found = {InstanceId(path.stem): self._read(InstanceId(path.stem)) for path in self._domains.glob("*.json")}
+        return {instance_id: power for instance_id, power in found.items() if power is not None}
+
+    async def power_of(self, instance_id: InstanceId) -> Power | None:
+        self._reach()
+        return self._read(instance_id)
+
+    def changes(self) -> AsyncIterator[PowerChange]:
+        return self._feed.subscribe()
+
+    # The guest's and the host's side: what the back door and tests do.
+
+    def guest_powers_off(self, instance_id: InstanceId) -> None:
+        if self._read(instance_id) is Power.RUNNING:
+            self._write(instance_id, Power.OFF_BY_GUEST)
+
+    def guest_crashes(self, instance_id: InstanceId) -> None:
+        if self._read(instance_id) in (Power.RUNNING, Power.PAUSED):
+            self._write(instance_id, Power.CRASHED)
+
+    def host_reboots(self) -> None:
+        for path in self._domains.glob("*.json"):
+            self._write(InstanceId(path.stem), Power.OFF_UNKNOWN)
+
+    def reconnects(self) -> None:
+        self.faults.lose_events = False
+        for path in self._domains.glob("*.json"):
+            self._tell(InstanceId(path.stem), self._read(InstanceId(path.stem)))
+
+    def _commands(self) -> None:
+        if self._control is None:
+            return
+        with contextlib.suppress(BlockingIOError):
+            for line in os.read(self._control, 65536).decode().splitlines():
+                self._command(*line.split(" ", 1))
+
+    def _command(self, verb: str, argument: str = "") -> None:
+        match verb:
+            case "power-off":
+                self.guest_powers_off(InstanceId(argument))
+            case "crash":
+                self.guest_crashes(InstanceId(argument))
+            case "reboot-host":
+                self.host_reboots()
+            case "forget-events":
+                self.faults.lose_events = True
+            case "reconnect":
+                self.reconnects()
+            case "faults":
+                self.faults = dataclasses.replace(self.faults, **json.loads(argument))
+
+    def _reach(self) -> None:
+        if self.faults.silent:
+            raise Unavailable("the fake hypervisor was told not to answer")
+
+    def _path(self, instance_id: InstanceId) -> Path:
+        return self._domains / f"{instance_id}.json"
+
+    def _read(self, instance_id: InstanceId) -> Power | None:
+        try:
+            return Power(json.loads(self._path(instance_id).read_text())["power"])
+        except FileNotFoundError:
+            return None
+
+    def _get(self, instance_id: InstanceId) -> Power:
+        power = self._read(instance_id)
+        if power is None:
+            raise NotFound(f"{instance_id} is not on this host", code="InvalidInstanceID.NotFound")
+        return power
+
+    def _write(self, instance_id: InstanceId, power: Power, domain: Domain | None = None) -> None:
+        path = self._path(instance_id)
+        told = _facts(domain) if domain is not None else json.loads(path.read_text())
+        new = path.with_suffix(".new")
+        new.write_text(json.dumps(told | {"power": power.value}))
+        new.replace(path)
+        self._tell(instance_id, power)
+
+    def _tell(self, instance_id: InstanceId, power: Power | None) -> None:
+        if not self.faults.lose_events:
+            self._feed.publish(PowerChange(instance_id=instance_id, power=power))
+
+    def _boot(self, instance_id: InstanceId) -> None:
+        told = json.loads(self._path(instance_id).read_text())
+        with Path(told["console_log"]).open("a") as console:
+            for line in _BOOT_LINES:
+                console.write(line.format(instance_id=instance_id, **told) + "\r\n")
+
+
+def _facts(domain: Domain) -> dict[str, str]:
+    return {"mac": domain.mac, "arguments": domain.kernel_arguments, "console_log": str(domain.console_log)}
