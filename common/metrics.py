@@ -69,10 +69,10 @@ async def serve(address: str) -> AsyncIterator[int]:
     Raises OSError when the address is taken.
     """
     host, _, port = address.rpartition(":")
-    runner = web.ServerRunner(web.Server(_answer, access_log=None))
+    runner = web.ServerRunner(web.Server(_answer, access_log=None), shutdown_timeout=0.5)
     await runner.setup()
     try:
-        await web.TCPSite(runner, host.strip("[]"), int(port), shutdown_timeout=0.5).start()
+        await web.TCPSite(runner, host.strip("[]"), int(port)).start()
         yield runner.addresses[0][1]
     finally:
         await runner.cleanup()

@@ -56,8 +56,8 @@ class ServiceContext:
 
     async def serve(self, server: RpcServer) -> RpcServer:
         """Starts it, and drains it first at the end."""
-        await server.start()
         self.on_stop(lambda: server.stop(_STOP_GRACE_S))
+        await server.start()
         return server
 
     def on_stop(self, stop: Callable[[], Awaitable[None]]) -> None:
@@ -113,29 +113,32 @@ async def _run(build: Build, config: CloudConfig, identity: Identity, address: s
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ending.set)
-    code = 0
     try:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(metrics.serve(address))
-            async with asyncio.TaskGroup() as tasks:
-                context = ServiceContext(
-                    config=config,
-                    member=identity.member_id,
-                    identity=identity,
-                    metrics_address=address,
-                    stack=stack,
-                    tasks=tasks,
-                )
-                await _serve_until(ending, build, context)
-                # The one way to cancel a task group's tasks is to leave it by an exception.
-                raise _Ended
-    except* _Ended:
-        _log.info("stopped")
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    context = ServiceContext(
+                        config=config,
+                        member=identity.member_id,
+                        identity=identity,
+                        metrics_address=address,
+                        stack=stack,
+                        tasks=tasks,
+                    )
+                    await _serve_until(ending, build, context)
+                    # The one way to cancel a task group's tasks is to leave it by an exception.
+                    raise _Ended
+            except* _Ended:
+                pass
     except* (OSError, CloudError, ConfigError) as group:
         for error in _leaves(group):
             _log.error("the service ends", error=str(error), kind=type(error).__name__)
-        code = 1
-    return code
+        failed = True
+    else:
+        failed = False
+    _log.info("stopped")
+    return int(failed)
 
 
 async def _serve_until(ending: asyncio.Event, build: Build, context: ServiceContext) -> None:

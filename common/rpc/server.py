@@ -62,8 +62,8 @@ class RpcServer:
             self.ports = tuple(server.add_secure_port(address, credentials) for address in self._addresses)
         except RuntimeError as error:
             raise OSError(f"cannot listen on {', '.join(self._addresses)}: {error}") from error
-        await server.start()
         self._server = server
+        await server.start()
         for name in ("", *services):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
