@@ -1,0 +1,192 @@
+"""A request's XML body into a message, while it is being read: no tree is built, and nothing that the shape does not have
+is kept, so a hostile body costs no more than its own size. Document types, and with them entities, are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+from xml.parsers import expat
+
+from botocore.model import ListShape, MapShape, Shape, StructureShape
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+
+from common.errors import CloudError, InvalidArgument
+from ec2_facade.protocol import query_parse
+from ec2_facade.protocol.model import members
+from ec2_facade.protocol.rest_route import not_implemented
+
+# CompleteMultipartUpload with 10,000 parts and a checksum each is the largest of S3's.
+MAX_BYTES: Final = 4 << 20
+
+# What an element does: make the frame for what stands in it, from the message that surrounds it.
+Open = Callable[[Message], "Frame"]
+
+
+class Frame:
+    """An open element: either a structure (children) or a scalar (text)."""
+
+    __slots__ = ("children", "close", "message", "seen", "text")
+
+    def __init__(
+        self, message: Message | None, children: dict[str, Open] | None, close: Callable[[str], None] | None
+    ) -> None:
+        self.message = message
+        self.children = children
+        self.close = close
+        self.text: list[str] = []
+        self.seen: set[str] = set()
+
+
+class XmlParser:
+    """Compiles the payload shape of one action."""
+
+    def __init__(self, root: str, shape: StructureShape, descriptor: Descriptor) -> None:
+        self._root = root
+        self._compiled: dict[str, tuple[dict[str, Open], list[str]]] = {}
+        self._children, _ = self._structure(shape, descriptor)
+
+    def parse(self, body: bytes, message: Message) -> None:
+        """Raises MalformedXML, or NotImplemented for an element that S3 has and our contract does not."""
+        if len(body) > MAX_BYTES:
+            raise malformed()
+        _Reading(self._root, message, self._children, self._compiled).read(body)
+
+    def _structure(self, shape: Shape, descriptor: Descriptor) -> tuple[dict[str, Open], list[str]]:
+        if descriptor.full_name in self._compiled:
+            return self._compiled[descriptor.full_name]
+        children: dict[str, Open] = {}
+        required: list[str] = []
+        self._compiled[descriptor.full_name] = (children, required)
+        for member, member_shape, field in members(shape, descriptor):
+            name = str(member_shape.serialization.get("name", member))
+            if isinstance(member_shape, ListShape) and member_shape.serialization.get("flattened"):
+                name = str(member_shape.member.serialization.get("name", name))
+            children[name] = self._open(member_shape, field) if field is not None else _refuse(name)
+            if isinstance(shape, StructureShape) and member in shape.required_members:
+                required.append(name)
+        return children, required
+
+    def _open(self, shape: Shape, field: FieldDescriptor) -> Open:
+        if isinstance(shape, MapShape):
+            return _refuse(field.name)
+        if isinstance(shape, ListShape):
+            add = self._open_item(shape.member, field)
+            if shape.serialization.get("flattened"):
+                return add
+            items = {str(shape.member.serialization.get("name", "member")): add}
+            return lambda message: Frame(message, items, None)
+        return self._open_single(shape, field)
+
+    def _open_item(self, shape: Shape, field: FieldDescriptor) -> Open:
+        attribute = field.name
+        if isinstance(shape, StructureShape):
+            assert field.message_type is not None
+            children, _ = self._structure(shape, field.message_type)
+            return lambda message: Frame(getattr(message, attribute).add(), children, None)
+        convert = _scalar(field)
+        return lambda message: Frame(None, None, lambda text: getattr(message, attribute).append(convert(text)))
+
+    def _open_single(self, shape: Shape, field: FieldDescriptor) -> Open:
+        attribute = field.name
+        if isinstance(shape, StructureShape):
+            assert field.message_type is not None
+            children, _ = self._structure(shape, field.message_type)
+
+            def open_structure(message: Message) -> Frame:
+                inner = getattr(message, attribute)
+                inner.SetInParent()
+                return Frame(inner, children, None)
+
+            return open_structure
+        convert = _scalar(field)
+        if field.message_type is not None:
+            return lambda message: Frame(None, None, lambda text: getattr(message, attribute).CopyFrom(convert(text)))
+        return lambda message: Frame(None, None, lambda text: setattr(message, attribute, convert(text)))
+
+
+class _Reading:
+    """One body being read: a stack of open elements."""
+
+    def __init__(
+        self,
+        root: str,
+        message: Message,
+        children: dict[str, Open],
+        compiled: dict[str, tuple[dict[str, Open], list[str]]],
+    ) -> None:
+        self._root = root
+        self._compiled = compiled
+        self._message = message
+        self._children = children
+        self._stack: list[Frame] = []
+
+    def read(self, body: bytes) -> None:
+        parser = expat.ParserCreate(namespace_separator=" ")
+        parser.buffer_text = True
+        parser.StartElementHandler = self._start
+        parser.EndElementHandler = self._end
+        parser.CharacterDataHandler = self._text
+        parser.StartDoctypeDeclHandler = self._refuse_doctype
+        try:
+            parser.Parse(body, True)
+        except (expat.ExpatError, ValueError, LookupError):
+            raise malformed() from None
+
+    def _start(self, name: str, _attributes: dict[str, str]) -> None:
+        name = name.rpartition(" ")[2]
+        if not self._stack:
+            if name != self._root:
+                raise malformed()
+            self._stack.append(Frame(self._message, self._children, None))
+            return
+        outer = self._stack[-1]
+        if outer.children is None or name not in outer.children:
+            raise malformed()
+        assert outer.message is not None
+        outer.seen.add(name)
+        self._stack.append(outer.children[name](outer.message))
+
+    def _end(self, _name: str) -> None:
+        frame = self._stack.pop()
+        if frame.close is not None:
+            frame.close("".join(frame.text))
+        elif frame.message is not None:
+            compiled = self._compiled.get(frame.message.DESCRIPTOR.full_name)
+            if compiled is not None and compiled[0] is frame.children and not frame.seen.issuperset(compiled[1]):
+                raise malformed()
+
+    def _text(self, text: str) -> None:
+        if self._stack and self._stack[-1].close is not None:
+            self._stack[-1].text.append(text)
+        elif text.strip():
+            raise malformed()
+
+    def _refuse_doctype(self, *_: Any) -> None:
+        raise malformed()
+
+
+def _scalar(field: FieldDescriptor) -> Callable[[str], Any]:
+    convert = query_parse.timestamp if field.message_type is not None else query_parse.scalar(field)
+    is_text = field.type == FieldDescriptor.TYPE_STRING
+
+    def from_text(text: str) -> Any:
+        try:
+            return convert(text if is_text else text.strip(), field.name)
+        except InvalidArgument:
+            raise malformed() from None
+
+    return from_text
+
+
+def _refuse(name: str) -> Open:
+    def refuse(_message: Message) -> Frame:
+        raise not_implemented(name)
+
+    return refuse
+
+
+def malformed() -> CloudError:
+    message = "The XML you provided was not well-formed or did not validate against our published schema"
+    return InvalidArgument(message, code="MalformedXML")

@@ -1,0 +1,162 @@
+"""The request of one REST action: where each member stands (path, query, header, prefixed headers, body)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Final
+
+from botocore.model import Shape, StructureShape
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from common.errors import CloudError, InvalidArgument
+from ec2_facade.protocol import query_parse
+from ec2_facade.protocol.model import Operation, members
+from ec2_facade.protocol.parse_xml import XmlParser
+from ec2_facade.protocol.rest_route import not_implemented
+
+# A recipient must ignore these when they are no dates (RFC 9110, 13.1.3 and 13.1.4).
+_CONDITIONS: Final = frozenset({"if-modified-since", "if-unmodified-since"})
+
+# Presigned requests carry S3's own headers in the query.
+_S3_PREFIX: Final = "x-amz-"
+
+# Puts one member's text into the message.
+Put = Callable[[Message, str], None]
+
+
+class RequestParser:
+    """Compiled once per action."""
+
+    def __init__(self, operation: Operation) -> None:
+        self._class = operation.request_class
+        self._labels: dict[str, str] = {}
+        self._query: dict[str, Put] = {}
+        self._headers: dict[str, Put] = {}
+        self._prefixes: list[tuple[str, str]] = []
+        self._xml: tuple[str, XmlParser] | None = None
+        self._body_required = False
+        shape = operation.model.input_shape
+        for member, member_shape, field in members(shape, self._class.DESCRIPTOR):
+            self._bind(member, member_shape, field)
+        if isinstance(shape, StructureShape):
+            self._bind_payload(shape)
+
+    def parse(
+        self, bucket: str | None, key: str | None, query: Mapping[str, str], headers: Mapping[str, str], body: bytes
+    ) -> Message:
+        message = self._class()
+        for label, attribute in self._labels.items():
+            value = bucket if label == "Bucket" else key
+            if value is not None:
+                setattr(message, attribute, value)
+        for name, value in query.items():
+            if put := self._query.get(name):
+                put(message, value)
+        self._parse_headers(message, query, headers)
+        self._parse_body(message, body)
+        return message
+
+    def _parse_headers(self, message: Message, query: Mapping[str, str], headers: Mapping[str, str]) -> None:
+        given = {name.lower(): value for name, value in query.items() if name.lower().startswith(_S3_PREFIX)}
+        given |= headers
+        for name, value in given.items():
+            if put := self._headers.get(name):
+                put(message, value)
+                continue
+            for prefix, attribute in self._prefixes:
+                if name.startswith(prefix) and len(name) > len(prefix):
+                    getattr(message, attribute)[name[len(prefix) :]] = value
+
+    def _parse_body(self, message: Message, body: bytes) -> None:
+        if self._xml is None:
+            return
+        attribute, parser = self._xml
+        if body.strip():
+            inner = getattr(message, attribute)
+            inner.SetInParent()
+            parser.parse(body, inner)
+        elif self._body_required:
+            raise InvalidArgument("Request Body is empty", code="MissingRequestBodyError")
+
+    def _bind(self, member: str, shape: Shape, field: FieldDescriptor | None) -> None:
+        name = str(shape.serialization.get("name", member))
+        match shape.serialization.get("location"):
+            case "uri" if field is not None:
+                self._labels[name] = field.name
+            case "querystring":
+                self._query[name] = _put(name, shape, field)
+            case "header":
+                self._headers[name.lower()] = _put(name, shape, field)
+            case "headers" if field is not None:
+                self._prefixes.append((name.lower(), field.name))
+
+    def _bind_payload(self, shape: StructureShape) -> None:
+        payload = shape.serialization.get("payload")
+        if not payload or not isinstance(shape.members[payload], StructureShape):
+            return
+        payload_shape = shape.members[payload]
+        for member, _, field in members(shape, self._class.DESCRIPTOR):
+            if member == payload and field is not None and field.message_type is not None:
+                root = str(payload_shape.serialization.get("name", payload_shape.name))
+                assert isinstance(payload_shape, StructureShape)
+                self._xml = (field.name, XmlParser(root, payload_shape, field.message_type))
+                # S3 wants a body for what is a list of things to do, though the model says so only for some.
+                self._body_required = payload in shape.required_members or payload == "MultipartUpload"
+
+
+def _put(name: str, shape: Shape, field: FieldDescriptor | None) -> Put:
+    if field is None:
+
+        def refuse(_message: Message, _value: str) -> None:
+            raise not_implemented(name)
+
+        return refuse
+    attribute = field.name
+    if field.message_type is not None:
+        return _put_date(name, attribute)
+    convert: Callable[[str, str], Any] = query_parse.scalar(field)
+
+    def put(message: Message, value: str) -> None:
+        try:
+            setattr(message, attribute, convert(value, name))
+        except InvalidArgument:
+            raise invalid_argument(name, value, shape.type_name) from None
+
+    return put
+
+
+def _put_date(name: str, attribute: str) -> Put:
+    def put(message: Message, value: str) -> None:
+        moment = date(value)
+        if moment is not None:
+            getattr(message, attribute).CopyFrom(moment)
+        elif name.lower() not in _CONDITIONS:
+            raise invalid_argument(name, value, "timestamp")
+
+    return put
+
+
+def date(value: str) -> Timestamp | None:
+    """An HTTP date or one of ISO 8601."""
+    for parse in (parsedate_to_datetime, datetime.fromisoformat):
+        try:
+            moment = parse(value)
+            found = Timestamp()
+            found.FromDatetime(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+        except (ValueError, OverflowError, TypeError):
+            continue
+        return found
+    return None
+
+
+def invalid_argument(name: str, value: str, type_name: str) -> CloudError:
+    message = f"Provided {name} is not a valid {type_name}"
+    if type_name in ("integer", "long"):
+        message = f"Provided {name} not an integer or within integer range"
+    return InvalidArgument(
+        message, details={"ArgumentName": name, "ArgumentValue": value[:200]}, code="InvalidArgument"
+    )

@@ -1,0 +1,70 @@
+"""The headers of one REST action's answer, and whether a body goes with them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+from botocore.model import Shape
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+
+from ec2_facade.protocol.model import Operation, Stream, members
+from ec2_facade.protocol.text import http_date, iso8601
+
+# Never in a header, wherever the text came from: it would end it and begin another.
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+# The headers that one field becomes.
+Render = Callable[[Any], list[tuple[str, str]]]
+
+
+class ResponseHeaders:
+    """Compiled once per action."""
+
+    def __init__(self, operation: Operation) -> None:
+        self._fields: dict[FieldDescriptor, Render] = {}
+        descriptor = operation.response_class.DESCRIPTOR
+        for member, shape, field in members(operation.model.output_shape, descriptor):
+            if field is None:
+                continue
+            name = str(shape.serialization.get("name", member))
+            match shape.serialization.get("location"):
+                case "header":
+                    self._fields[field] = _single(name, _text(shape, field))
+                case "headers":
+                    self._fields[field] = _prefixed(name)
+
+    def render(self, message: Message) -> list[tuple[str, str]]:
+        """In the contract's order, those that are set."""
+        headers = []
+        for field, value in message.ListFields():
+            render = self._fields.get(field)
+            if render is not None:
+                headers += render(value)
+        return headers
+
+
+def has_body(operation: Operation) -> bool:
+    """An XML body: the output has a member that is no header."""
+    shape = operation.model.output_shape
+    if shape is None or operation.stream is Stream.DOWNLOAD:
+        return False
+    return any("location" not in member.serialization for member in shape.members.values())
+
+
+def _single(name: str, text: Callable[[Any], str]) -> Render:
+    return lambda value: [(name, _CONTROL.sub(" ", text(value)))]
+
+
+def _prefixed(prefix: str) -> Render:
+    return lambda values: [(prefix + key, _CONTROL.sub(" ", value)) for key, value in values.items()]
+
+
+def _text(shape: Shape, field: FieldDescriptor) -> Callable[[Any], str]:
+    if field.message_type is not None:
+        return iso8601 if shape.serialization.get("timestampFormat") == "iso8601" else http_date
+    if field.type == FieldDescriptor.TYPE_BOOL:
+        return lambda value: "true" if value else "false"
+    return str
