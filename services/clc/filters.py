@@ -1,0 +1,112 @@
+"""Filters of the Describe actions, as EC2 evaluates them.
+
+All filters must match; of one filter's values any may. `*` stands for any run of characters, `?` for one, a backslash
+takes their meaning away; case counts. An unknown filter is an error, never ignored.
+(EC2 API reference, "List and filter your resources".)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Generic, Protocol, TypeVar
+
+from common.errors import InvalidArgument
+
+T = TypeVar("T")
+Value = str | bool | int | None
+Getter = Callable[[T], Value | Iterable[str]]
+
+# The limit that the EC2 API reference states for the values of all filters of a request.
+MAX_VALUES = 200
+
+
+class Filter(Protocol):
+    name: str
+
+    @property
+    def values(self) -> Sequence[str]: ...
+
+
+class FilterTable(Generic[T]):
+    """The filters of one action: a name, and how an item's value for it is found.
+
+    `tags`, where given, adds `tag:KEY`, `tag-key` and `tag-value`.
+    """
+
+    def __init__(
+        self, action: str, getters: Mapping[str, Getter[T]], *, tags: Callable[[T], Mapping[str, str]] | None = None
+    ) -> None:
+        self._getters = dict(getters)
+        self._tags = tags
+        if tags is not None:
+            self._getters["tag-key"] = lambda item: tags(item).keys()
+            self._getters["tag-value"] = lambda item: tags(item).values()
+        FILTERS[action] = (*self._getters, *(["tag:<key>"] if tags else []))
+
+    def matcher(self, filters: Sequence[Filter]) -> Callable[[T], bool]:
+        """Raises InvalidArgument for an unknown filter."""
+        if sum(len(f.values) for f in filters) > MAX_VALUES:
+            raise InvalidArgument(
+                f"The maximum number of filter values specified on a single call is {MAX_VALUES}",
+                code="FilterLimitExceeded",
+            )
+        tests = [self._test(f) for f in filters]
+        return lambda item: all(test(item) for test in tests)
+
+    def _test(self, wanted: Filter) -> Callable[[T], bool]:
+        getter = self._getter(wanted.name)
+        exact = {v for v in wanted.values if not _is_pattern(v)}
+        patterns = [_pattern(v) for v in wanted.values if _is_pattern(v)]
+
+        def test(item: T) -> bool:
+            return any(v in exact or any(p.fullmatch(v) for p in patterns) for v in _strings(getter(item)))
+
+        return test
+
+    def _getter(self, name: str) -> Getter[T]:
+        if name in self._getters:
+            return self._getters[name]
+        if self._tags is not None and name.startswith("tag:"):
+            tags, key = self._tags, name[4:]
+            return lambda item: tags(item).get(key)
+        raise InvalidArgument(f"The filter '{name}' is invalid")
+
+
+# Action → the filters it honours: the conformance report reads it.
+FILTERS: dict[str, tuple[str, ...]] = {}
+
+
+def _strings(value: Value | Iterable[str]) -> Iterable[str]:
+    match value:
+        case None:
+            return ()
+        case bool():
+            return ("true" if value else "false",)
+        case int():
+            return (str(value),)
+        case str():
+            return (value,)
+        case _:
+            return value
+
+
+def _is_pattern(value: str) -> bool:
+    return any(c in value for c in "*?\\")
+
+
+@lru_cache(maxsize=1024)
+def _pattern(value: str) -> re.Pattern[str]:
+    out, escaped = [], False
+    for c in value:
+        if escaped:
+            out.append(re.escape(c))
+            escaped = False
+        elif c == "\\":
+            escaped = True
+        else:
+            out.append({"*": ".*", "?": "."}.get(c) or re.escape(c))
+    if escaped:
+        out.append(re.escape("\\"))
+    return re.compile("".join(out), re.DOTALL)

@@ -1,0 +1,119 @@
+"""Finding what a request names, with EC2's own errors for what is malformed, missing or somebody else's.
+
+(EC2 API reference, "Error codes".)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+from google.protobuf.message import Message
+
+from common.errors import InvalidArgument, NotFound
+from mallee.clc.v1 import record_pb2
+from services.clc.store import Store, Stored
+
+R = TypeVar("R", bound=Message)
+
+_HEX: Final = "(?:[0-9a-f]{8}|[0-9a-f]{17})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noun(Generic[R]):
+    """A kind of resource as EC2 speaks of it."""
+
+    record: type[R]
+    # As in TagSpecifications and DescribeTags.
+    resource_type: str
+    prefixes: tuple[str, ...]
+    malformed_code: str
+    not_found_code: str
+    # What EC2 calls it in "The … 'i-…' does not exist".
+    words: str
+
+    def check(self, given: str) -> None:
+        """Raises InvalidArgument unless it looks like an id of this noun (8 digits are old ids, which are no more)."""
+        if not re.fullmatch(f"(?:{'|'.join(self.prefixes)})-{_HEX}", given):
+            raise InvalidArgument(f'Invalid id: "{given}"', code=self.malformed_code)
+
+    def missing(self, ids: Sequence[str]) -> NotFound:
+        if len(ids) == 1:
+            return NotFound(f"The {self.words} '{ids[0]}' does not exist", code=self.not_found_code)
+        return NotFound(f"The {self.words}s '{', '.join(ids)}' do not exist", code=self.not_found_code)
+
+
+INSTANCE: Final = Noun(
+    record=record_pb2.InstanceRecord,
+    resource_type="instance",
+    prefixes=("i",),
+    malformed_code="InvalidInstanceID.Malformed",
+    not_found_code="InvalidInstanceID.NotFound",
+    words="instance ID",
+)
+IMAGE: Final = Noun(
+    record=record_pb2.ImageRecord,
+    resource_type="image",
+    prefixes=("ami", "aki", "ari"),
+    malformed_code="InvalidAMIID.Malformed",
+    not_found_code="InvalidAMIID.NotFound",
+    words="image id",
+)
+SECURITY_GROUP: Final = Noun(
+    record=record_pb2.SecurityGroupRecord,
+    resource_type="security-group",
+    prefixes=("sg",),
+    malformed_code="InvalidGroupId.Malformed",
+    not_found_code="InvalidGroup.NotFound",
+    words="security group",
+)
+VPC: Final = Noun(
+    record=record_pb2.VpcRecord,
+    resource_type="vpc",
+    prefixes=("vpc",),
+    malformed_code="InvalidVpcID.Malformed",
+    not_found_code="InvalidVpcID.NotFound",
+    words="vpc ID",
+)
+SUBNET: Final = Noun(
+    record=record_pb2.SubnetRecord,
+    resource_type="subnet",
+    prefixes=("subnet",),
+    malformed_code="InvalidSubnetID.Malformed",
+    not_found_code="InvalidSubnetID.NotFound",
+    words="subnet ID",
+)
+KEY_PAIR: Final = Noun(
+    record=record_pb2.KeyPairRecord,
+    resource_type="key-pair",
+    prefixes=("key",),
+    malformed_code="InvalidParameterValue",
+    not_found_code="InvalidKeyPair.NotFound",
+    words="key pair",
+)
+
+NOUNS: Final[tuple[Noun[Message], ...]] = (INSTANCE, IMAGE, SECURITY_GROUP, VPC, SUBNET, KEY_PAIR)  # type: ignore[assignment]
+
+
+def own(store: Store, noun: Noun[R], account_id: str, record_id: str) -> Stored[R]:
+    """The account's own record. Somebody else's does not exist for it."""
+    return own_all(store, noun, account_id, [record_id])[0]
+
+
+def own_all(store: Store, noun: Noun[R], account_id: str, ids: Iterable[str]) -> list[Stored[R]]:
+    return visible_all(store, noun, ids, lambda record: getattr(record, "account_id", "") == account_id)
+
+
+def visible_all(store: Store, noun: Noun[R], ids: Iterable[str], visible: Callable[[R], bool]) -> list[Stored[R]]:
+    """In the order asked, each once. Raises NotFound that names all that are missing, or InvalidArgument."""
+    wanted = list(dict.fromkeys(ids))
+    for record_id in wanted:
+        noun.check(record_id)
+    found = [store.get(noun.record, record_id) for record_id in wanted]
+    present = [stored for stored in found if stored is not None and visible(stored.record)]
+    if len(present) != len(wanted):
+        there = {stored.key.rpartition("/")[2] for stored in present}
+        raise noun.missing([record_id for record_id in wanted if record_id not in there])
+    return present

@@ -1,0 +1,212 @@
+"""CreateSecurityGroup, DeleteSecurityGroup, DescribeSecurityGroups."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from common.errors import AlreadyExists, InvalidArgument, NotFound, WrongState
+from common.ids import SecurityGroupId
+from mallee.clc.v1 import record_pb2
+from mallee.ec2.v1 import security_group_pb2 as ec2
+from services.clc.account.create import everything_out
+from services.clc.filters import FilterTable
+from services.clc.instance import rules as instance_rules
+from services.clc.lookup import SECURITY_GROUP, VPC, own, own_all
+from services.clc.paging import page
+from services.clc.security_group.rules import permissions_of
+from services.clc.store import Changes, Store, Stored, sorted_by_creation, until_committed
+from services.clc.tag import rules as tags
+from services.clc.tag.view import as_mapping, shown
+from services.clc.use_case import Call, Cloud, end_dry_run, use_case
+from services.clc.vpc.describe import creation_key, matching, max_results_of
+
+_TEXT: Final = re.compile(r"[a-zA-Z0-9 ._\-:/()#,@\[\]+=&;{}!$*]{1,255}\Z")
+
+_FILTERS = FilterTable[ec2.SecurityGroup](
+    "ec2.DescribeSecurityGroups",
+    {
+        "description": lambda g: g.description,
+        "group-id": lambda g: g.group_id,
+        "group-name": lambda g: g.group_name,
+        "owner-id": lambda g: g.owner_id,
+        "vpc-id": lambda g: g.vpc_id,
+        "ip-permission.cidr": lambda g: [r.cidr_ip for p in g.ip_permissions for r in p.ip_ranges],
+        "ip-permission.from-port": lambda g: [str(p.from_port) for p in g.ip_permissions if p.HasField("from_port")],
+        "ip-permission.group-id": lambda g: [u.group_id for p in g.ip_permissions for u in p.user_id_group_pairs],
+        "ip-permission.ipv6-cidr": lambda g: [r.cidr_ipv6 for p in g.ip_permissions for r in p.ipv6_ranges],
+        "ip-permission.protocol": lambda g: [p.ip_protocol for p in g.ip_permissions],
+        "ip-permission.to-port": lambda g: [str(p.to_port) for p in g.ip_permissions if p.HasField("to_port")],
+        "ip-permission.user-id": lambda g: [u.user_id for p in g.ip_permissions for u in p.user_id_group_pairs],
+        "egress.ip-permission.cidr": lambda g: [r.cidr_ip for p in g.ip_permissions_egress for r in p.ip_ranges],
+        "egress.ip-permission.protocol": lambda g: [p.ip_protocol for p in g.ip_permissions_egress],
+    },
+    tags=lambda g: as_mapping(g.tags),
+)
+
+
+@use_case("ec2.CreateSecurityGroup")
+async def create_security_group(
+    cloud: Cloud, call: Call, request: ec2.CreateSecurityGroupRequest
+) -> ec2.CreateSecurityGroupResult:
+    _check_texts(request)
+    given_tags = tags.from_specifications(request.tag_specifications, allowed=["security-group"])["security-group"]
+
+    async def attempt() -> ec2.CreateSecurityGroupResult:
+        store = cloud.store
+        vpc = (
+            own(store, VPC, call.account_id, request.vpc_id) if request.vpc_id else default_vpc(store, call.account_id)
+        )
+        claim = group_name_claim(vpc.record.vpc_id, request.group_name)
+        if store.holder(claim):
+            raise AlreadyExists(
+                f"The security group '{request.group_name}' already exists for VPC '{vpc.record.vpc_id}'",
+                code="InvalidGroup.Duplicate",
+            )
+        end_dry_run(request)
+        group = record_pb2.SecurityGroupRecord(
+            group_id=SecurityGroupId.new(),
+            account_id=call.account_id,
+            vpc_id=vpc.record.vpc_id,
+            name=request.group_name,
+            description=request.description,
+            rules=[everything_out()],
+            tags=given_tags,
+        )
+        changes = Changes()
+        changes.require(vpc)
+        changes.create(group)
+        changes.claim(claim, group.group_id)
+        await store.commit(changes)
+        return ec2.CreateSecurityGroupResult(
+            group_id=group.group_id, tags=shown(group.tags), security_group_arn=_arn(cloud, group)
+        )
+
+    return await until_committed(attempt)
+
+
+@use_case("ec2.DeleteSecurityGroup")
+async def delete_security_group(
+    cloud: Cloud, call: Call, request: ec2.DeleteSecurityGroupRequest
+) -> ec2.DeleteSecurityGroupResult:
+    async def attempt() -> ec2.DeleteSecurityGroupResult:
+        store = cloud.store
+        group = find_group(store, call.account_id, group_id=request.group_id, name=request.group_name)
+        use = group_use(group.record.vpc_id)
+        # Read before looking for users: whoever comes after bumps it, and the commit below fails.
+        seen = store.bumped(use)
+        _check_unused(store, group.record)
+        end_dry_run(request)
+        changes = Changes()
+        changes.unchanged(use, seen)
+        changes.delete(group)
+        changes.release(group_name_claim(group.record.vpc_id, group.record.name))
+        await store.commit(changes)
+        return ec2.DeleteSecurityGroupResult(return_value=True, group_id=group.record.group_id)
+
+    return await until_committed(attempt)
+
+
+@use_case("ec2.DescribeSecurityGroups")
+async def describe_security_groups(
+    cloud: Cloud, call: Call, request: ec2.DescribeSecurityGroupsRequest
+) -> ec2.DescribeSecurityGroupsResult:
+    matches, limit = _FILTERS.matcher(request.filters), max_results_of(request)
+    end_dry_run(request)
+    store = cloud.store
+    if request.group_ids or request.group_names:
+        found = own_all(store, SECURITY_GROUP, call.account_id, request.group_ids)
+        found += [find_group(store, call.account_id, name=name) for name in request.group_names]
+    else:
+        found = list(store.owned(record_pb2.SecurityGroupRecord, call.account_id))
+    pairs = ((group, _view(cloud, group.record)) for group in sorted_by_creation(found))
+    page_of, token = page(
+        matching(pairs, matches), key=lambda p: creation_key(p[0]), max_results=limit, token=request.next_token
+    )
+    return ec2.DescribeSecurityGroupsResult(security_groups=[view for _, view in page_of], next_token=token)
+
+
+def default_vpc(store: Store, account_id: str) -> Stored[record_pb2.VpcRecord]:
+    vpc = store.get(record_pb2.VpcRecord, store.holder(f"default-vpc/{account_id}") or "")
+    if vpc is None:
+        raise NotFound("No default VPC for this user", code="VPCIdNotSpecified")
+    return vpc
+
+
+def find_group(
+    store: Store, account_id: str, *, group_id: str = "", name: str = ""
+) -> Stored[record_pb2.SecurityGroupRecord]:
+    """By id, or by name in the default VPC. Raises NotFound (InvalidGroup.NotFound)."""
+    if group_id:
+        return own(store, SECURITY_GROUP, account_id, group_id)
+    if not name:
+        raise InvalidArgument("The request must contain the parameter groupName or groupId", code="MissingParameter")
+    vpc_id = default_vpc(store, account_id).record.vpc_id
+    group = store.get(record_pb2.SecurityGroupRecord, store.holder(group_name_claim(vpc_id, name)) or "")
+    if group is None:
+        raise NotFound(
+            f"The security group '{name}' does not exist in default VPC '{vpc_id}'", code="InvalidGroup.NotFound"
+        )
+    return group
+
+
+def group_name_claim(vpc_id: str, name: str) -> str:
+    return f"group-name/{vpc_id}/{name}"
+
+
+def group_use(vpc_id: str) -> str:
+    """Bumped whenever an instance or a rule begins to name a group of the VPC."""
+    return f"group-use/{vpc_id}"
+
+
+def _check_unused(store: Store, group: record_pb2.SecurityGroupRecord) -> None:
+    if group.name == "default":
+        raise WrongState(
+            f'the specified group: "{group.group_id}" name: "default" cannot be deleted by a user', code="CannotDelete"
+        )
+    used = any(
+        group.group_id in stored.record.interface.security_group_ids and stored.record.state in instance_rules.HOLDING
+        for stored in store.owned(record_pb2.InstanceRecord, group.account_id)
+    ) or any(
+        rule.group_id == group.group_id
+        for other in store.owned(record_pb2.SecurityGroupRecord, group.account_id)
+        if other.record.group_id != group.group_id
+        for rule in other.record.rules
+    )
+    if used:
+        raise WrongState(f"resource {group.group_id} has a dependent object", code="DependencyViolation")
+
+
+def _check_texts(request: ec2.CreateSecurityGroupRequest) -> None:
+    for name, value in (("GroupName", request.group_name), ("GroupDescription", request.description)):
+        if not value:
+            raise InvalidArgument(f"The request must contain the parameter {name}", code="MissingParameter")
+        if not _TEXT.match(value):
+            raise InvalidArgument(
+                f"Value ({value}) for parameter {name} is invalid. Character sets beyond ASCII are not supported;"
+                " at most 255 characters."
+            )
+    if request.group_name.startswith("sg-"):
+        raise InvalidArgument(
+            f"Value ({request.group_name}) for parameter GroupName is invalid. Group names may not be in the format sg-*"
+        )
+    if request.group_name.lower() == "default":
+        raise InvalidArgument("Cannot use reserved security group name: default", code="InvalidGroup.Reserved")
+
+
+def _arn(cloud: Cloud, group: record_pb2.SecurityGroupRecord) -> str:
+    return f"arn:aws:ec2:{cloud.config.region}:{group.account_id}:security-group/{group.group_id}"
+
+
+def _view(cloud: Cloud, group: record_pb2.SecurityGroupRecord) -> ec2.SecurityGroup:
+    return ec2.SecurityGroup(
+        group_id=group.group_id,
+        group_name=group.name,
+        description=group.description,
+        owner_id=group.account_id,
+        vpc_id=group.vpc_id,
+        security_group_arn=_arn(cloud, group),
+        ip_permissions=permissions_of(group.rules, egress=False),
+        ip_permissions_egress=permissions_of(group.rules, egress=True),
+        tags=shown(group.tags),
+    )

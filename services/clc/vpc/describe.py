@@ -1,0 +1,170 @@
+"""DescribeVpcs and DescribeSubnets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol, TypeVar
+
+from google.protobuf.message import Message
+
+from mallee.clc.v1 import record_pb2
+from mallee.ec2.v1 import filter_pb2, subnet_pb2, vpc_pb2
+from services.clc.filters import FilterTable
+from services.clc.lookup import SUBNET, VPC, Noun, own_all
+from services.clc.paging import check_max_results, page
+from services.clc.region.describe import zone_id
+from services.clc.store import Stored, sorted_by_creation
+from services.clc.tag.view import as_mapping, shown
+from services.clc.use_case import Call, Cloud, end_dry_run, use_case
+
+R = TypeVar("R", bound=Message)
+M = TypeVar("M")
+
+_VPC_FILTERS = FilterTable[vpc_pb2.Vpc](
+    "ec2.DescribeVpcs",
+    {
+        "cidr": lambda v: v.cidr_block,
+        "cidr-block": lambda v: v.cidr_block,
+        "cidrBlock": lambda v: v.cidr_block,
+        "cidr-block-association.association-id": lambda v: [a.association_id for a in v.cidr_block_association_set],
+        "cidr-block-association.cidr-block": lambda v: [a.cidr_block for a in v.cidr_block_association_set],
+        "cidr-block-association.state": lambda v: [a.cidr_block_state.state for a in v.cidr_block_association_set],
+        "dhcp-options-id": lambda v: v.dhcp_options_id,
+        "dhcpOptionsId": lambda v: v.dhcp_options_id,
+        "is-default": lambda v: v.is_default,
+        "isDefault": lambda v: v.is_default,
+        "owner-id": lambda v: v.owner_id,
+        "state": lambda v: v.state,
+        "vpc-id": lambda v: v.vpc_id,
+    },
+    tags=lambda v: as_mapping(v.tags),
+)
+_SUBNET_FILTERS = FilterTable[subnet_pb2.Subnet](
+    "ec2.DescribeSubnets",
+    {
+        "availability-zone": lambda s: s.availability_zone,
+        "availabilityZone": lambda s: s.availability_zone,
+        "availability-zone-id": lambda s: s.availability_zone_id,
+        "availabilityZoneId": lambda s: s.availability_zone_id,
+        "available-ip-address-count": lambda s: s.available_ip_address_count,
+        "cidr": lambda s: s.cidr_block,
+        "cidr-block": lambda s: s.cidr_block,
+        "cidrBlock": lambda s: s.cidr_block,
+        "default-for-az": lambda s: s.default_for_az,
+        "defaultForAz": lambda s: s.default_for_az,
+        "map-public-ip-on-launch": lambda s: s.map_public_ip_on_launch,
+        "owner-id": lambda s: s.owner_id,
+        "state": lambda s: s.state,
+        "subnet-arn": lambda s: s.subnet_arn,
+        "subnet-id": lambda s: s.subnet_id,
+        "vpc-id": lambda s: s.vpc_id,
+    },
+    tags=lambda s: as_mapping(s.tags),
+)
+
+
+class Paged(Protocol):
+    """What the Describe requests with ids, filters and pages have in common."""
+
+    dry_run: bool
+    next_token: str
+    max_results: int
+
+    @property
+    def filters(self) -> Sequence[filter_pb2.Filter]: ...
+    def HasField(self, field_name: str) -> bool: ...
+
+
+def max_results_of(request: Paged) -> int | None:
+    if not request.HasField("max_results"):
+        return None
+    check_max_results(request.max_results)
+    return request.max_results
+
+
+def select(cloud: Cloud, call: Call, noun: Noun[R], ids: Sequence[str]) -> list[Stored[R]]:
+    """The account's own, those of `ids` if any are named, oldest first."""
+    if ids:
+        return sorted_by_creation(own_all(cloud.store, noun, call.account_id, ids))
+    return sorted_by_creation(cloud.store.owned(noun.record, call.account_id))
+
+
+def creation_key(stored: Stored[R]) -> str:
+    """Sorts as time does."""
+    return f"{stored.created_revision:020}{stored.key}"
+
+
+def matching(pairs: Iterable[tuple[Stored[R], M]], matches: object) -> Iterator[tuple[Stored[R], M]]:
+    assert callable(matches)
+    return (pair for pair in pairs if matches(pair[1]))
+
+
+@use_case("ec2.DescribeVpcs")
+async def describe_vpcs(cloud: Cloud, call: Call, request: vpc_pb2.DescribeVpcsRequest) -> vpc_pb2.DescribeVpcsResult:
+    matches, limit = _VPC_FILTERS.matcher(request.filters), max_results_of(request)
+    end_dry_run(request)
+    pairs = ((vpc, vpc_view(vpc.record)) for vpc in select(cloud, call, VPC, request.vpc_ids))
+    shown_pairs, token = page(
+        matching(pairs, matches), key=lambda p: creation_key(p[0]), max_results=limit, token=request.next_token
+    )
+    return vpc_pb2.DescribeVpcsResult(vpcs=[view for _, view in shown_pairs], next_token=token)
+
+
+@use_case("ec2.DescribeSubnets")
+async def describe_subnets(
+    cloud: Cloud, call: Call, request: subnet_pb2.DescribeSubnetsRequest
+) -> subnet_pb2.DescribeSubnetsResult:
+    matches, limit = _SUBNET_FILTERS.matcher(request.filters), max_results_of(request)
+    end_dry_run(request)
+    pairs = ((subnet, subnet_view(cloud, subnet.record)) for subnet in select(cloud, call, SUBNET, request.subnet_ids))
+    shown_pairs, token = page(
+        matching(pairs, matches), key=lambda p: creation_key(p[0]), max_results=limit, token=request.next_token
+    )
+    return subnet_pb2.DescribeSubnetsResult(subnets=[view for _, view in shown_pairs], next_token=token)
+
+
+def vpc_view(vpc: record_pb2.VpcRecord) -> vpc_pb2.Vpc:
+    return vpc_pb2.Vpc(
+        vpc_id=vpc.vpc_id,
+        owner_id=vpc.account_id,
+        cidr_block=vpc.cidr,
+        is_default=vpc.is_default,
+        instance_tenancy="default",
+        state="available",
+        dhcp_options_id=vpc.dhcp_options_id,
+        cidr_block_association_set=[
+            vpc_pb2.VpcCidrBlockAssociation(
+                association_id=vpc.vpc_id.replace("vpc-", "vpc-cidr-assoc-"),
+                cidr_block=vpc.cidr,
+                cidr_block_state=vpc_pb2.VpcCidrBlockState(state="associated"),
+            )
+        ],
+        tags=shown(vpc.tags),
+    )
+
+
+def subnet_view(cloud: Cloud, subnet: record_pb2.SubnetRecord) -> subnet_pb2.Subnet:
+    region, owner = cloud.config.region, subnet.account_id
+    return subnet_pb2.Subnet(
+        subnet_id=subnet.subnet_id,
+        subnet_arn=f"arn:aws:ec2:{region}:{owner}:subnet/{subnet.subnet_id}",
+        owner_id=owner,
+        vpc_id=subnet.vpc_id,
+        cidr_block=subnet.cidr,
+        state="available",
+        availability_zone=subnet.zone,
+        availability_zone_id=zone_id(cloud, subnet.zone),
+        available_ip_address_count=cloud.addresses.free_private(subnet),
+        default_for_az=subnet.default_for_az,
+        map_public_ip_on_launch=subnet.map_public_ip_on_launch,
+        map_customer_owned_ip_on_launch=False,
+        assign_ipv6_address_on_creation=False,
+        enable_dns64=False,
+        ipv6_native=False,
+        private_dns_name_options_on_launch=subnet_pb2.PrivateDnsNameOptionsOnLaunch(
+            hostname_type="ip-name",
+            enable_resource_name_dns_a_record=False,
+            enable_resource_name_dns_aaaa_record=False,
+        ),
+        tags=shown(subnet.tags),
+    )
