@@ -2,14 +2,15 @@
 
     tools/import_shapes.py [--check]
 
-Field numbers are for ever: what stands in the tree keeps its number, new members are appended, and one that contract.toml
-no longer names becomes `reserved` (and gets its old number back if it returns). With --check nothing is written, and the
+Field numbers are for ever: what stands in the tree keeps its number, new members are appended, and one that the list no
+longer names becomes `reserved` (and gets its old number back if it returns). With --check nothing is written, and the
 exit status says whether the tree is what the list makes of the models.
 """
 
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 import tempfile
 import tomllib
@@ -19,8 +20,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import botocore.session
+from botocore.model import StructureShape
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
-from grpc_tools import protoc
 
 from common.aws_names import field_name, input_message, output_message, stream_message
 
@@ -149,6 +150,7 @@ class Importer:
                 self.used.add(shape.name)
         if stream := self._stream(action):
             header = operation.input_shape if stream == "upload" else operation.output_shape
+            assert header is not None
             proto.messages.append(self._frame(action, header.name, stream, proto))
 
     def _stream(self, action: str) -> str | None:
@@ -165,18 +167,23 @@ class Importer:
         order = "the header, chunks of up to 1 MiB" + (", the end" if stream == "upload" else "")
         return (
             f"// One message of the stream: {order}. The header comes for an empty object too.\n"
-            f"message {stream_message(action)} {{\n  oneof part {{\n    {header} header = 1;\n    bytes chunk = 2;\n{end}"
-            "  }\n}\n"
+            f"message {stream_message(action)} {{\n  oneof part {{\n"
+            f"    {header} header = 1;\n    bytes chunk = 2;\n{end}  }}\n}}\n"
         )
 
     def _home_of(self, shape: str) -> str:
         if shape not in self.home:
-            known = " ".join(self.model.shape_for(shape).members)
+            known = " ".join(self._structure(shape).members)
             raise ContractError(f'{self.service}: add a line for {shape}, of its members: {shape} = "{known}"')
         return self.home[shape]
 
-    def _message(self, name: str, proto: ProtoFile) -> str:
+    def _structure(self, name: str) -> StructureShape:
         shape = self.model.shape_for(name)
+        assert isinstance(shape, StructureShape)
+        return shape
+
+    def _message(self, name: str, proto: ProtoFile) -> str:
+        shape = self._structure(name)
         lines = []
         for member in self.allowed[name]:
             if member not in shape.members:
@@ -263,10 +270,9 @@ def existing_numbers(root: Path, service: str) -> dict[str, Numbering]:
     files = sorted(str(path.relative_to(root)) for path in (root / "mallee" / service).glob("**/*.proto"))
     if not files:
         return {}
-    well_known = Path(protoc.__file__).parent / "_proto"
     with tempfile.NamedTemporaryFile(suffix=".binpb") as out:
-        arguments = ["protoc", f"-I{root}", f"-I{well_known}", f"--descriptor_set_out={out.name}", *files]
-        if protoc.main(arguments) != 0:
+        command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{root}", f"--descriptor_set_out={out.name}", *files]
+        if subprocess.run(command, check=False).returncode != 0:
             raise ContractError(f"the files of {service} do not compile: their field numbers cannot be read")
         descriptors = FileDescriptorSet.FromString(Path(out.name).read_bytes())
     numbers = {}

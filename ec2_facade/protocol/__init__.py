@@ -11,8 +11,8 @@
 
     protocol.render_error(error, request_id)                     # both: Response for any CloudError
 
-Parsing raises CloudError with the code that AWS has for the fault. What AWS knows and our contract leaves out is refused
-by name, never dropped.
+Parsing raises CloudError with the code that AWS has for the fault. What AWS knows and our contract leaves out is
+refused by name, never dropped.
 """
 
 from ec2_facade.protocol.model import Contract, Operation, Response, Stream

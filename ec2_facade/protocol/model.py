@@ -10,6 +10,7 @@ import importlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import cast
 
 import botocore.session
 from botocore.model import OperationModel, ServiceModel, Shape, StructureShape
@@ -117,6 +118,10 @@ def _header(frame: Descriptor) -> Descriptor:
     header = frame.fields_by_name["header"].message_type
     assert header is not None
     return header
+
+
+def descriptor_of(message: Message | type[Message]) -> Descriptor:
+    return cast(Descriptor, message.DESCRIPTOR)
 
 
 def members(shape: Shape | None, descriptor: Descriptor) -> Iterable[tuple[str, Shape, FieldDescriptor | None]]:

@@ -1,5 +1,5 @@
-"""A request's XML body into a message, while it is being read: no tree is built, and nothing that the shape does not have
-is kept, so a hostile body costs no more than its own size. Document types, and with them entities, are refused.
+"""A request's XML body into a message, while it is being read: no tree is built, and nothing that the shape does not
+have is kept, so a hostile body costs no more than its own size. Document types, and with them entities, are refused.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 
 from common.errors import CloudError, InvalidArgument, Unsupported
 from ec2_facade.protocol.errors import ec2_error, query_error
-from ec2_facade.protocol.model import Contract, Operation, Response
+from ec2_facade.protocol.model import Contract, Operation, Response, descriptor_of
 from ec2_facade.protocol.query_parse import Node, ParameterParser, tree
 from ec2_facade.protocol.render_xml import XmlRenderer
 
@@ -57,7 +57,8 @@ class QueryProtocol:
     def parse(self, params: Mapping[str, str]) -> tuple[Operation, Message]:
         """The action asked for and its request.
 
-        Raises CloudError: InvalidAction, UnsupportedOperation, UnknownParameter, MissingParameter, InvalidParameterValue.
+        Raises CloudError: InvalidAction, UnsupportedOperation, UnknownParameter, MissingParameter,
+        InvalidParameterValue.
         """
         operation = self._operation(params)
         parser = self._parsers.get(operation.name)
@@ -68,7 +69,7 @@ class QueryProtocol:
         return operation, message
 
     def render(self, operation: Operation, message: Message, request_id: str) -> Response:
-        inside = self._renderer.structure(operation.model.output_shape, message.DESCRIPTOR)(message)
+        inside = self._renderer.structure(operation.model.output_shape, descriptor_of(message))(message)
         if self._is_ec2:
             # Actions without an output of their own say this much.
             text = inside or ("" if operation.model.output_shape is not None else "<return>true</return>")

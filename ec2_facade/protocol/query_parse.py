@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from common.errors import CloudError, InvalidArgument, Unsupported
-from ec2_facade.protocol.model import Operation, members
+from ec2_facade.protocol.model import Operation, descriptor_of, members
 
 # A value, or what stands below a dot.
 Node = dict[str, "Node | str"]
@@ -58,7 +58,7 @@ class ParameterParser:
         self._ec2 = ec2
         self._structures: dict[str, tuple[dict[str, Setter], list[str]]] = {}
         self._shape = operation.model.input_shape
-        self._root = self._structure(self._shape, operation.request_class.DESCRIPTOR)
+        self._root = self._structure(self._shape, descriptor_of(operation.request_class))
 
     def knows(self, name: str) -> bool:
         return name in self._root[0]

@@ -14,7 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from common.errors import CloudError, InvalidArgument
 from ec2_facade.protocol import query_parse
-from ec2_facade.protocol.model import Operation, members
+from ec2_facade.protocol.model import Operation, descriptor_of, members
 from ec2_facade.protocol.parse_xml import XmlParser
 from ec2_facade.protocol.rest_route import not_implemented
 
@@ -40,7 +40,7 @@ class RequestParser:
         self._xml: tuple[str, XmlParser] | None = None
         self._body_required = False
         shape = operation.model.input_shape
-        for member, member_shape, field in members(shape, self._class.DESCRIPTOR):
+        for member, member_shape, field in members(shape, descriptor_of(self._class)):
             self._bind(member, member_shape, field)
         if isinstance(shape, StructureShape):
             self._bind_payload(shape)
@@ -99,7 +99,7 @@ class RequestParser:
         if not payload or not isinstance(shape.members[payload], StructureShape):
             return
         payload_shape = shape.members[payload]
-        for member, _, field in members(shape, self._class.DESCRIPTOR):
+        for member, _, field in members(shape, descriptor_of(self._class)):
             if member == payload and field is not None and field.message_type is not None:
                 root = str(payload_shape.serialization.get("name", payload_shape.name))
                 assert isinstance(payload_shape, StructureShape)

@@ -10,7 +10,7 @@ from botocore.model import Shape
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from ec2_facade.protocol.model import Operation, Stream, members
+from ec2_facade.protocol.model import Operation, Stream, descriptor_of, members
 from ec2_facade.protocol.text import http_date, iso8601
 
 # Never in a header, wherever the text came from: it would end it and begin another.
@@ -25,7 +25,7 @@ class ResponseHeaders:
 
     def __init__(self, operation: Operation) -> None:
         self._fields: dict[FieldDescriptor, Render] = {}
-        descriptor = operation.response_class.DESCRIPTOR
+        descriptor = descriptor_of(operation.response_class)
         for member, shape, field in members(operation.model.output_shape, descriptor):
             if field is None:
                 continue

@@ -106,8 +106,9 @@ def _route(model: OperationModel) -> Route:
     }
     headers = set()
     shape = model.input_shape
-    for member in shape.required_members if shape is not None else ():
-        serialization = shape.members[member].serialization
+    required = [shape.members[name] for name in shape.required_members] if shape is not None else []
+    for member in required:
+        serialization = member.serialization
         match serialization.get("location"):
             case "querystring":
                 query[serialization["name"]] = None

@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 
 from common.errors import CloudError
 from ec2_facade.protocol.errors import s3_error, s3_ids
-from ec2_facade.protocol.model import Contract, Operation, Response
+from ec2_facade.protocol.model import Contract, Operation, Response, descriptor_of
 from ec2_facade.protocol.render_xml import XmlRenderer
 from ec2_facade.protocol.rest_request import RequestParser
 from ec2_facade.protocol.rest_response import ResponseHeaders, has_body
@@ -92,5 +92,5 @@ class RestXmlProtocol:
             # The one body that is a scalar: its only member's text stands in the root.
             root, inside = "LocationConstraint", escape(getattr(message, "location_constraint", ""))
         else:
-            inside = renderer.structure(operation.model.output_shape, message.DESCRIPTOR)(message)
+            inside = renderer.structure(operation.model.output_shape, descriptor_of(message))(message)
         return f'<{root} xmlns="{_NAMESPACE}">{inside}</{root}>'
