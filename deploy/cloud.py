@@ -1,0 +1,198 @@
+"""The cloud on this machine as a whole: make it, start it, stop it, remove it. Every step may be repeated.
+
+What it makes lies in its home folder or carries its cloud id, so that all of it is found again, also by a later version
+and also when nothing of it runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from common.config import CloudConfig, load
+from common.pki import Identity, create_authority, issue
+from deploy import machine
+from deploy.config_file import FILE_NAME, write
+from deploy.etcd_ready import wait_until_answers
+from deploy.layout import Shape, new_config, reshaped, shape_of
+from deploy.libvirt import write_files
+from deploy.processes import ADMIN, CLC, ETCD, FACADE, WALRUS, Code, engine_services, etcd_service, services
+from deploy.s6 import Supervisor
+
+_READY_S: Final = 60.0
+_SECRET_BYTES: Final = 32
+
+Tell = Callable[[str], None]
+
+
+class NoCloud(RuntimeError):
+    """There is no cloud in this folder, or it cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A cloud's home on this machine."""
+
+    home: Path
+
+    @property
+    def config_file(self) -> Path:
+        return self.home / FILE_NAME
+
+    @property
+    def supervisor(self) -> Supervisor:
+        return Supervisor(self.home)
+
+    def config(self) -> CloudConfig:
+        """Raises NoCloud, or ConfigError for a file that makes no sense."""
+        try:
+            there = self.config_file.exists()
+        except PermissionError:
+            there = False
+        if not there:
+            raise NoCloud(f"there is no cloud in {self.home}: 'mallee up' makes one, --home names another folder")
+        return load(self.config_file)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """One command at a time changes a cloud. Raises NoCloud when the folder cannot be made."""
+        try:
+            self.home.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.home, os.O_RDONLY)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            raise NoCloud(f"{self.home}: {error.strerror}: choose another folder with --home") from error
+        try:
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def is_fake(config: CloudConfig) -> bool:
+    return config.nodes.hypervisor == "fake"
+
+
+def plan(site: Site, asked: Callable[[Shape | None], Shape]) -> CloudConfig:
+    """The configuration that `up` will bring about; changes nothing.
+
+    `asked` gives what the operator wants, told what there is. Raises LayoutError.
+    """
+    host = machine.survey(site.home)
+    if not site.config_file.exists():
+        shape = asked(None)
+        user = "" if shape.fake else machine.SERVICE_USER
+        return new_config(shape, host, cloud_id=secrets.token_hex(2), home=str(site.home), user=user)
+    config = site.config()
+    return reshaped(config, asked(shape_of(config)), host)
+
+
+def bring_up(site: Site, config: CloudConfig, code: Code, tell: Tell) -> None:
+    """Returns when every service is ready. Raises Unmet before anything is made, SupervisorError after."""
+    fake = is_fake(config)
+    supervisor = site.supervisor
+    if not supervisor.pid():
+        machine.check(config, machine.survey(site.home), fake=fake)
+    tell("Making folders, keys and certificates")
+    _make_files(site, config)
+    if not fake:
+        from deploy import fabric
+
+        tell("Making the network of the virtual hosts")
+        machine.allow_kvm()
+        fabric.create(config)
+        for zone in config.zones:
+            for node in zone.nodes:
+                write_files(config, node)
+    tell("Starting etcd")
+    etcd = etcd_service(config)
+    rest = list(services(config, code))
+    supervisor.ensure([etcd])
+    wait_until_answers(config, Identity.load(config.pki_path, ADMIN), _READY_S)
+    tell(f"Starting {len(rest)} services")
+    supervisor.ensure([etcd, *rest])
+    supervisor.drop({etcd.name, *(service.name for service in rest)})
+    for service in rest:
+        if service.notifies:
+            tell(f"Waiting for {service.name}")
+            supervisor.wait_ready(service.name, _READY_S)
+
+
+def take_down(site: Site, *, vms: bool, tell: Tell) -> None:
+    """Stops the services. Guests run on, unless `vms`: powered off then, the next start boots them again."""
+    config = site.config()
+    supervisor = site.supervisor
+    if vms and not is_fake(config):
+        _power_off_guests(config, supervisor, tell)
+    tell("Stopping the services")
+    supervisor.stop()
+
+
+def _power_off_guests(config: CloudConfig, supervisor: Supervisor, tell: Tell) -> None:
+    """The node controllers are stopped first, lest they take it for the guests' own wish."""
+    from deploy.guests import power_off_all
+
+    engines = list(engine_services(config))
+    for zone in config.zones:
+        for node in zone.nodes:
+            supervisor.stop_one(node.name)
+    supervisor.ensure(engines)
+    tell("Powering off the virtual machines")
+    power_off_all(config)
+
+
+def remove(site: Site, tell: Tell) -> None:
+    """Everything this cloud made on this machine, whether anything of it runs or not."""
+    config = site.config()
+    tell("Stopping the services")
+    site.supervisor.stop()
+    if not is_fake(config):
+        from deploy import fabric
+        from deploy.guests import end_all_processes
+
+        tell("Removing virtual machines, networks and rules")
+        end_all_processes(config)
+        fabric.destroy(config)
+    tell("Removing files")
+    shutil.rmtree(site.home)
+
+
+def _make_files(site: Site, config: CloudConfig) -> None:
+    fake = is_fake(config)
+    if not fake:
+        machine.ensure_user()
+    home, user = site.home, config.user
+    machine.own([home, home / "run", home / "log", home / "nodes"], "", 0o755)
+    machine.own([home / "etcd", home / "walrus"], user, 0o700)
+    if fake:
+        machine.own((home / "nodes" / node.name for zone in config.zones for node in zone.nodes), "", 0o755)
+    _make_keys(config)
+    write(site.config_file, config)
+
+
+def _make_keys(config: CloudConfig) -> None:
+    pki = config.pki_path
+    machine.own([pki], "", 0o755)
+    create_authority(pki)
+    service, root = machine.ids_of(config.user), machine.ids_of("")
+    own = (config.management_address, "127.0.0.1")
+    for member, role in ((ETCD, "etcd"), (CLC, "clc"), (WALRUS, "walrus"), (FACADE, "facade")):
+        issue(pki, member, role, ips=own, owner=service)
+    issue(pki, ADMIN, ADMIN, owner=root)
+    for zone in config.zones:
+        issue(pki, f"cc-{zone.name}", "cc", ips=own, owner=service)
+        for node in zone.nodes:
+            issue(pki, node.name, "nc", ips=(node.address,), owner=root if node.namespace else service)
+    for name in ("master.key", "ticket.key"):
+        path = pki / name
+        if not path.exists():
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(secrets.token_bytes(_SECRET_BYTES))
+        os.chown(path, *service)
