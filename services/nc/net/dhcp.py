@@ -1,0 +1,181 @@
+"""dnsmasq inside a VPC's namespace: DHCP for the interfaces plugged here and DNS for all of the VPC's members.
+
+It outlives its node controller, which finds it again by pid file and checks that the process serves this very
+namespace.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import signal
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from services.nc.net import host, names
+from services.nc.net.policy import View
+from services.nc.net.ruleset import RESOLVER_LINK_LOCAL, Card
+
+_LEASE_S: Final = 3600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """What the guests of a VPC are told beside their addresses."""
+
+    vpc_cidr: str
+    subnets: tuple[str, ...]
+    domain: str
+    facade_address: str
+    mtu: int
+
+
+def configuration(scope: Scope, folder: Path) -> str:
+    """dnsmasq.conf. No upstream: a name that is not the VPC's is refused, nothing is asked of the world."""
+    lines = [
+        "no-resolv",
+        "no-hosts",
+        "no-ping",
+        "bind-dynamic",
+        "interface=t*",
+        f"listen-address={names.resolver_of(scope.vpc_cidr)},{RESOLVER_LINK_LOCAL}",
+        "dhcp-authoritative",
+        "dhcp-no-override",
+        f"dhcp-leasefile={folder / 'leases'}",
+        f"dhcp-hostsfile={folder / 'dhcp-hosts'}",
+        f"addn-hosts={folder / 'dns-hosts'}",
+        f"pid-file={folder / 'dnsmasq.pid'}",
+        f"domain={scope.domain}",
+        f"local=/{scope.domain}/",
+        "local-ttl=5",
+        "quiet-dhcp",
+        f"dhcp-option=26,{scope.mtu}",
+        f"dhcp-option=6,{names.resolver_of(scope.vpc_cidr)}",
+        f"dhcp-option=15,{scope.domain}",
+    ]
+    for number, cidr in enumerate(scope.subnets):
+        network = ipaddress.IPv4Network(cidr)
+        gateway = names.gateway_of(cidr)
+        # Clients that take option 121 ignore option 3, so the default route stands in both (RFC 3442).
+        routes = [f"0.0.0.0/0,{gateway}", *(f"{a}/32,{gateway}" for a in (names.METADATA, scope.facade_address))]
+        lines += [
+            f"dhcp-range=set:s{number},{network.network_address},static,{network.netmask},{_LEASE_S}",
+            f"dhcp-option=tag:s{number},3,{gateway}",
+            f"dhcp-option=tag:s{number},121,{','.join(routes)}",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def dhcp_hosts(cards: Iterable[Card]) -> str:
+    return "".join(f"{card.mac},{card.private},{names.private_host(card.private)}\n" for card in cards)
+
+
+def dns_hosts(view: View, cards: Iterable[Card], region: str) -> str:
+    """Internal names of every member; a member's public name leads to its private address, as on AWS."""
+    domain = names.internal_domain(region)
+    known = {card.private for card in cards} | set(view.members)
+    lines = []
+    for address in sorted(known, key=ipaddress.IPv4Address):
+        host_name = names.private_host(address)
+        member = view.members.get(address)
+        public = f" {names.public_name(member.public, region)}" if member and member.public else ""
+        lines.append(f"{address} {host_name}.{domain} {host_name}{public}\n")
+    return "".join(lines)
+
+
+class Dnsmasq:
+    """The one dnsmasq of a VPC on a node."""
+
+    def __init__(self, folder: Path, namespace: str) -> None:
+        self._folder = folder
+        self._namespace = namespace
+
+    def serve(self, config: str, hosts: str, dns: str) -> None:
+        """Runs with exactly this on return; left alone if it already does."""
+        stale_lease = self._holds_other_lease(hosts)
+        reconfigured = _write(self._folder / "dnsmasq.conf", config)
+        renamed = [_write(self._folder / "dhcp-hosts", hosts), _write(self._folder / "dns-hosts", dns)]
+        pid = self._running()
+        if pid and not reconfigured and not stale_lease:
+            if any(renamed):
+                os.kill(pid, signal.SIGHUP)
+            return
+        self.stop()
+        if stale_lease:
+            # An address that changed hands stays with its old card until the lease ends. The guests' addresses are
+            # all fixed, so a server without memory gives every one of them the same answer.
+            (self._folder / "leases").unlink(missing_ok=True)
+        host.run(["dnsmasq", f"--conf-file={self._folder / 'dnsmasq.conf'}"], namespace=self._namespace)
+
+    def stop(self) -> None:
+        """Nothing of it runs on return."""
+        if pid := self._running():
+            end_process(pid)
+
+    def _running(self) -> int:
+        """Its pid; 0 if none serves this namespace (pids are used again, namespaces are made again)."""
+        try:
+            pid = int((self._folder / "dnsmasq.pid").read_text())
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if f"--conf-file={self._folder / 'dnsmasq.conf'}".encode() not in command:
+                return 0
+            same = os.stat(f"/proc/{pid}/ns/net").st_ino == (host.NETNS / self._namespace).stat().st_ino
+        except (OSError, ValueError):
+            return 0
+        if not same:
+            end_process(pid)
+            return 0
+        return pid
+
+    def _holds_other_lease(self, hosts: str) -> bool:
+        try:
+            leases = (self._folder / "leases").read_text().splitlines()
+        except FileNotFoundError:
+            return False
+        owner = {address: mac for mac, address, _ in (line.split(",") for line in hosts.splitlines())}
+        held = [line.split() for line in leases if len(line.split()) >= 3]
+        return any(owner.get(words[2], words[1]) != words[1] for words in held)
+
+
+def processes_of(folder: Path) -> Sequence[int]:
+    """Every dnsmasq whose configuration lies below `folder`, asked of the host."""
+    prefix = f"--conf-file={folder}/".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                if words[0].endswith(b"dnsmasq") and any(word.startswith(prefix) for word in words):
+                    found.append(int(entry.name))
+    return found
+
+
+def end_process(pid: int) -> None:
+    """Ends a dnsmasq; it has gone on return."""
+    for kind in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, kind)
+        if host.wait_until(lambda: not _lives(pid), within_s=2):
+            return
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def _write(path: Path, text: str) -> bool:
+    """Whether the file had to change. It changes at once, whole. dnsmasq reads it as its own user."""
+    with contextlib.suppress(FileNotFoundError):
+        if path.read_text() == text:
+            return False
+    new = path.with_suffix(".new")
+    new.write_text(text)
+    new.chmod(0o644)
+    new.replace(path)
+    return True

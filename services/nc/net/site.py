@@ -1,0 +1,202 @@
+"""A node's own part of the network: its namespace, the uplinks of its VPCs and the public addresses it answers for.
+
+The kernel is the record: an uplink's hardware addresses carry its link address, a route to an uplink says whose a
+public address is.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import struct
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from common.errors import NoCapacity, Unavailable
+from common.ids import InterfaceId, VpcId
+from services.nc.net import host, names, node_rules
+from services.nc.net.ruleset import Doors
+
+_ARP_REQUEST: Final = struct.Struct("!6s6sHHHBBH6s4s6s4s")
+_LARGEST_GUEST_MTU: Final = 9000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """Where a node's VPCs are made."""
+
+    namespace: str
+    # Its underlay address.
+    address: str
+    region: str
+    doors: Doors
+    # Records and dnsmasq's files, lost with the namespaces when the host reboots.
+    folder: Path
+    # Who may open the taps; empty: root alone.
+    tap_owner: str
+    # Guards what VPCs share here: link addresses, public routes.
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def open(self) -> None:
+        """Raises Unavailable without the namespace and its leg on the underlay (deploy/fabric.py makes both)."""
+        if not host.namespace_stands(self.namespace):
+            raise Unavailable(f"network namespace {self.namespace} is missing; `mallee up` makes it")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        host.settings(
+            {
+                "ipv4/ip_forward": "1",
+                **{f"ipv4/conf/{scope}/send_redirects": "0" for scope in ("all", "default", names.UNDERLAY)},
+                **{f"ipv4/conf/{scope}/accept_redirects": "0" for scope in ("all", "default", names.UNDERLAY)},
+                **{f"ipv4/conf/{scope}/accept_source_route": "0" for scope in ("all", "default")},
+                **{f"ipv4/conf/{scope}/rp_filter": "0" for scope in ("all", "default")},
+                # Answer for public addresses at once, and believe a moved address at once.
+                f"ipv4/neigh/{names.UNDERLAY}/proxy_delay": "0",
+                f"ipv4/neigh/{names.UNDERLAY}/locktime": "0",
+                "ipv6/conf/all/disable_ipv6": "1",
+                "ipv6/conf/default/disable_ipv6": "1",
+            },
+            namespace=self.namespace,
+        )
+        host.rules(node_rules.node(self.doors), namespace=self.namespace)
+
+    def underlay_mtu(self) -> int:
+        return int(host.link_kinds(self.namespace)[names.UNDERLAY]["mtu"])
+
+    def guest_mtu(self) -> int:
+        return min(self.underlay_mtu() - names.VXLAN_OVERHEAD_BYTES, _LARGEST_GUEST_MTU)
+
+    def vpcs(self) -> list[VpcId]:
+        """Those whose namespace stands."""
+        found = (names.vpc_of_namespace(self.namespace, name) for name in host.namespaces())
+        return [vpc for vpc in found if vpc]
+
+    def ensure_uplink(self, vpc_id: VpcId, namespace: str, mtu: int) -> None:
+        """A veth pair between the VPC and the node, each end the other's next hop, known without ARP."""
+        node_end = names.uplink_name(vpc_id)
+        with self.lock:
+            mine = host.link_kinds(self.namespace)
+            theirs = host.link_kinds(namespace)
+            if names.UPLINK in theirs and node_end in mine:
+                link = _link_address(theirs[names.UPLINK])
+            else:
+                if node_end in mine:
+                    host.links([f"link del {node_end}"], namespace=self.namespace)
+                link = _free_link_address(vpc_id, mine)
+                inner, outer = names.uplink_macs(link)
+                host.links(
+                    [
+                        f"link add {node_end} address {outer} mtu {mtu} type veth "
+                        f"peer name {names.UPLINK} address {inner} mtu {mtu} netns {namespace}"
+                    ],
+                    namespace=self.namespace,
+                )
+        inner, outer = names.uplink_macs(link)
+        host.links(
+            [
+                f"link set {node_end} mtu {mtu} up alias {vpc_id}",
+                f"route replace {link}/32 dev {node_end}",
+                f"neigh replace {link} lladdr {inner} dev {node_end} nud permanent",
+            ],
+            namespace=self.namespace,
+        )
+        host.links(
+            [
+                f"link set {names.UPLINK} mtu {mtu} up",
+                f"addr replace {link}/32 dev {names.UPLINK}",
+                f"neigh replace {names.NODE_HOP} lladdr {outer} dev {names.UPLINK} nud permanent",
+                f"route replace default via {names.NODE_HOP} dev {names.UPLINK} onlink",
+            ],
+            namespace=namespace,
+        )
+
+    def published(self) -> set[str]:
+        """Public addresses that this node answers for now."""
+        [proxies] = host.show("neigh show proxy", namespace=self.namespace)
+        return {entry["dst"] for entry in proxies}
+
+    def waiting_taps(self) -> dict[InterfaceId, VpcId]:
+        """Taps that stand in the node's namespace, not plugged yet."""
+        found = {}
+        if host.namespace_stands(self.namespace):
+            for name, link in host.link_kinds(self.namespace).items():
+                vpc = str(link.get("ifalias", "")).rpartition("@")[2]
+                if (interface := names.interface_of(name)) and VpcId.matches(vpc):
+                    found[interface] = VpcId(vpc)
+        return found
+
+    def drop_uplink(self, vpc_id: VpcId) -> None:
+        if not host.namespace_stands(self.namespace):
+            return
+        with self.lock:
+            present = host.link_kinds(self.namespace)
+            stale = [link for link in (names.uplink_name(vpc_id), names.overlay_name(vpc_id)) if link in present]
+            host.links((f"link del {link}" for link in stale), namespace=self.namespace)
+            self._forget_proxies()
+
+    def publish(self, vpc_id: VpcId, addresses: Iterable[str]) -> list[str]:
+        """The node answers for exactly these addresses of the VPC; returns those that are new."""
+        link = names.uplink_name(vpc_id)
+        wanted = set(addresses)
+        with self.lock:
+            present = host.link_kinds(self.namespace)
+            if link not in present:
+                return []
+            hop = _link_address(present[link])
+            routes, proxies = host.show("route show", "neigh show proxy", namespace=self.namespace)
+            held = {route["dst"] for route in routes if route.get("dev") == link} - {hop}
+            answered = {entry["dst"] for entry in proxies}
+            fresh = sorted(wanted - held)
+            host.links(
+                [
+                    *(f"route del {address}/32 dev {link}" for address in sorted(held - wanted)),
+                    *(
+                        f"neigh del proxy {address} dev {names.UNDERLAY}"
+                        for address in sorted((held - wanted) & answered)
+                    ),
+                    *(f"route replace {address}/32 via {hop} dev {link} onlink" for address in fresh),
+                    *(f"neigh add proxy {address} dev {names.UNDERLAY}" for address in sorted(wanted - answered)),
+                ],
+                namespace=self.namespace,
+            )
+        return fresh
+
+    def announce(self, addresses: Iterable[str]) -> None:
+        """Gratuitous ARP: whoever knows the address believes from now on that it is here (RFC 5227)."""
+        frames = list(addresses)
+        if frames:
+            host.inside(self.namespace, lambda: _send_announcements(frames))
+
+    def _forget_proxies(self) -> None:
+        routes, proxies = host.show("route show", "neigh show proxy", namespace=self.namespace)
+        held = {route["dst"] for route in routes if names.vpc_of_uplink(str(route.get("dev", "")))}
+        orphans = [entry["dst"] for entry in proxies if entry["dst"] not in held]
+        host.links((f"neigh del proxy {address} dev {names.UNDERLAY}" for address in orphans), namespace=self.namespace)
+
+
+def _link_address(link: dict[str, Any]) -> str:
+    high, low = link["address"].split(":")[4:]
+    return f"169.254.{int(high, 16)}.{int(low, 16)}"
+
+
+def _free_link_address(vpc_id: VpcId, links: dict[str, dict[str, Any]]) -> str:
+    """Starts where the id points, so that repeated runs look alike, and steps over what is taken."""
+    used = {_link_address(link) for name, link in links.items() if names.vpc_of_uplink(name)}
+    size = names.LINK_RANGE.num_addresses - 512
+    start = int(vpc_id[-8:], 16) % size
+    for step in range(size):
+        address = str(names.LINK_RANGE[256 + (start + step) % size])
+        if address not in used:
+            return address
+    raise NoCapacity("this node has no link address left for another VPC")
+
+
+def _send_announcements(addresses: list[str]) -> None:
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
+        wire.bind((names.UNDERLAY, 0x0806))
+        mac: bytes = wire.getsockname()[4]
+        for address in addresses:
+            packed = ipaddress.IPv4Address(address).packed
+            wire.send(_ARP_REQUEST.pack(b"\xff" * 6, mac, 0x0806, 1, 0x0800, 6, 4, 1, mac, packed, bytes(6), packed))

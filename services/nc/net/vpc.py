@@ -1,0 +1,352 @@
+"""One VPC on one node: its namespace, taps, overlay, rules and dnsmasq.
+
+Crash-only: every method reads what stands and adds or takes what differs, so the way after a crash is the everyday way.
+Methods block and must not overlap for one VPC; the driver sees to both.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import shutil
+import socket
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from common.errors import NotFound, WrongState
+from common.ids import InterfaceId, VpcId
+from mallee.nc.v1 import instance_pb2, network_pb2
+from services.nc.net import dhcp, flows, host, names, policy, ruleset
+from services.nc.net.ruleset import Card
+from services.nc.net.site import Site
+
+_METADATA_BACKLOG = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What is written down of an interface before anything is made for it, so that no crash hides a leftover."""
+
+    interface_id: str
+    mac: str
+    private_ipv4: str
+    subnet_cidr: str
+    vpc_cidr: str
+
+    @property
+    def card(self) -> Card:
+        return Card(tap=names.tap_name(InterfaceId(self.interface_id)), mac=self.mac, private=self.private_ipv4)
+
+
+class Vpc:
+    def __init__(self, site: Site, vpc_id: VpcId) -> None:
+        self.vpc_id = vpc_id
+        self._site = site
+        self._namespace = names.vpc_namespace(site.namespace, vpc_id)
+        self._folder = site.folder / vpc_id
+        self._dnsmasq = dhcp.Dnsmasq(self._folder, self._namespace)
+
+    # What the driver asks for.
+
+    def prepare(self, interface: instance_pb2.NetworkInterface) -> str:
+        record = _record_of(interface)
+        tap = record.card.tap
+        self._write_record(record)
+        self.repair()
+        if tap in host.link_kinds(self._site.namespace):
+            return tap
+        plugged = host.link_kinds(self._namespace).get(tap)
+        if plugged:
+            if _is_held(plugged):
+                return tap
+            # Its engine has gone and a new one will look for it in the node's namespace.
+            host.links([f"link del {tap}"], namespace=self._namespace)
+        owner = f" user {self._site.tap_owner}" if self._site.tap_owner else ""
+        host.links(
+            [
+                f"tuntap add dev {tap} mode tap vnet_hdr{owner}",
+                f"link set {tap} alias {record.interface_id}@{self.vpc_id}",
+            ],
+            namespace=self._site.namespace,
+        )
+        return tap
+
+    def plug(self, interface: instance_pb2.NetworkInterface) -> None:
+        record = _record_of(interface)
+        tap, mac = record.card.tap, record.mac
+        if not host.namespace_stands(self._namespace):
+            raise WrongState(f"{record.interface_id} was not prepared on this node")
+        self._write_record(record)
+        if tap in host.link_kinds(self._site.namespace):
+            host.links([f"link set {tap} netns {self._namespace}"], namespace=self._site.namespace)
+        elif tap not in host.link_kinds(self._namespace):
+            raise WrongState(f"the tap of {record.interface_id} has gone")
+        self._render_guard()
+        mtu = self._site.guest_mtu()
+        host.links(
+            [
+                f"link set {tap} address {names.tap_mac(mac)} mtu {mtu} alias {record.interface_id}@{self.vpc_id} up",
+                f"addr replace {names.gateway_of(record.subnet_cidr)}/32 dev {tap}",
+                f"route replace {record.private_ipv4}/32 dev {tap}",
+                # The guest's address is known, so nothing it says by ARP can change it.
+                f"neigh replace {record.private_ipv4} lladdr {mac} dev {tap} nud permanent",
+            ],
+            namespace=self._namespace,
+        )
+        host.settings({f"ipv4/conf/{tap}/proxy_arp": "1"}, namespace=self._namespace)
+        self._serve_dhcp()
+
+    def remove(self, interface_id: InterfaceId) -> None:
+        tap = names.tap_name(interface_id)
+        record = self._records().get(interface_id)
+        for namespace in (self._site.namespace, self._namespace):
+            if host.namespace_stands(namespace) and tap in host.link_kinds(namespace):
+                host.links([f"link del {tap}"], namespace=namespace)
+        if host.namespace_stands(self._namespace):
+            gone = {interface_id}
+            view = self._view()
+            public = [m.public for m in view.local if m.public and m.interface_id not in gone]
+            self._site.publish(self.vpc_id, public)
+            if record:
+                flows.cut_address(record.private_ipv4, namespace=self._namespace)
+        self._record_path(interface_id).unlink(missing_ok=True)
+        if self._records() or self.taps():
+            self._render_guard()
+            self._serve_dhcp()
+        else:
+            self.destroy()
+
+    def apply(self, plan: network_pb2.VpcPlan) -> list[str]:
+        """Returns the public addresses that are new here, to be announced."""
+        view = policy.view_of(plan, self._site.address)
+        if view.revision < self._view().revision:
+            return []
+        standing = host.namespace_stands(self._namespace)
+        if not standing and not view.local:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            return []
+        self._write_plan(plan)
+        return self._enforce(view) if standing else []
+
+    def repair(self) -> list[str]:
+        """Makes everything but the taps stand as records and plan say; packets and flows go on meanwhile."""
+        records = self._records()
+        if not records:
+            return []
+        vpc_cidr = next(iter(records.values())).vpc_cidr
+        host.ensure_namespace(self._namespace)
+        self._render_guard()
+        view = self._view()
+        host.rules(ruleset.plan(view, self._site.doors), namespace=self._namespace)
+        # Packets may be forwarded only now that rules stand.
+        host.settings(_KERNEL, namespace=self._namespace)
+        host.links(
+            [
+                "link set lo up",
+                *(f"addr replace {a}/32 dev lo" for a in ruleset.own_addresses(vpc_cidr, self._site.doors)),
+                # Nobody answers for a member that is not there.
+                f"route replace unreachable {ipaddress.IPv4Network(vpc_cidr)}",
+            ],
+            namespace=self._namespace,
+        )
+        self._site.ensure_uplink(self.vpc_id, self._namespace, self._site.guest_mtu())
+        self._serve_dhcp()
+        return self._enforce(view)
+
+    def observe(self) -> set[InterfaceId]:
+        return set(self._records()) | self.taps()
+
+    def taps(self) -> set[InterfaceId]:
+        """Those in its namespace; none if there is no namespace."""
+        if not host.namespace_stands(self._namespace):
+            return set()
+        return {i for link in host.link_kinds(self._namespace) if (i := names.interface_of(link))}
+
+    def metadata_socket(self) -> socket.socket:
+        def listen() -> socket.socket:
+            listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+            try:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.bind((names.METADATA, 80))
+                listener.listen(_METADATA_BACKLOG)
+                listener.setblocking(False)
+            except OSError:
+                listener.close()
+                raise
+            return listener
+
+        if not host.namespace_stands(self._namespace):
+            raise NotFound(f"{self.vpc_id} is not on this node")
+        return host.inside(self._namespace, listen)
+
+    def destroy(self) -> None:
+        """Nothing of it is left on this node."""
+        self._dnsmasq.stop()
+        self._site.drop_uplink(self.vpc_id)
+        if host.namespace_stands(self._namespace):
+            # The kernel takes a namespace's links away some time after it; a VXLAN id must be free at once.
+            present = host.link_kinds(self._namespace)
+            ours = [link for link in present if link == names.OVERLAY or names.interface_of(link)]
+            host.links((f"link del {link}" for link in ours), namespace=self._namespace)
+            host.delete_namespace(self._namespace)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    # How it is done.
+
+    def _enforce(self, view: policy.View) -> list[str]:
+        host.rules(ruleset.plan(view, self._site.doors), namespace=self._namespace)
+        self._reach_members(view)
+        fresh = self._site.publish(self.vpc_id, (member.public for member in view.local if member.public))
+        self._serve_dhcp()
+        flows.cut_revoked(view, self._site.doors.facade_address, namespace=self._namespace)
+        return fresh
+
+    def _reach_members(self, view: policy.View) -> None:
+        """Routes to the members on other nodes, with static neighbours: the overlay neither learns nor floods."""
+        if not view.vni:
+            return
+        if names.OVERLAY not in host.link_kinds(self._namespace):
+            self._make_overlay(view.vni)
+        [routes, neighbours] = host.show(
+            f"route show dev {names.OVERLAY}", f"neigh show dev {names.OVERLAY}", namespace=self._namespace
+        )
+        had = {route["dst"]: route.get("gateway", "") for route in routes}
+        want = {member.private: member.node for member in view.remote}
+        known = {entry["dst"] for entry in neighbours}
+        nodes = set(want.values())
+        host.forwarding(
+            [
+                *(
+                    f"fdb replace {names.overlay_mac(n)} dev {names.OVERLAY} dst {n} self permanent"
+                    for n in nodes - known
+                ),
+                *(f"fdb del {names.overlay_mac(n)} dev {names.OVERLAY} dst {n} self" for n in known - nodes),
+            ],
+            namespace=self._namespace,
+        )
+        dev = names.OVERLAY
+        host.links(
+            [
+                *(f"neigh replace {n} lladdr {names.overlay_mac(n)} dev {dev} nud permanent" for n in nodes - known),
+                *(f"route replace {a}/32 via {n} dev {dev} onlink" for a, n in want.items() if had.get(a) != n),
+                *(f"route del {address}/32 dev {dev}" for address in had.keys() - want.keys()),
+                *(f"neigh del {n} dev {dev}" for n in known - nodes),
+            ],
+            namespace=self._namespace,
+        )
+
+    def _make_overlay(self, vni: int) -> None:
+        """Born in the node's namespace, where its UDP socket stays, then moved into the VPC's."""
+        outside = names.overlay_name(self.vpc_id)
+        node = self._site.namespace
+        if outside not in host.link_kinds(node):
+            host.links(
+                [
+                    f"link add {outside} address {names.overlay_mac(self._site.address)} type vxlan id {vni} "
+                    f"local {self._site.address} dev {names.UNDERLAY} dstport {names.VXLAN_PORT} nolearning"
+                ],
+                namespace=node,
+            )
+        mtu = self._site.guest_mtu()
+        host.links([f"link set {outside} netns {self._namespace} name {names.OVERLAY}"], namespace=node)
+        host.links([f"link set {names.OVERLAY} mtu {mtu} up"], namespace=self._namespace)
+
+    def _render_guard(self) -> None:
+        records = self._records()
+        if records:
+            vpc_cidr = next(iter(records.values())).vpc_cidr
+            cards = [record.card for record in records.values()]
+            host.rules(ruleset.guard(cards, vpc_cidr, self._site.doors), namespace=self._namespace)
+
+    def _serve_dhcp(self) -> None:
+        records = list(self._records().values())
+        if not records:
+            return
+        scope = dhcp.Scope(
+            vpc_cidr=records[0].vpc_cidr,
+            subnets=tuple(sorted({record.subnet_cidr for record in records})),
+            domain=names.internal_domain(self._site.region),
+            facade_address=self._site.doors.facade_address,
+            mtu=self._site.guest_mtu(),
+        )
+        cards = sorted((record.card for record in records), key=lambda card: card.private)
+        self._dnsmasq.serve(
+            dhcp.configuration(scope, self._folder),
+            dhcp.dhcp_hosts(cards),
+            dhcp.dns_hosts(self._view(), cards, self._site.region),
+        )
+
+    # Records, beside dnsmasq's files.
+
+    def _record_path(self, interface_id: InterfaceId) -> Path:
+        return self._folder / "interfaces" / interface_id
+
+    def _records(self) -> dict[InterfaceId, Record]:
+        try:
+            paths = sorted((self._folder / "interfaces").iterdir())
+        except FileNotFoundError:
+            return {}
+        return {
+            InterfaceId(path.name): Record(**json.loads(path.read_text()))
+            for path in paths
+            if InterfaceId.matches(path.name)
+        }
+
+    def _write_record(self, record: Record) -> None:
+        _replace(self._record_path(InterfaceId(record.interface_id)), json.dumps(asdict(record)).encode())
+
+    def _write_plan(self, plan: network_pb2.VpcPlan) -> None:
+        _replace(self._folder / "plan", plan.SerializeToString())
+
+    def _view(self) -> policy.View:
+        """The plan last given, whether or not a crash kept it from being enforced."""
+        try:
+            plan = network_pb2.VpcPlan.FromString((self._folder / "plan").read_bytes())
+        except FileNotFoundError:
+            return policy.empty_view(self.vpc_id, self._site.address)
+        return policy.view_of(plan, self._site.address)
+
+
+_KERNEL = {
+    "ipv4/ip_forward": "1",
+    **{
+        f"ipv4/conf/{scope}/{name}": value
+        for scope in ("all", "default")
+        for name, value in (
+            ("rp_filter", "0"),
+            ("proxy_arp", "0"),
+            ("send_redirects", "0"),
+            ("accept_redirects", "0"),
+            ("accept_source_route", "0"),
+        )
+    },
+    "ipv4/neigh/default/proxy_delay": "0",
+    "ipv6/conf/all/disable_ipv6": "1",
+    "ipv6/conf/default/disable_ipv6": "1",
+    # A revoked connection must not be taken up again in the middle, from either end.
+    "netfilter/nf_conntrack_tcp_loose": "0",
+    "netfilter/nf_conntrack_tcp_be_liberal": "1",
+}
+
+
+def _record_of(interface: instance_pb2.NetworkInterface) -> Record:
+    return Record(
+        interface_id=InterfaceId(interface.interface_id),
+        mac=interface.mac.lower(),
+        private_ipv4=str(ipaddress.IPv4Address(interface.private_ipv4)),
+        subnet_cidr=str(ipaddress.IPv4Network(interface.subnet_cidr)),
+        vpc_cidr=str(ipaddress.IPv4Network(interface.vpc_cidr)),
+    )
+
+
+def _is_held(link: dict[str, Any]) -> bool:
+    """A tap has carrier while an engine has it open; any other kind of link is somebody's own business."""
+    return link.get("linkinfo", {}).get("info_kind") != "tun" or "LOWER_UP" in link["flags"]
+
+
+def _replace(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(path.name + ".new")
+    new.write_bytes(content)
+    new.replace(path)
