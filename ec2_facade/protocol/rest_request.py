@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
-from botocore.model import Shape, StructureShape
+from botocore.model import ListShape, Shape, StructureShape
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -119,10 +119,14 @@ def _put(name: str, shape: Shape, field: FieldDescriptor | None) -> Put:
     if field.message_type is not None:
         return _put_date(name, attribute)
     convert: Callable[[str, str], Any] = query_parse.scalar(field)
+    is_list = isinstance(shape, ListShape)
 
     def put(message: Message, value: str) -> None:
         try:
-            setattr(message, attribute, convert(value, name))
+            if is_list:
+                getattr(message, attribute).extend(convert(item.strip(), name) for item in value.split(","))
+            else:
+                setattr(message, attribute, convert(value, name))
         except InvalidArgument:
             raise invalid_argument(name, value, shape.type_name) from None
 

@@ -63,9 +63,8 @@ class Router:
     def _no_route(self, method: str, level: Level, asked: set[str]) -> Exception:
         if len(asked) > 1:
             names = ", ".join(sorted(asked))
-            return InvalidArgument(
-                f"Conflicting query string parameters: {names}", details={"ArgumentName": "ResourceType"}
-            )
+            message = f"Conflicting query string parameters: {names}"
+            return InvalidArgument(message, code="InvalidArgument", details={"ArgumentName": "ResourceType"})
         if method == "POST" and level is Level.BUCKET and not asked:
             # A browser's form: an action of S3's that its model does not have.
             return not_implemented("PostObject")
