@@ -1,0 +1,203 @@
+"""A body on its way in: received chunk by chunk, digested, checked against what was announced, and made durable.
+
+Small ones end up in memory, to stand in the index; larger ones in a staged blob, which is gone again unless it is kept.
+Nothing here ever holds more than a chunk and what goes inline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from common.errors import InvalidArgument
+from services.walrus import digests as checksums
+from services.walrus import errors, wire
+from services.walrus import object as object_rules
+from services.walrus.digests import Digests
+from services.walrus.drivers.base import Checksum, Inline, Single, Staged
+from services.walrus.store import Store
+
+# Computed when no algorithm was named: one of them may still come as a trailer, and they cost next to nothing.
+_UNNAMED: Final = frozenset({"CRC32", "CRC32C", "CRC64NVME"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Announced:
+    """What the header says of the body."""
+
+    # None: not told; then only the end message tells.
+    length: int | None
+    content_md5: str
+    # In a header; None: it may still come as a trailer.
+    checksum: Checksum | None
+    # The algorithm of that or of the trailer to come; empty: none was named.
+    algorithm: str
+    # To be computed in any case, and stored unless the client sends another and it is not `fixed`.
+    stored_algorithm: str
+    fixed: bool
+
+
+@dataclass(kw_only=True)
+class Body:
+    """A body that is whole, checked and, if it is a blob, on disk."""
+
+    size: int
+    etag: str
+    # Of the algorithm that is stored with it.
+    checksum: Checksum
+    # What the client sent, to be shown in the answer; None: nothing.
+    verified: Checksum | None
+    content: Inline | Single
+    _staged: Staged | None = field(default=None, repr=False)
+
+    def keep(self) -> None:
+        """The index names it now."""
+        if self._staged is not None:
+            self._staged.keep()
+
+    async def keep_if_named(self, store: Store) -> None:
+        """For an index step that was cancelled: whether it took place is known only there."""
+        if self._staged is not None and await store.index.named([self._staged.blob]):
+            self._staged.keep()
+
+
+def announced(request: Any, *, stored_algorithm: str = "") -> Announced:
+    """Of a PutObject or UploadPart request. `stored_algorithm` empty: as the client chose, or S3's default."""
+    sent = wire.checksum_sent(request)
+    named = request.checksum_algorithm
+    if sent is not None and named and named.upper() != sent.algorithm:
+        raise errors.invalid_request("Value for x-amz-sdk-checksum-algorithm header is invalid.")
+    algorithm = sent.algorithm if sent else named.upper()
+    if algorithm:
+        checksums.new(algorithm)
+    if sent is not None:
+        checksums.check_form(sent.algorithm, sent.value)
+    return Announced(
+        length=request.content_length if request.HasField("content_length") else None,
+        content_md5=request.content_md5,
+        checksum=sent,
+        algorithm=algorithm,
+        stored_algorithm=stored_algorithm or algorithm or checksums.DEFAULT,
+        fixed=bool(stored_algorithm),
+    )
+
+
+@asynccontextmanager
+async def received(
+    store: Store, messages: AsyncIterator[Any], claim: Announced, *, may_inline: bool
+) -> AsyncIterator[Body]:
+    """What was not kept within the context is deleted at its end, also when the client went away."""
+    object_rules.check_size(claim.length or 0, object_rules.PUT_BYTES)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(store.space(claim.length or 0, await store.blobs.free_bytes()))
+        incoming = _Incoming(store, stack, inline_bytes=store.limits.inline_bytes if may_inline else -1)
+        digests = Digests({claim.stored_algorithm} | ({claim.algorithm} if claim.algorithm else _UNNAMED))
+        end = await _take_all(store, messages, incoming, digests)
+        _check_length(incoming.size, claim, end)
+        verified = _check_digests(digests, claim, end.trailers)
+        content = await incoming.seal()
+        algorithm = verified.algorithm if verified and not claim.fixed else claim.stored_algorithm
+        stored = Checksum(algorithm=algorithm, value=digests.value(algorithm))
+        yield Body(
+            size=incoming.size,
+            etag=digests.md5.hex(),
+            checksum=stored,
+            verified=verified,
+            content=content,
+            _staged=incoming.staged,
+        )
+
+
+class _Incoming:
+    def __init__(self, store: Store, stack: AsyncExitStack, *, inline_bytes: int) -> None:
+        self.size = 0
+        self.staged: Staged | None = None
+        self._store = store
+        self._stack = stack
+        self._inline_bytes = inline_bytes
+        self._memory = bytearray()
+
+    async def write(self, chunk: bytes) -> None:
+        self.size += len(chunk)
+        if self.staged is None and self.size <= self._inline_bytes:
+            self._memory += chunk
+            return
+        staged = await self._spill()
+        await staged.write(chunk)
+
+    async def seal(self) -> Inline | Single:
+        if self.staged is None and self.size <= self._inline_bytes:
+            return Inline(body=bytes(self._memory))
+        staged = await self._spill()
+        await staged.seal()
+        return Single(blob=staged.blob)
+
+    async def _spill(self) -> Staged:
+        if self.staged is None:
+            self.staged = await self._stack.enter_async_context(self._store.blobs.stage())
+            if self._memory:
+                await self.staged.write(bytes(self._memory))
+                self._memory.clear()
+        return self.staged
+
+
+async def _take_all(store: Store, messages: AsyncIterator[Any], incoming: _Incoming, digests: Digests) -> Any:
+    """The end message. Writing and digesting one chunk run beside each other."""
+    while True:
+        message = await next_message(store, messages)
+        if message.WhichOneof("part") == "end":
+            return message.end
+        chunk: bytes = message.chunk
+        if len(chunk) + incoming.size > object_rules.PUT_BYTES:
+            object_rules.check_size(len(chunk) + incoming.size, object_rules.PUT_BYTES)
+        await asyncio.gather(incoming.write(chunk), store.digest(digests, chunk))
+
+
+async def next_message(store: Store, messages: AsyncIterator[Any]) -> Any:
+    try:
+        async with asyncio.timeout(store.limits.idle_s):
+            return await anext(messages)
+    except StopAsyncIteration:
+        raise InvalidArgument(
+            "You did not provide the number of bytes specified by the Content-Length HTTP header",
+            code="IncompleteBody",
+        ) from None
+    except TimeoutError:
+        raise InvalidArgument(
+            "Your socket connection to the server was not read from or written to within the timeout period. "
+            "Idle connections will be closed.",
+            code="RequestTimeout",
+        ) from None
+
+
+def _check_length(size: int, claim: Announced, end: Any) -> None:
+    lengths = {
+        length for length in (claim.length, end.length if end.HasField("length") else None) if length is not None
+    }
+    if lengths - {size}:
+        raise InvalidArgument(
+            "You did not provide the number of bytes specified by the Content-Length HTTP header",
+            code="IncompleteBody",
+            details={"NumberBytesProvided": str(size), "NumberBytesExpected": str(max(lengths - {size}))},
+        )
+
+
+def _check_digests(digests: Digests, claim: Announced, trailers: Mapping[str, str]) -> Checksum | None:
+    checksums.check_md5(claim.content_md5, digests)
+    sent = claim.checksum
+    trailed = wire.checksum_trailed(trailers)
+    if trailed is not None:
+        if sent is not None or trailed.algorithm != (claim.algorithm or trailed.algorithm):
+            raise errors.invalid_request("The checksum in the trailer is not the one that was announced.")
+        sent = trailed
+        if not claim.algorithm and trailed.algorithm not in _UNNAMED | {claim.stored_algorithm}:
+            raise errors.invalid_request(
+                f"The trailing {trailed.algorithm} was not announced. Name it in x-amz-sdk-checksum-algorithm."
+            )
+    if sent is None:
+        return None
+    checksums.check(sent.algorithm, sent.value, digests)
+    return sent

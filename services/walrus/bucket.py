@@ -1,0 +1,70 @@
+"""Rules of buckets. Pure.
+
+https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+from common.errors import Denied, InvalidArgument
+from mallee.common.v1.caller_pb2 import Caller
+from services.walrus import errors
+from services.walrus.drivers.base import Bucket
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]\Z")
+_RESERVED_PREFIXES = ("xn--", "sthree-", "amzn-s3-demo-")
+_RESERVED_SUFFIXES = ("-s3alias", "--ol-s3", ".mrap", "--x-s3", "--table-s3")
+
+
+def check_name(name: str) -> None:
+    good = (
+        _NAME.match(name)
+        and ".." not in name
+        and not name.startswith(_RESERVED_PREFIXES)
+        and not name.endswith(_RESERVED_SUFFIXES)
+        and not _is_address(name)
+    )
+    if not good:
+        raise InvalidArgument(
+            "The specified bucket is not valid.", code="InvalidBucketName", details={"BucketName": name}
+        )
+
+
+def check_location(constraint: str, region: str) -> None:
+    """A bucket is made in the region that was asked, or not at all."""
+    if constraint in (region, "" if region == "us-east-1" else region):
+        return
+    if not constraint:
+        raise InvalidArgument(
+            "The unspecified location constraint is incompatible for the region specific endpoint this request was "
+            f"sent to: name {region}.",
+            code="IllegalLocationConstraintException",
+        )
+    raise InvalidArgument(
+        f"The {constraint} location constraint is incompatible for the region specific endpoint this request was sent "
+        f"to: this cloud's region is {region}.",
+        code="IllegalLocationConstraintException",
+    )
+
+
+def check_access(bucket: Bucket, caller: Caller, expected_owner: str) -> None:
+    """Its owner alone. `expected_owner`: x-amz-expected-bucket-owner, empty if it was not sent."""
+    if caller.account_id != bucket.account_id or expected_owner not in ("", bucket.account_id):
+        raise errors.access_denied()
+
+
+def caller_or_refuse(caller: Caller | None) -> Caller:
+    """Objects are read and written for somebody: the cloud itself has none."""
+    if caller is None or not caller.account_id:
+        raise Denied("Access Denied", code="AccessDenied")
+    return caller
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.IPv4Address(name)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,93 @@
+"""CreateBucket, ListBuckets, HeadBucket, DeleteBucket, GetBucketLocation."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from common.errors import AlreadyExists
+from mallee.common.v1.caller_pb2 import Caller
+from mallee.s3.v1 import bucket_pb2
+from services.walrus import bucket as rules
+from services.walrus import errors, wire
+from services.walrus import object as object_rules
+from services.walrus.store import Store
+
+_LIST_LIMIT: Final = 10_000
+
+
+async def create_bucket(
+    store: Store, request: bucket_pb2.CreateBucketRequest, caller: Caller | None
+) -> bucket_pb2.CreateBucketOutput:
+    owner = rules.caller_or_refuse(caller)
+    rules.check_name(request.bucket)
+    rules.check_location(request.create_bucket_configuration.location_constraint, store.region)
+    object_rules.default_only("x-amz-acl", request.acl, "private")
+    object_rules.default_only("x-amz-object-ownership", request.object_ownership, "BucketOwnerEnforced")
+    if request.object_lock_enabled_for_bucket:
+        object_rules.default_only("x-amz-bucket-object-lock-enabled", "true")
+    bucket = await store.index.create_bucket(
+        request.bucket,
+        account_id=owner.account_id,
+        owner_id=owner.canonical_user_id,
+        created_ms=(now := store.now_ms()),
+    )
+    if bucket.account_id != owner.account_id:
+        raise errors.bucket_taken(bucket.name)
+    if bucket.created_ms != now and store.region != "us-east-1":
+        raise AlreadyExists(
+            "Your previous request to create the named bucket succeeded and you already own it.",
+            code="BucketAlreadyOwnedByYou",
+            details={"BucketName": bucket.name},
+        )
+    return bucket_pb2.CreateBucketOutput(location=f"/{bucket.name}")
+
+
+async def list_buckets(
+    store: Store, request: bucket_pb2.ListBucketsRequest, caller: Caller | None
+) -> bucket_pb2.ListBucketsOutput:
+    owner = rules.caller_or_refuse(caller)
+    limit = request.max_buckets if request.HasField("max_buckets") else _LIST_LIMIT
+    if not 1 <= limit <= _LIST_LIMIT:
+        raise errors.invalid_argument(
+            f"Argument max-buckets must be an integer between 1 and {_LIST_LIMIT}", name="max-buckets", value=str(limit)
+        )
+    answer = bucket_pb2.ListBucketsOutput(owner=bucket_pb2.Owner(id=owner.canonical_user_id))
+    if request.prefix:
+        answer.prefix = request.prefix
+    if request.bucket_region not in ("", store.region):
+        return answer
+    # The token is the last name of the page before: names are no secret to their owner.
+    found = await store.index.list_buckets(
+        owner.account_id, prefix=request.prefix, after=request.continuation_token, limit=limit + 1
+    )
+    for bucket in found[:limit]:
+        answer.buckets.add(
+            name=bucket.name, creation_date=wire.timestamp(bucket.created_ms), bucket_region=store.region
+        )
+    if len(found) > limit:
+        answer.continuation_token = found[limit - 1].name
+    return answer
+
+
+async def head_bucket(
+    store: Store, request: bucket_pb2.HeadBucketRequest, caller: Caller | None
+) -> bucket_pb2.HeadBucketOutput:
+    await store.bucket(request.bucket, caller, request.expected_bucket_owner)
+    return bucket_pb2.HeadBucketOutput(bucket_region=store.region, access_point_alias=False)
+
+
+async def delete_bucket(
+    store: Store, request: bucket_pb2.DeleteBucketRequest, caller: Caller | None
+) -> bucket_pb2.DeleteBucketResponse:
+    bucket = await store.bucket(request.bucket, caller, request.expected_bucket_owner)
+    await store.index.delete_bucket(bucket)
+    store.reclaim()
+    return bucket_pb2.DeleteBucketResponse()
+
+
+async def get_bucket_location(
+    store: Store, request: bucket_pb2.GetBucketLocationRequest, caller: Caller | None
+) -> bucket_pb2.GetBucketLocationOutput:
+    await store.bucket(request.bucket, caller, request.expected_bucket_owner)
+    # us-east-1 is told by saying nothing, as it has been since there was no other.
+    return bucket_pb2.GetBucketLocationOutput(location_constraint=None if store.region == "us-east-1" else store.region)

@@ -1,0 +1,65 @@
+"""Conditional requests. Pure.
+
+Precedence as RFC 9110 section 13.2.2 and
+https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObject.html#API_GetObject_RequestSyntax say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from common.errors import Unsupported, WrongState
+from services.walrus import errors
+from services.walrus.drivers.base import Expectation, Object
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadConditions:
+    # As sent; empty: not sent.
+    if_match: str = ""
+    if_none_match: str = ""
+    # Seconds since 1970; None: not sent.
+    if_modified_since_s: int | None = None
+    if_unmodified_since_s: int | None = None
+
+    def check(self, found: Object) -> None:
+        """Raises WrongState with the code PreconditionFailed or NotModified."""
+        modified_s = found.modified_ms // 1000
+        if self.if_match:
+            if not matches(self.if_match, found.etag):
+                raise errors.precondition_failed("If-Match")
+        elif self.if_unmodified_since_s is not None and modified_s > self.if_unmodified_since_s:
+            raise errors.precondition_failed("If-Unmodified-Since")
+        if self.if_none_match:
+            if matches(self.if_none_match, found.etag):
+                raise _not_modified(found)
+        elif self.if_modified_since_s is not None and modified_s <= self.if_modified_since_s:
+            raise _not_modified(found)
+
+
+def expectation(if_match: str, if_none_match: str) -> Expectation:
+    """Of a write. S3 knows `*` alone for If-None-Match there."""
+    if if_none_match not in ("", "*"):
+        raise Unsupported(
+            "A header you provided implies functionality that is not implemented: If-None-Match takes * alone here",
+            code="NotImplemented",
+            details={"Header": "If-None-Match"},
+        )
+    return Expectation(if_match=unquoted(if_match) if if_match else None, absent=bool(if_none_match))
+
+
+def matches(condition: str, etag: str) -> bool:
+    tags = (unquoted(tag) for tag in condition.split(","))
+    return any(tag in ("*", etag) for tag in tags)
+
+
+def unquoted(tag: str) -> str:
+    return tag.strip().removeprefix("W/").strip('"')
+
+
+def _not_modified(found: Object) -> WrongState:
+    return WrongState(
+        "Not Modified",
+        code="NotModified",
+        details={"ETag": f'"{found.etag}"', "LastModified": str(found.modified_ms // 1000)},
+    )

@@ -1,0 +1,62 @@
+"""DeleteObject and DeleteObjects."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from common.errors import CloudError, InvalidArgument
+from mallee.common.v1.caller_pb2 import Caller
+from mallee.s3.v1 import object_pb2
+from services.walrus import conditions
+from services.walrus import object as object_rules
+from services.walrus.drivers.base import ANYTHING, Bucket
+from services.walrus.store import Store
+
+_KEYS_LIMIT: Final = 1000
+
+
+async def delete_object(
+    store: Store, request: object_pb2.DeleteObjectRequest, caller: Caller | None
+) -> object_pb2.DeleteObjectOutput:
+    bucket = await store.bucket(request.bucket, caller, request.expected_bucket_owner)
+    await _delete(store, bucket, object_rules.checked_key(request.key), request.if_match)
+    store.reclaim()
+    return object_pb2.DeleteObjectOutput()
+
+
+async def delete_objects(
+    store: Store, request: object_pb2.DeleteObjectsRequest, caller: Caller | None
+) -> object_pb2.DeleteObjectsOutput:
+    """The facade has checked the digests of the XML body that named the keys (`checksum_algorithm` was for it)."""
+    bucket = await store.bucket(request.bucket, caller, request.expected_bucket_owner)
+    wanted = request.delete.objects
+    if not 1 <= len(wanted) <= _KEYS_LIMIT:
+        raise InvalidArgument(
+            "The XML you provided was not well-formed or did not validate against our published schema",
+            code="MalformedXML",
+        )
+    outcomes: dict[int, CloudError | None] = {}
+    together: list[bytes] = []
+    for place, one in enumerate(wanted):
+        outcomes[place] = None
+        try:
+            key = object_rules.checked_key(one.key)
+            if one.e_tag:
+                await _delete(store, bucket, key, one.e_tag)
+            else:
+                together.append(key)
+        except CloudError as refusal:
+            outcomes[place] = refusal
+    await store.index.delete_objects(bucket, together, ANYTHING)
+    store.reclaim()
+    answer = object_pb2.DeleteObjectsOutput()
+    for place, error in outcomes.items():
+        if error is not None:
+            answer.errors.add(key=wanted[place].key, code=error.code, message=error.message)
+        elif not request.delete.quiet:
+            answer.deleted.add(key=wanted[place].key)
+    return answer
+
+
+async def _delete(store: Store, bucket: Bucket, key: bytes, if_match: str) -> None:
+    await store.index.delete_objects(bucket, [key], conditions.expectation(if_match, ""))

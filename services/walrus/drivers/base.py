@@ -1,0 +1,376 @@
+"""What Walrus needs of its engines: an index (the truth) and a place for blobs, each behind a Protocol with promises.
+
+An object exists exactly when the index says so. Blobs are immutable bytes under random names: one is sealed (durable)
+before the index names it, and whatever the index does not name is garbage that the reclaimer deletes. Implementations
+pass tests/contract/test_walrus_index.py and tests/contract/test_walrus_blobs.py.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Generic, Protocol, Self, TypeVar
+
+from services.walrus import errors
+
+_HEX = re.compile(r"[0-9a-f]{32}\Z")
+
+
+class BlobId(str):
+    """32 random hex digits."""
+
+    __slots__ = ()
+
+    def __new__(cls, value: str) -> Self:
+        if not _HEX.match(value):
+            raise ValueError(f"not a blob id: {value!r}")
+        return super().__new__(cls, value)
+
+    @classmethod
+    def new(cls) -> Self:
+        return cls(secrets.token_hex(16))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bucket:
+    # The engine's own, never used again: what belongs to a deleted bucket never shows up in a later one of that name.
+    id: int
+    name: str
+    account_id: str
+    # Canonical user id of the account.
+    owner_id: str
+    created_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checksum:
+    """As S3 shows it: base64, and `-N` after it for a composite of N parts."""
+
+    # CRC32, CRC32C, CRC64NVME, SHA1, SHA256
+    algorithm: str
+    value: str
+    composite: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attributes:
+    """What the client said about an object and wants back: system headers and its own metadata."""
+
+    # By the name of their member in S3's API: ContentType, CacheControl, StorageClass …
+    headers: Mapping[str, str] = field(default_factory=dict)
+    # Lower-case names without x-amz-meta-.
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inline:
+    """The bytes stand in the index."""
+
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Single:
+    """The bytes are one blob."""
+
+    blob: BlobId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assembled:
+    """The bytes are the parts of a completed multipart upload, in order."""
+
+    upload_id: str
+    part_count: int
+
+
+Content = Inline | Single | Assembled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Object:
+    key: bytes
+    size: int
+    # Lower-case hex without quotes; `-N` after it for N parts.
+    etag: str
+    modified_ms: int
+    checksum: Checksum | None
+    attributes: Attributes
+    content: Content
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """An object as listings show it."""
+
+    key: bytes
+    size: int
+    etag: str
+    modified_ms: int
+    algorithm: str
+    composite: bool
+    storage_class: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upload:
+    bucket_id: int
+    key: bytes
+    # Sorts by time of initiation.
+    id: str
+    # Who began it: canonical user id and ARN.
+    initiator_id: str
+    initiator_name: str
+    started_ms: int
+    algorithm: str
+    composite: bool
+    # False: the client named no algorithm, S3's default holds.
+    algorithm_chosen: bool
+    attributes: Attributes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    number: int
+    size: int
+    etag: str
+    modified_ms: int
+    checksum: Checksum
+    blob: BlobId
+    # Of its first byte in the object; 0 until the upload is completed.
+    start: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """What CompleteMultipartUpload answered, kept for a while so that repeating it is safe."""
+
+    upload_id: str
+    etag: str
+    checksum: Checksum | None
+    completed_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pin:
+    """An image's bytes, kept under their content name whatever happens to the object."""
+
+    image_id: str
+    sha256: str
+    size: int
+    # raw or qcow2
+    format: str
+    virtual_size: int
+    account_id: str
+    # What was pinned, so that repeating the request is known from asking for something else: bucket/key and kind.
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expectation:
+    """What must hold for the object now under a key, checked by the engine in the step that replaces or deletes it."""
+
+    # Entity tag without quotes, or `*` for any object.
+    if_match: str | None = None
+    # Nothing may stand there (If-None-Match: *).
+    absent: bool = False
+
+    def check(self, key: bytes, etag: str | None) -> None:
+        """`etag` None: there is no object. Raises NotFound (NoSuchKey) or WrongState (PreconditionFailed)."""
+        if self.absent and etag is not None:
+            raise errors.precondition_failed("If-None-Match")
+        if self.if_match is None:
+            return
+        if etag is None:
+            raise errors.no_such_key(key)
+        if self.if_match not in ("*", etag):
+            raise errors.precondition_failed("If-Match")
+
+
+ANYTHING = Expectation()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scan:
+    """A page of names in byte order: those that begin with `prefix` and sort after `after` (or `after_id`)."""
+
+    prefix: bytes = b""
+    # Names that share what stands up to the first delimiter after the prefix are one entry. Empty: none do.
+    delimiter: bytes = b""
+    # Exclusive; also of the entries that the delimiter makes. None: from the beginning.
+    after: bytes | None = None
+    # For uploads: of `after`, those with a greater id still come. Empty: none do.
+    after_id: str = ""
+    limit: int = 1000
+
+
+Entry = TypeVar("Entry")
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[Entry]):
+    # In byte order; a bare `bytes` is a common prefix.
+    entries: list[Entry | bytes]
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    buckets: int
+    objects: int
+    # Of objects; parts of open uploads do not count.
+    size: int
+    pins: int
+
+
+class Index(Protocol):
+    """The directory of all buckets, objects, uploads and pins.
+
+    Each method that changes something is one atomic step, durable when it returns, and seen by every read that begins
+    after that. Cancelling one waits until its outcome is known. Where a step lets go of a blob it also notes the blob
+    as garbage, in the same step. Raises CloudError kinds in S3's words; the step then changed nothing. Unavailable
+    (ServiceUnavailable) means that the engine could not write.
+    """
+
+    async def open(self) -> None:
+        """Brings the stored schema up to this version. Raises StoreTooNew for one of a later version."""
+
+    async def close(self) -> None: ...
+
+    async def usage(self) -> Usage: ...
+
+    # Buckets
+
+    async def create_bucket(self, name: str, *, account_id: str, owner_id: str, created_ms: int) -> Bucket:
+        """The bucket of that name: made now, or the one that stood there, whoever owns it."""
+
+    async def find_bucket(self, name: str) -> Bucket | None: ...
+
+    async def list_buckets(self, account_id: str, *, prefix: str, after: str, limit: int) -> list[Bucket]: ...
+
+    async def delete_bucket(self, bucket: Bucket) -> None:
+        """Open uploads in it are aborted. Raises WrongState (BucketNotEmpty), NotFound (NoSuchBucket)."""
+
+    # Objects
+
+    async def find_object(self, bucket: Bucket, key: bytes) -> Object | None: ...
+
+    async def put_object(self, bucket: Bucket, new: Object, expect: Expectation = ANYTHING) -> None:
+        """Replaces what stands there. Raises NotFound (NoSuchBucket; NoSuchKey by `expect`), PreconditionFailed."""
+
+    async def delete_objects(self, bucket: Bucket, keys: Sequence[bytes], expect: Expectation = ANYTHING) -> None:
+        """All of them in one step; those that are not there are no error, unless `expect` says so."""
+
+    async def list_objects(self, bucket: Bucket, scan: Scan) -> Page[Summary]:
+        """Costs what the page holds, however much lies under a common prefix."""
+
+    # Multipart uploads
+
+    async def create_upload(self, upload: Upload) -> None:
+        """Raises NotFound (NoSuchBucket)."""
+
+    async def find_upload(self, bucket: Bucket, key: bytes, upload_id: str) -> Upload | None: ...
+
+    async def list_uploads(self, bucket: Bucket, scan: Scan) -> Page[Upload]: ...
+
+    async def put_part(self, upload: Upload, part: Part) -> None:
+        """Replaces the part of that number. Raises NotFound (NoSuchUpload)."""
+
+    async def list_parts(self, upload_id: str, *, after: int = 0, limit: int) -> list[Part]: ...
+
+    async def parts_of(self, content: Assembled, *, start: int, end: int) -> list[Part]:
+        """Those of a completed upload that hold bytes of [start, end)."""
+
+    async def part_at(self, content: Assembled, number: int) -> Part | None:
+        """The number-th part of a completed upload, counted from 1 in the order of the object."""
+
+    async def complete_upload(
+        self, bucket: Bucket, upload: Upload, parts: Sequence[Part], new: Object, expect: Expectation
+    ) -> None:
+        """The chosen parts become the object; the other parts are garbage. Nothing is copied.
+
+        Raises Stale if a chosen part was replaced meanwhile, NotFound (NoSuchUpload) if the upload is gone.
+        """
+
+    async def find_completion(self, bucket: Bucket, key: bytes, upload_id: str) -> Completion | None: ...
+
+    async def forget_completions(self, before_ms: int) -> None: ...
+
+    async def abort_upload(self, upload: Upload) -> None:
+        """Raises NotFound (NoSuchUpload)."""
+
+    # Garbage
+
+    async def garbage(self, limit: int) -> list[BlobId]:
+        """Blobs that were let go, oldest first."""
+
+    async def forget_garbage(self, blobs: Sequence[BlobId]) -> None: ...
+
+    async def named(self, blobs: Sequence[BlobId]) -> set[BlobId]:
+        """Those that the index knows: as content, part or garbage."""
+
+    # Pins
+
+    async def put_pin(self, pin: Pin) -> None: ...
+
+    async def find_pin(self, image_id: str) -> Pin | None: ...
+
+    async def delete_pin(self, image_id: str) -> None:
+        """One that is not there is no error."""
+
+    async def pinned_contents(self) -> set[str]:
+        """The sha256 of every pin."""
+
+
+class Staged(Protocol):
+    """A blob in the making. Not for concurrent use."""
+
+    blob: BlobId
+
+    async def write(self, chunk: bytes) -> None: ...
+
+    async def seal(self) -> None:
+        """The bytes, and the name they are found by, are on disk when it returns."""
+
+    def keep(self) -> None:
+        """The index names it now."""
+
+
+class Blobs(Protocol):
+    async def open(self) -> None:
+        """Throws away what was being staged when the last process ended."""
+
+    async def close(self) -> None: ...
+
+    def stage(self) -> AbstractAsyncContextManager[Staged]:
+        """On leaving the context a blob that was not kept is deleted, whatever happened."""
+
+    def read(self, blob: BlobId, *, start: int, end: int) -> AsyncGenerator[bytes, None]:
+        """The bytes [start, end) in chunks of at most 1 MiB. A deleted blob that is open already is read to its end.
+
+        Raises BlobMissing if it is not there or shorter than that.
+        """
+
+    async def export(self, blobs: Sequence[BlobId], path: Path) -> None:
+        """One new file of all of them in this order, durable; without copying if it is one and the engine can."""
+
+    async def delete(self, blobs: Sequence[BlobId]) -> int:
+        """Frees that many bytes. One that is not there is no error."""
+
+    def scan(self) -> AsyncIterator[list[BlobId]]:
+        """Every sealed blob, in batches, except those whose staging context is still open."""
+
+    async def free_bytes(self) -> int:
+        """What may still be written."""
+
+
+class BlobMissing(Exception):
+    """The index names a blob that is not there: it was replaced and reclaimed just now, or the store is damaged."""
+
+
+class StoreTooNew(Exception):
+    """The data was written by a later version of Walrus."""

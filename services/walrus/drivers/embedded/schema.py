@@ -1,0 +1,110 @@
+"""The tables of the embedded index, and how an older file becomes one of this version.
+
+Names are bytes in byte order (BLOB keys compare by memcmp). What listings show stands in the objects' rows themselves;
+bodies are in a table of their own, so that a listing never walks over them.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Final
+
+from services.walrus.drivers.base import StoreTooNew
+
+# One entry per version, oldest first. Released ones never change: what comes later is appended.
+MIGRATIONS: Final[tuple[str, ...]] = (
+    """
+    CREATE TABLE buckets (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        name TEXT NOT NULL UNIQUE,
+        account_id TEXT NOT NULL,
+        owner_id TEXT NOT NULL,
+        created_ms INTEGER NOT NULL,
+        objects INTEGER NOT NULL DEFAULT 0,
+        bytes INTEGER NOT NULL DEFAULT 0
+    );
+    CREATE INDEX buckets_by_account ON buckets (account_id, name);
+
+    CREATE TABLE objects (
+        bucket INTEGER NOT NULL,
+        key BLOB NOT NULL,
+        size INTEGER NOT NULL,
+        etag TEXT NOT NULL,
+        modified_ms INTEGER NOT NULL,
+        algorithm TEXT NOT NULL,
+        composite INTEGER NOT NULL,
+        checksum TEXT NOT NULL,
+        storage_class TEXT NOT NULL,
+        body INTEGER,
+        blob BLOB,
+        upload TEXT,
+        part_count INTEGER NOT NULL,
+        attributes TEXT NOT NULL,
+        PRIMARY KEY (bucket, key)
+    ) WITHOUT ROWID;
+    CREATE INDEX objects_by_blob ON objects (blob) WHERE blob IS NOT NULL;
+
+    CREATE TABLE bodies (id INTEGER PRIMARY KEY, body BLOB NOT NULL);
+
+    CREATE TABLE uploads (
+        bucket INTEGER NOT NULL,
+        key BLOB NOT NULL,
+        id TEXT NOT NULL,
+        initiator_id TEXT NOT NULL,
+        initiator_name TEXT NOT NULL,
+        started_ms INTEGER NOT NULL,
+        algorithm TEXT NOT NULL,
+        composite INTEGER NOT NULL,
+        algorithm_chosen INTEGER NOT NULL,
+        attributes TEXT NOT NULL,
+        PRIMARY KEY (bucket, key, id)
+    ) WITHOUT ROWID;
+
+    CREATE TABLE parts (
+        upload TEXT NOT NULL,
+        number INTEGER NOT NULL,
+        size INTEGER NOT NULL,
+        etag TEXT NOT NULL,
+        modified_ms INTEGER NOT NULL,
+        algorithm TEXT NOT NULL,
+        checksum TEXT NOT NULL,
+        blob BLOB NOT NULL,
+        start INTEGER NOT NULL,
+        PRIMARY KEY (upload, number)
+    ) WITHOUT ROWID;
+    CREATE INDEX parts_by_blob ON parts (blob);
+
+    CREATE TABLE completions (
+        bucket INTEGER NOT NULL,
+        key BLOB NOT NULL,
+        upload TEXT NOT NULL,
+        etag TEXT NOT NULL,
+        algorithm TEXT NOT NULL,
+        composite INTEGER NOT NULL,
+        checksum TEXT NOT NULL,
+        completed_ms INTEGER NOT NULL,
+        PRIMARY KEY (bucket, key, upload)
+    ) WITHOUT ROWID;
+
+    CREATE TABLE garbage (id INTEGER PRIMARY KEY, blob BLOB NOT NULL UNIQUE);
+
+    CREATE TABLE pins (
+        image_id TEXT NOT NULL PRIMARY KEY,
+        sha256 TEXT NOT NULL,
+        size INTEGER NOT NULL,
+        format TEXT NOT NULL,
+        virtual_size INTEGER NOT NULL,
+        account_id TEXT NOT NULL,
+        source TEXT NOT NULL
+    ) WITHOUT ROWID;
+    """,
+)
+
+
+def migrate(db: sqlite3.Connection) -> None:
+    """Each step is one transaction with its version, so a crash leaves the old one or the new one."""
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version > len(MIGRATIONS):
+        raise StoreTooNew(f"the index has schema version {version}, this Walrus knows {len(MIGRATIONS)}: upgrade it")
+    for number in range(version, len(MIGRATIONS)):
+        db.executescript(f"BEGIN IMMEDIATE; {MIGRATIONS[number]}; PRAGMA user_version = {number + 1}; COMMIT;")

@@ -1,0 +1,154 @@
+"""Statements of the embedded index about multipart uploads. Those that write run as steps of the writer."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+from common.errors import Stale
+from services.walrus import errors
+from services.walrus.drivers.base import Assembled, Bucket, Completion, Expectation, Object, Part, Upload
+from services.walrus.drivers.embedded import objects, rows
+
+
+def create_upload(db: sqlite3.Connection, upload: Upload) -> None:
+    if not db.execute("SELECT 1 FROM buckets WHERE id = ?", (upload.bucket_id,)).fetchone():
+        raise errors.no_such_bucket("")
+    db.execute(
+        f"INSERT INTO uploads ({rows.UPLOAD}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            upload.bucket_id,
+            upload.key,
+            upload.id,
+            upload.initiator_id,
+            upload.initiator_name,
+            upload.started_ms,
+            upload.algorithm,
+            upload.composite,
+            upload.algorithm_chosen,
+            rows.attributes_text(upload.attributes),
+        ),
+    )
+
+
+def find_upload(db: sqlite3.Connection, bucket: Bucket, key: bytes, upload_id: str) -> Upload | None:
+    row = db.execute(
+        f"SELECT {rows.UPLOAD} FROM uploads WHERE bucket = ? AND key = ? AND id = ?", (bucket.id, key, upload_id)
+    ).fetchone()
+    return rows.upload(row) if row else None
+
+
+def put_part(db: sqlite3.Connection, upload: Upload, part: Part) -> None:
+    _check_open(db, upload)
+    old = db.execute("SELECT blob FROM parts WHERE upload = ? AND number = ?", (upload.id, part.number)).fetchone()
+    if old:
+        db.execute("INSERT INTO garbage (blob) VALUES (?)", old)
+    db.execute(
+        f"INSERT OR REPLACE INTO parts (upload, {rows.PART}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)",
+        (
+            upload.id,
+            part.number,
+            part.size,
+            part.etag,
+            part.modified_ms,
+            part.checksum.algorithm,
+            part.checksum.value,
+            bytes.fromhex(part.blob),
+        ),
+    )
+
+
+def list_parts(db: sqlite3.Connection, upload_id: str, after: int, limit: int) -> list[Part]:
+    found = db.execute(
+        f"SELECT {rows.PART} FROM parts WHERE upload = ? AND number > ? ORDER BY number LIMIT ?",
+        (upload_id, after, limit),
+    )
+    return [rows.part(row) for row in found]
+
+
+def parts_of(db: sqlite3.Connection, content: Assembled, start: int, end: int) -> list[Part]:
+    found = db.execute(
+        f"SELECT {rows.PART} FROM parts WHERE upload = ? AND start < ? AND start + size > ? ORDER BY number",
+        (content.upload_id, end, start),
+    )
+    return [rows.part(row) for row in found]
+
+
+def part_at(db: sqlite3.Connection, content: Assembled, number: int) -> Part | None:
+    row = db.execute(
+        f"SELECT {rows.PART} FROM parts WHERE upload = ? ORDER BY number LIMIT 1 OFFSET ?",
+        (content.upload_id, number - 1),
+    ).fetchone()
+    return rows.part(row) if row else None
+
+
+def complete_upload(
+    db: sqlite3.Connection, bucket: Bucket, upload: Upload, parts: Sequence[Part], new: Object, expect: Expectation
+) -> None:
+    _check_open(db, upload)
+    stored = dict(db.execute("SELECT number, blob FROM parts WHERE upload = ?", (upload.id,)))
+    start = 0
+    for part in parts:
+        if stored.pop(part.number, None) != bytes.fromhex(part.blob):
+            raise Stale(f"part {part.number} was replaced while the upload was being completed")
+        db.execute("UPDATE parts SET start = ? WHERE upload = ? AND number = ?", (start, upload.id, part.number))
+        start += part.size
+    for number, blob in stored.items():
+        db.execute("INSERT INTO garbage (blob) VALUES (?)", (blob,))
+        db.execute("DELETE FROM parts WHERE upload = ? AND number = ?", (upload.id, number))
+    objects.put_object(db, bucket, new, expect)
+    _forget_upload(db, upload)
+    checksum = new.checksum
+    assert checksum is not None
+    db.execute(
+        "INSERT INTO completions (bucket, key, upload, etag, algorithm, composite, checksum, completed_ms) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            bucket.id,
+            upload.key,
+            upload.id,
+            new.etag,
+            checksum.algorithm,
+            checksum.composite,
+            checksum.value,
+            new.modified_ms,
+        ),
+    )
+
+
+def find_completion(db: sqlite3.Connection, bucket: Bucket, key: bytes, upload_id: str) -> Completion | None:
+    row = db.execute(
+        "SELECT etag, algorithm, checksum, composite, completed_ms FROM completions "
+        "WHERE bucket = ? AND key = ? AND upload = ?",
+        (bucket.id, key, upload_id),
+    ).fetchone()
+    if row is None:
+        return None
+    return Completion(
+        upload_id=upload_id,
+        etag=row[0],
+        checksum=rows.checksum_of(row[1], row[2], row[3]),
+        completed_ms=row[4],
+    )
+
+
+def forget_completions(db: sqlite3.Connection, before_ms: int) -> None:
+    db.execute("DELETE FROM completions WHERE completed_ms < ?", (before_ms,))
+
+
+def abort_upload(db: sqlite3.Connection, upload: Upload) -> None:
+    _check_open(db, upload)
+    objects.discard_parts(db, upload.id)
+    _forget_upload(db, upload)
+
+
+def _check_open(db: sqlite3.Connection, upload: Upload) -> None:
+    row = db.execute(
+        "SELECT 1 FROM uploads WHERE bucket = ? AND key = ? AND id = ?", (upload.bucket_id, upload.key, upload.id)
+    ).fetchone()
+    if row is None:
+        raise errors.no_such_upload(upload.id)
+
+
+def _forget_upload(db: sqlite3.Connection, upload: Upload) -> None:
+    db.execute("DELETE FROM uploads WHERE bucket = ? AND key = ? AND id = ?", (upload.bucket_id, upload.key, upload.id))

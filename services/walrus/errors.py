@@ -1,0 +1,100 @@
+"""Walrus' refusals in S3's words: code, message and the elements that S3 shows beside them.
+
+Codes and statuses: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+"""
+
+from __future__ import annotations
+
+from common.errors import (
+    AlreadyExists,
+    CloudError,
+    Denied,
+    InvalidArgument,
+    NoCapacity,
+    NotFound,
+    Unavailable,
+    WrongState,
+)
+
+
+def shown(key: bytes) -> str:
+    return key.decode("utf-8", "replace")
+
+
+def no_such_bucket(name: str) -> NotFound:
+    return NotFound("The specified bucket does not exist", code="NoSuchBucket", details={"BucketName": name})
+
+
+def no_such_key(key: bytes) -> NotFound:
+    return NotFound("The specified key does not exist.", code="NoSuchKey", details={"Key": shown(key)})
+
+
+def no_such_upload(upload_id: str) -> NotFound:
+    return NotFound(
+        "The specified multipart upload does not exist. The upload ID may be invalid, or the upload may have been "
+        "aborted or completed.",
+        code="NoSuchUpload",
+        details={"UploadId": upload_id},
+    )
+
+
+def bucket_not_empty(name: str) -> WrongState:
+    return WrongState(
+        "The bucket you tried to delete is not empty", code="BucketNotEmpty", details={"BucketName": name}
+    )
+
+
+def bucket_taken(name: str) -> AlreadyExists:
+    return AlreadyExists(
+        "The requested bucket name is not available. The bucket namespace is shared by all users of the system. "
+        "Please select a different name and try again.",
+        code="BucketAlreadyExists",
+        details={"BucketName": name},
+    )
+
+
+def precondition_failed(condition: str) -> WrongState:
+    return WrongState(
+        "At least one of the pre-conditions you specified did not hold",
+        code="PreconditionFailed",
+        details={"Condition": condition},
+    )
+
+
+def access_denied() -> Denied:
+    return Denied("Access Denied", code="AccessDenied")
+
+
+def invalid_argument(message: str, *, name: str, value: str) -> InvalidArgument:
+    return InvalidArgument(message, code="InvalidArgument", details={"ArgumentName": name, "ArgumentValue": value})
+
+
+def invalid_request(message: str) -> InvalidArgument:
+    return InvalidArgument(message, code="InvalidRequest")
+
+
+def invalid_part(upload_id: str, number: int, etag: str) -> InvalidArgument:
+    return InvalidArgument(
+        "One or more of the specified parts could not be found. The part may not have been uploaded, or the "
+        "specified entity tag may not match the part's entity tag.",
+        code="InvalidPart",
+        details={"UploadId": upload_id, "PartNumber": str(number), "ETag": etag},
+    )
+
+
+def out_of_space(free_bytes: int, reserve_bytes: int) -> NoCapacity:
+    """S3 has no code for a full disk of its own; 507 InsufficientCapacity is what clients of such stores know."""
+    return NoCapacity(
+        f"The object store is full: {max(free_bytes, 0) >> 20} MiB free, {reserve_bytes >> 20} MiB of them are kept in "
+        "reserve. Delete objects, or give the cloud's file system more space.",
+        code="InsufficientCapacity",
+    )
+
+
+def store_failed(cause: str) -> Unavailable:
+    return Unavailable(f"The object store could not write: {cause}. Please try again.", code="ServiceUnavailable")
+
+
+def damaged(key: bytes, cause: str) -> CloudError:
+    """The index and the blobs do not agree: an error for the operator, opaque to nobody, never wrong bytes."""
+    return CloudError(f"The object {shown(key)} is damaged: {cause}", code="InternalError")

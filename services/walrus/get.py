@@ -1,0 +1,175 @@
+"""GetObject and HeadObject."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass
+from email.utils import formatdate
+from typing import Any, Final, TypeVar
+
+from common.errors import InvalidArgument, Unavailable
+from mallee.common.v1.caller_pb2 import Caller
+from mallee.s3.v1 import object_pb2
+from services.walrus import errors, wire
+from services.walrus import object as object_rules
+from services.walrus.conditions import ReadConditions
+from services.walrus.drivers.base import Assembled, BlobId, BlobMissing, Bucket, Inline, Object, Single
+from services.walrus.ranges import Span, span_of
+from services.walrus.store import Store
+
+Answer = TypeVar("Answer", object_pb2.GetObjectOutput, object_pb2.HeadObjectOutput)
+
+# How often an object may be replaced between reading its row and its parts before we give up.
+_TRIES: Final = 5
+
+# Field of the request -> field of the answer that it replaces.
+_OVERRIDES: Final = {
+    "response_cache_control": "cache_control",
+    "response_content_disposition": "content_disposition",
+    "response_content_encoding": "content_encoding",
+    "response_content_language": "content_language",
+    "response_content_type": "content_type",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """The bytes [start, end) of a blob."""
+
+    blob: BlobId
+    start: int
+    end: int
+
+
+async def head_object(
+    store: Store, request: object_pb2.HeadObjectRequest, caller: Caller | None
+) -> object_pb2.HeadObjectOutput:
+    bucket = await store.bucket(request.bucket, caller, request.expected_bucket_owner)
+    found = await _find(store, bucket, object_rules.checked_key(request.key))
+    _conditions(request).check(found)
+    span = await _span(store, found, request)
+    return _header(object_pb2.HeadObjectOutput(), request, found, span)
+
+
+@asynccontextmanager
+async def opened_object(
+    store: Store, request: object_pb2.GetObjectRequest, caller: Caller | None
+) -> AsyncIterator[tuple[object_pb2.GetObjectOutput, AsyncIterator[bytes]]]:
+    """The header and the bytes: of one state of the object, whatever happens to it meanwhile."""
+    bucket = await store.bucket(request.bucket, caller, request.expected_bucket_owner)
+    key = object_rules.checked_key(request.key)
+    async with AsyncExitStack() as stack:
+        with store.readers.lookup():
+            for _ in range(_TRIES):
+                found = await _find(store, bucket, key)
+                _conditions(request).check(found)
+                span = await _span(store, found, request)
+                pieces = await pieces_of(store, found, span or Span(0, found.size))
+                if pieces is not None:
+                    break
+            else:
+                raise Unavailable("The object is replaced too often to be read. Please try again.", code="SlowDown")
+            stack.enter_context(store.readers.hold(piece.blob for piece in pieces))
+        header = _header(object_pb2.GetObjectOutput(), request, found, span)
+        chunks = await stack.enter_async_context(aclosing(_chunks(store, found, span, pieces)))
+        yield header, chunks
+
+
+async def pieces_of(store: Store, found: Object, span: Span) -> Sequence[Piece] | None:
+    """Where the bytes lie, for a caller within `readers.lookup()`. None: the object was replaced meanwhile."""
+    match found.content:
+        case Inline():
+            return ()
+        case Single(blob=blob):
+            return (Piece(blob=blob, start=span.start, end=span.end),)
+        case Assembled() as content:
+            parts = await store.index.parts_of(content, start=span.start, end=span.end)
+            pieces = [
+                Piece(blob=part.blob, start=max(span.start - part.start, 0), end=min(span.end - part.start, part.size))
+                for part in parts
+            ]
+            whole = sum(piece.end - piece.start for piece in pieces) == span.end - span.start
+            return pieces if whole else None
+
+
+async def _chunks(
+    store: Store, found: Object, span: Span | None, pieces: Sequence[Piece]
+) -> AsyncGenerator[bytes, None]:
+    if isinstance(found.content, Inline):
+        body = found.content.body[span.start : span.end] if span else found.content.body
+        if body:
+            yield body
+        return
+    for piece in pieces:
+        try:
+            async with aclosing(store.blobs.read(piece.blob, start=piece.start, end=piece.end)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        except BlobMissing as error:
+            # Held, so not reclaimed: the store is damaged. Never wrong bytes.
+            raise errors.damaged(found.key, str(error)) from error
+
+
+async def _find(store: Store, bucket: Bucket, key: bytes) -> Object:
+    found = await store.index.find_object(bucket, key)
+    if found is None:
+        raise errors.no_such_key(key)
+    return found
+
+
+async def _span(store: Store, found: Object, request: Any) -> Span | None:
+    """What `Range` or `partNumber` asks for; None: all of it."""
+    number = request.part_number if request.HasField("part_number") else None
+    if number is None:
+        return span_of(request.range, found.size) if request.range else None
+    if request.range:
+        raise errors.invalid_request("Cannot specify both Range header and partNumber query parameter")
+    if isinstance(found.content, Assembled):
+        part = await store.index.part_at(found.content, number) if number > 0 else None
+        if part is not None:
+            return Span(part.start, part.start + part.size)
+    elif number == 1:
+        return Span(0, found.size) if found.size else None
+    raise InvalidArgument(
+        "The requested partnumber is not satisfiable",
+        code="InvalidPartNumber",
+        details={"PartNumberRequested": str(number)},
+    )
+
+
+def _conditions(request: Any) -> ReadConditions:
+    return ReadConditions(
+        if_match=request.if_match,
+        if_none_match=request.if_none_match,
+        if_modified_since_s=wire.seconds_of(request, "if_modified_since"),
+        if_unmodified_since_s=wire.seconds_of(request, "if_unmodified_since"),
+    )
+
+
+def _header(answer: Answer, request: Any, found: Object, span: Span | None) -> Answer:
+    answer.accept_ranges = "bytes"
+    answer.e_tag = wire.quoted(found.etag)
+    answer.last_modified.CopyFrom(wire.timestamp(found.modified_ms))
+    answer.content_length = span.end - span.start if span else found.size
+    if span is not None:
+        answer.content_range = span.content_range(found.size)
+    for member, field in wire.HEADER_FIELDS.items():
+        if value := found.attributes.headers.get(member):
+            setattr(answer, field, value)
+    if answer.storage_class == "STANDARD":
+        answer.ClearField("storage_class")
+    if not answer.content_type:
+        answer.content_type = object_rules.DEFAULT_CONTENT_TYPE
+    answer.metadata.update(found.attributes.metadata)
+    if request.HasField("part_number") and isinstance(found.content, Assembled):
+        answer.parts_count = found.content.part_count
+    # A checksum is of the whole object: with a part of it clients would compare the wrong thing.
+    if request.checksum_mode.upper() == "ENABLED" and (span is None or span == Span(0, found.size)):
+        wire.set_checksum(answer, found.checksum)
+    for asked, field in _OVERRIDES.items():
+        if value := getattr(request, asked):
+            setattr(answer, field, value)
+    if request.HasField("response_expires"):
+        answer.expires = formatdate(request.response_expires.seconds, usegmt=True)
+    return answer

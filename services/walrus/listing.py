@@ -1,0 +1,196 @@
+"""ListObjects, ListObjectsV2 and ListMultipartUploads: pages of names in byte order."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable
+from typing import Any, Final
+from urllib.parse import quote
+
+from common.errors import InvalidArgument
+from mallee.common.v1.caller_pb2 import Caller
+from mallee.s3.v1 import bucket_pb2, listing_pb2, multipart_pb2
+from services.walrus import errors, wire
+from services.walrus.drivers.base import Bucket, Page, Scan, Summary, Upload
+from services.walrus.store import Store
+
+_PAGE: Final = 1000
+
+
+async def list_objects(
+    store: Store, request: listing_pb2.ListObjectsRequest, caller: Caller | None
+) -> listing_pb2.ListObjectsOutput:
+    bucket = await store.bucket(request.bucket, caller, request.expected_bucket_owner)
+    shown = _shower(request.encoding_type)
+    limit = _limit(request, "max_keys", "max-keys")
+    scan = Scan(
+        prefix=request.prefix.encode(),
+        delimiter=request.delimiter.encode(),
+        after=request.marker.encode() if request.marker else None,
+        limit=limit,
+    )
+    page = await _objects(store, bucket, scan)
+    answer = listing_pb2.ListObjectsOutput(
+        name=bucket.name,
+        prefix=shown(scan.prefix),
+        marker=shown(request.marker.encode()),
+        max_keys=limit,
+        is_truncated=page.truncated,
+    )
+    _describe(answer, request, shown)
+    _fill(answer, page, shown, owner=wire.owner(bucket))
+    # Without a delimiter clients go on from the last key, and AWS does not repeat it.
+    if page.truncated and request.delimiter:
+        answer.next_marker = shown(_name(page.entries[-1]))
+    return answer
+
+
+async def list_objects_v2(
+    store: Store, request: listing_pb2.ListObjectsV2Request, caller: Caller | None
+) -> listing_pb2.ListObjectsV2Output:
+    bucket = await store.bucket(request.bucket, caller, request.expected_bucket_owner)
+    shown = _shower(request.encoding_type)
+    limit = _limit(request, "max_keys", "max-keys")
+    after = request.start_after.encode() or None
+    if request.HasField("continuation_token"):
+        after = _read_token(request.continuation_token)
+    scan = Scan(prefix=request.prefix.encode(), delimiter=request.delimiter.encode(), after=after, limit=limit)
+    page = await _objects(store, bucket, scan)
+    answer = listing_pb2.ListObjectsV2Output(
+        name=bucket.name,
+        prefix=shown(scan.prefix),
+        max_keys=limit,
+        key_count=len(page.entries),
+        is_truncated=page.truncated,
+    )
+    _describe(answer, request, shown)
+    if request.start_after:
+        answer.start_after = shown(request.start_after.encode())
+    if request.HasField("continuation_token"):
+        answer.continuation_token = request.continuation_token
+    if page.truncated:
+        answer.next_continuation_token = _token(_name(page.entries[-1]))
+    _fill(answer, page, shown, owner=wire.owner(bucket) if request.fetch_owner else None)
+    return answer
+
+
+async def list_multipart_uploads(
+    store: Store, request: multipart_pb2.ListMultipartUploadsRequest, caller: Caller | None
+) -> multipart_pb2.ListMultipartUploadsOutput:
+    bucket = await store.bucket(request.bucket, caller, request.expected_bucket_owner)
+    shown = _shower(request.encoding_type)
+    limit = _limit(request, "max_uploads", "max-uploads")
+    scan = Scan(
+        prefix=request.prefix.encode(),
+        delimiter=request.delimiter.encode(),
+        after=request.key_marker.encode() if request.key_marker else None,
+        # S3 ignores it without a key marker.
+        after_id=request.upload_id_marker if request.key_marker else "",
+        limit=limit,
+    )
+    page = await store.index.list_uploads(bucket, scan) if limit else Page[Upload]([], False)
+    answer = multipart_pb2.ListMultipartUploadsOutput(
+        bucket=bucket.name,
+        key_marker=shown(request.key_marker.encode()),
+        upload_id_marker=request.upload_id_marker,
+        prefix=shown(scan.prefix),
+        max_uploads=limit,
+        is_truncated=page.truncated,
+    )
+    _describe(answer, request, shown)
+    for entry in page.entries:
+        if isinstance(entry, bytes):
+            answer.common_prefixes.add(prefix=shown(entry))
+        else:
+            answer.uploads.append(_upload(entry, bucket, shown))
+    if page.truncated:
+        last = page.entries[-1]
+        answer.next_key_marker = shown(last if isinstance(last, bytes) else last.key)
+        answer.next_upload_id_marker = "" if isinstance(last, bytes) else last.id
+    return answer
+
+
+async def _objects(store: Store, bucket: Bucket, scan: Scan) -> Page[Summary]:
+    # Asked for nothing, S3 says that there is no more.
+    return await store.index.list_objects(bucket, scan) if scan.limit else Page([], False)
+
+
+def _fill(answer: Any, page: Page[Summary], shown: Callable[[bytes], str], *, owner: bucket_pb2.Owner | None) -> None:
+    for entry in page.entries:
+        if isinstance(entry, bytes):
+            answer.common_prefixes.add(prefix=shown(entry))
+            continue
+        one = answer.contents.add(
+            key=shown(entry.key),
+            last_modified=wire.timestamp(entry.modified_ms),
+            e_tag=wire.quoted(entry.etag),
+            size=entry.size,
+            storage_class=entry.storage_class,
+        )
+        if entry.algorithm:
+            one.checksum_algorithm.append(entry.algorithm)
+            one.checksum_type = wire.kind_of(entry.composite)
+        if owner is not None:
+            one.owner.CopyFrom(owner)
+
+
+def _upload(upload: Upload, bucket: Bucket, shown: Callable[[bytes], str]) -> multipart_pb2.MultipartUpload:
+    one = multipart_pb2.MultipartUpload(
+        upload_id=upload.id,
+        key=shown(upload.key),
+        initiated=wire.timestamp(upload.started_ms),
+        storage_class=upload.attributes.headers.get("StorageClass", "STANDARD"),
+        owner=wire.owner(bucket),
+        initiator=multipart_pb2.Initiator(id=upload.initiator_id, display_name=upload.initiator_name),
+    )
+    if upload.algorithm_chosen:
+        one.checksum_algorithm = upload.algorithm
+        one.checksum_type = wire.kind_of(upload.composite)
+    return one
+
+
+def _describe(answer: Any, request: Any, shown: Callable[[bytes], str]) -> None:
+    if request.delimiter:
+        answer.delimiter = shown(request.delimiter.encode())
+    if request.encoding_type:
+        answer.encoding_type = request.encoding_type
+
+
+def _name(entry: Summary | bytes) -> bytes:
+    return entry if isinstance(entry, bytes) else entry.key
+
+
+def _limit(request: Any, field: str, name: str) -> int:
+    asked = getattr(request, field) if request.HasField(field) else _PAGE
+    if asked < 0:
+        raise errors.invalid_argument(
+            f"Argument {name} must be an integer between 0 and 2147483647", name=name, value=str(asked)
+        )
+    return min(asked, _PAGE)
+
+
+def _shower(encoding: str) -> Callable[[bytes], str]:
+    if encoding not in ("", "url"):
+        raise errors.invalid_argument(
+            "Invalid Encoding Method specified in Request", name="encoding-type", value=encoding
+        )
+    return (lambda name: quote(name, safe="/")) if encoding else errors.shown
+
+
+def _token(name: bytes) -> str:
+    return base64.urlsafe_b64encode(b"1" + name).decode()
+
+
+def _read_token(token: str) -> bytes:
+    try:
+        decoded = base64.b64decode(token, altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        decoded = b""
+    if not decoded.startswith(b"1"):
+        raise InvalidArgument(
+            "The continuation token provided is incorrect",
+            code="InvalidArgument",
+            details={"ArgumentName": "continuation-token"},
+        )
+    return decoded[1:]

@@ -1,0 +1,68 @@
+"""PutObject: acknowledged when the bytes, the name they are found by and the index row are on disk."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any
+
+from mallee.common.v1.caller_pb2 import Caller
+from mallee.s3.v1 import object_pb2
+from services.walrus import conditions, wire
+from services.walrus import object as object_rules
+from services.walrus.body import Body, announced, next_message, received
+from services.walrus.drivers.base import ANYTHING, Bucket, Expectation, Object
+from services.walrus.errors import invalid_request
+from services.walrus.store import Store
+
+
+async def put_object(
+    store: Store, messages: AsyncIterator[object_pb2.PutObjectStream], caller: Caller | None
+) -> object_pb2.PutObjectOutput:
+    request = (await header_of(store, messages)).header
+    bucket = await store.bucket(request.bucket, caller, request.expected_bucket_owner)
+    key = object_rules.checked_key(request.key)
+    object_rules.default_only("x-amz-acl", request.acl, "private", "bucket-owner-full-control", "bucket-owner-read")
+    attributes = object_rules.checked_attributes(wire.headers_of(request), request.metadata)
+    expect = conditions.expectation(request.if_match, request.if_none_match)
+    await _check_early(store, bucket, key, expect)
+    async with received(store, messages, announced(request), may_inline=True) as body:
+        new = Object(
+            key=key,
+            size=body.size,
+            etag=body.etag,
+            modified_ms=store.now_ms(),
+            checksum=body.checksum,
+            attributes=attributes,
+            content=body.content,
+        )
+        await committed(store, body, store.index.put_object(bucket, new, expect))
+    store.reclaim()
+    answer = object_pb2.PutObjectOutput(e_tag=wire.quoted(new.etag))
+    wire.set_checksum(answer, new.checksum)
+    return answer
+
+
+async def header_of(store: Store, messages: AsyncIterator[Any]) -> Any:
+    """Every stream begins with it."""
+    message = await next_message(store, messages)
+    if message.WhichOneof("part") != "header":
+        raise invalid_request("The stream does not begin with its header.")
+    return message
+
+
+async def committed(store: Store, body: Body, step: Awaitable[None]) -> None:
+    """Takes the step that names the body, and keeps its blob exactly if the step took place."""
+    try:
+        await step
+    except asyncio.CancelledError:
+        await body.keep_if_named(store)
+        raise
+    body.keep()
+
+
+async def _check_early(store: Store, bucket: Bucket, key: bytes, expect: Expectation) -> None:
+    """Spares a body that cannot be stored. What counts is the check in the index's own step."""
+    if expect != ANYTHING:
+        now = await store.index.find_object(bucket, key)
+        expect.check(key, now.etag if now else None)

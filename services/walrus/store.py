@@ -1,0 +1,126 @@
+"""The store: its engines, its limits, and what requests in flight hold: space they will fill and blobs they read."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+from mallee.common.v1.caller_pb2 import Caller
+from services.walrus import bucket as bucket_rules
+from services.walrus import errors
+from services.walrus.digests import Digests
+from services.walrus.drivers.base import BlobId, Blobs, Bucket, Index
+
+# Below this a thread costs more than the digests themselves.
+_HASHED_IN_PLACE_BYTES: Final = 64 << 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    # Objects up to this size stand in the index.
+    inline_bytes: int = 32 << 10
+    # Writes are refused when less than this would be left.
+    reserve_bytes: int = 1 << 30
+    # Of a part that is not the last.
+    part_bytes: int = 5 << 20
+    # A body that brings nothing for so long is given up.
+    idle_s: float = 60.0
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(kw_only=True)
+class Store:
+    index: Index
+    blobs: Blobs
+    region: str = "us-east-1"
+    limits: Limits = field(default_factory=Limits)
+    now_ms: Callable[[], int] = _now_ms
+    # Told when blobs were let go.
+    reclaim: Callable[[], None] = lambda: None
+
+    def __post_init__(self) -> None:
+        self.readers = Readers()
+        self._promised_bytes = 0
+        self._hashers = ThreadPoolExecutor(2, thread_name_prefix="walrus-digests")
+
+    async def bucket(self, name: str, caller: Caller | None, expected_owner: str = "") -> Bucket:
+        """Raises NotFound (NoSuchBucket), Denied (AccessDenied)."""
+        known = bucket_rules.caller_or_refuse(caller)
+        found = await self.index.find_bucket(name)
+        if found is None:
+            raise errors.no_such_bucket(name)
+        bucket_rules.check_access(found, known, expected_owner)
+        return found
+
+    @contextmanager
+    def space(self, size: int, free_bytes: int) -> Iterator[None]:
+        """Promises that many bytes to one write. Raises NoCapacity."""
+        if free_bytes - self._promised_bytes - size < self.limits.reserve_bytes:
+            raise errors.out_of_space(free_bytes - self._promised_bytes, self.limits.reserve_bytes)
+        self._promised_bytes += size
+        try:
+            yield
+        finally:
+            self._promised_bytes -= size
+
+    async def digest(self, digests: Digests, chunk: bytes) -> None:
+        if len(chunk) <= _HASHED_IN_PLACE_BYTES:
+            digests.update(chunk)
+        else:
+            await asyncio.get_running_loop().run_in_executor(self._hashers, digests.update, chunk)
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._hashers.shutdown)
+
+
+class Readers:
+    """Keeps the reclaimer from a blob between the moment a request reads its name and the end of its use.
+
+    A look-up that began before a blob was let go may still bring its name back; one that began later cannot. So the
+    reclaimer, with the garbage in hand, waits for the look-ups that run now, and then spares what is held.
+    """
+
+    def __init__(self) -> None:
+        self._lookups: set[asyncio.Event] = set()
+        self._held: Counter[BlobId] = Counter()
+
+    @contextmanager
+    def lookup(self) -> Iterator[None]:
+        """Around reading names from the index; hold what is to be read before leaving it."""
+        done = asyncio.Event()
+        self._lookups.add(done)
+        try:
+            yield
+        finally:
+            self._lookups.discard(done)
+            done.set()
+
+    @contextmanager
+    def hold(self, blobs: Iterable[BlobId]) -> Iterator[None]:
+        held = list(blobs)
+        self._held.update(held)
+        try:
+            yield
+        finally:
+            for blob in held:
+                self._held[blob] -= 1
+                if self._held[blob] <= 0:
+                    del self._held[blob]
+
+    async def settled(self) -> None:
+        """The look-ups that run at the time of the call have ended."""
+        for done in list(self._lookups):
+            await done.wait()
+
+    @property
+    def held(self) -> frozenset[BlobId]:
+        return frozenset(self._held)

@@ -1,0 +1,82 @@
+"""An embedded store in a folder of its own, and the words to use it directly, for Walrus' tests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from mallee.common.v1.caller_pb2 import Caller
+from mallee.s3.v1 import bucket_pb2, multipart_pb2, object_pb2
+from services.walrus import buckets, get, put
+from services.walrus.drivers.embedded.blobs import FileBlobs
+from services.walrus.drivers.embedded.index import SqliteIndex
+from services.walrus.store import Limits, Store
+
+ALICE = Caller(account_id="111111111111", arn="arn:aws:iam::111111111111:root", canonical_user_id="a" * 64)
+BOB = Caller(account_id="222222222222", arn="arn:aws:iam::222222222222:root", canonical_user_id="b" * 64)
+
+LIMITS = Limits(inline_bytes=64, reserve_bytes=0, part_bytes=100, idle_s=5)
+
+
+@asynccontextmanager
+async def opened_store(root: Path, limits: Limits = LIMITS) -> AsyncIterator[Store]:
+    blobs = FileBlobs(root)
+    await blobs.open()
+    index = SqliteIndex(root / "index.sqlite")
+    await index.open()
+    store = Store(index=index, blobs=blobs, limits=limits)
+    try:
+        yield store
+    finally:
+        await store.close()
+        await index.close()
+        await blobs.close()
+
+
+async def stream(
+    kind: Any, header: Any, body: bytes, *, trailers: dict[str, str] | None = None, ended: bool = True, chunk: int = 50
+) -> AsyncIterator[Any]:
+    """An upload's messages."""
+    yield kind(header=header)
+    for start in range(0, len(body), chunk):
+        yield kind(chunk=body[start : start + chunk])
+    if ended:
+        message = kind()
+        message.end.length = len(body)
+        message.end.trailers.update(trailers or {})
+        yield message
+
+
+async def make_bucket(store: Store, name: str = "bucket", caller: Caller = ALICE) -> None:
+    await buckets.create_bucket(store, bucket_pb2.CreateBucketRequest(bucket=name), caller)
+
+
+async def put_bytes(
+    store: Store, key: str, body: bytes, *, caller: Caller = ALICE, bucket: str = "bucket", **members: Any
+) -> object_pb2.PutObjectOutput:
+    header = object_pb2.PutObjectRequest(bucket=bucket, key=key, **members)
+    return await put.put_object(store, stream(object_pb2.PutObjectStream, header, body), caller)
+
+
+def part_stream(
+    key: str, upload_id: str, number: int, body: bytes, **members: Any
+) -> AsyncIterator[multipart_pb2.UploadPartStream]:
+    header = multipart_pb2.UploadPartRequest(
+        bucket="bucket", key=key, upload_id=upload_id, part_number=number, **members
+    )
+    return stream(multipart_pb2.UploadPartStream, header, body)
+
+
+async def get_bytes(store: Store, key: str, *, caller: Caller = ALICE, **members: Any) -> bytes:
+    _, body = await get_object(store, key, caller=caller, **members)
+    return body
+
+
+async def get_object(
+    store: Store, key: str, *, caller: Caller = ALICE, bucket: str = "bucket", **members: Any
+) -> tuple[object_pb2.GetObjectOutput, bytes]:
+    request = object_pb2.GetObjectRequest(bucket=bucket, key=key, **members)
+    async with get.opened_object(store, request, caller) as (header, chunks):
+        return header, b"".join([chunk async for chunk in chunks])
