@@ -13,7 +13,7 @@ from common.errors import Unavailable
 from common.pki import Identity
 from common.rpc.channel import connect
 from deploy.cloud import NoCloud, Site
-from deploy.processes import ADMIN, CLC
+from deploy.names import ADMIN, CLC
 from mallee.clc.v1 import service_pb2_grpc
 from mallee.common.v1.caller_pb2 import Member
 

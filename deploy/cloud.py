@@ -18,12 +18,12 @@ from typing import Final
 
 from common.config import CloudConfig, load
 from common.pki import Identity, create_authority, issue
-from deploy import machine
+from deploy import etcd, machine
 from deploy.config_file import FILE_NAME, write
-from deploy.etcd_ready import wait_until_answers
 from deploy.layout import Shape, new_config, reshaped, shape_of
 from deploy.libvirt import write_files
-from deploy.processes import ADMIN, CLC, ETCD, FACADE, WALRUS, Code, engine_services, etcd_service, services
+from deploy.names import ADMIN, CLC, ETCD, FACADE, WALRUS
+from deploy.processes import Code, engine_services, services
 from deploy.s6 import Supervisor
 
 _READY_S: Final = 60.0
@@ -111,13 +111,14 @@ def bring_up(site: Site, config: CloudConfig, code: Code, tell: Tell) -> None:
             for node in zone.nodes:
                 write_files(config, node)
     tell("Starting etcd")
-    etcd = etcd_service(config)
-    rest = list(services(config, code))
-    supervisor.ensure([etcd])
-    wait_until_answers(config, Identity.load(config.pki_path, ADMIN), _READY_S)
+    first, rest = etcd.service(config), list(services(config, code))
+    supervisor.ensure([first])
+    admin = Identity.load(config.pki_path, ADMIN)
+    etcd.wait_until_answers(config, admin, _READY_S)
+    etcd.allow_members(config, admin)
     tell(f"Starting {len(rest)} services")
-    supervisor.ensure([etcd, *rest])
-    supervisor.drop({etcd.name, *(service.name for service in rest)})
+    supervisor.ensure([first, *rest])
+    supervisor.drop({first.name, *(service.name for service in rest)})
     for service in rest:
         if service.notifies:
             tell(f"Waiting for {service.name}")

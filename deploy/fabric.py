@@ -89,7 +89,7 @@ def destroy(config: CloudConfig) -> None:
         dhcp.end_process(pid)
     # Longest first: VPCs before their nodes.
     for name in sorted((n for n in host.namespaces() if n.startswith(prefix)), key=len, reverse=True):
-        links = [link for link in host.link_kinds(name) if link[0] in "tuv" or link in (names.OVERLAY, names.UNDERLAY)]
+        links = [link for link in host.link_kinds(name) if link[0] in "tpx" or link in (names.OVERLAY, names.UNDERLAY)]
         for link in links:
             host.quietly(["ip", "-n", name, "link", "del", link])
         host.delete_namespace(name)

@@ -9,15 +9,9 @@ from typing import Final
 
 from common.config import CloudConfig, NodeConfig
 from deploy.config_file import FILE_NAME
-from deploy.layout import METRICS_ABOVE, peer_port
 from deploy.libvirt import daemon_service, log_daemon_service
+from deploy.names import CLC, FACADE, WALRUS
 from deploy.s6 import Service
-
-ETCD: Final = "etcd-1"
-CLC: Final = "clc-1"
-WALRUS: Final = "walrus-1"
-FACADE: Final = "facade-1"
-ADMIN: Final = "admin"
 
 # glibc gives memory back to the kernel after every body that passes, and gets it again page by page: with these, bodies
 # stream about twice as fast at half the CPU.
@@ -39,50 +33,6 @@ class Code:
     def search_path(self) -> str:
         """The folder itself, and the generated stubs where they are not installed beside it."""
         return f"{self.folder}:{self.folder / 'gen'}"
-
-
-def etcd_service(config: CloudConfig) -> Service:
-    home, pki = config.home_path, config.pki_path
-    client = f"https://{config.etcd.endpoints[0]}"
-    address, _, port = config.etcd.endpoints[0].rpartition(":")
-    peer = f"https://127.0.0.1:{peer_port(config)}"
-    certificate, key = str(pki / f"{ETCD}.pem"), str(pki / f"{ETCD}-key.pem")
-    options = {
-        "name": ETCD,
-        "data-dir": str(home / "etcd"),
-        "listen-client-urls": client,
-        "advertise-client-urls": client,
-        "listen-peer-urls": peer,
-        "initial-advertise-peer-urls": peer,
-        "initial-cluster": f"{ETCD}={peer}",
-        "initial-cluster-token": f"mallee-{config.cloud_id}",
-        "listen-metrics-urls": f"http://{address}:{int(port) + METRICS_ABOVE}",
-        "client-cert-auth": "true",
-        "trusted-ca-file": str(pki / "ca.pem"),
-        "cert-file": certificate,
-        "key-file": key,
-        "peer-client-cert-auth": "true",
-        "peer-trusted-ca-file": str(pki / "ca.pem"),
-        "peer-cert-file": certificate,
-        "peer-key-file": key,
-        # Its JSON gateway would be a second way in, with a certificate of etcd's own.
-        "enable-grpc-gateway": "false",
-        # Watchers that were away for longer list afresh.
-        "auto-compaction-mode": "periodic",
-        "auto-compaction-retention": "30m",
-        "quota-backend-bytes": str(4 << 30),
-        # A launch of a hundred instances with their index keys is one transaction.
-        "max-txn-ops": "4096",
-        "logger": "zap",
-        "log-outputs": "stderr",
-        "log-level": "warn",
-    }
-    return Service(
-        name=ETCD,
-        command=["/usr/bin/etcd", *(f"--{name}={value}" for name, value in options.items())],
-        user=config.user,
-        notifies=False,
-    )
 
 
 def engine_services(config: CloudConfig) -> Iterator[Service]:

@@ -157,7 +157,6 @@ class Supervisor:
         return ServiceState(name=name, up=up == "true", ready=ready == "true", pid=max(0, int(pid)))
 
     def _start(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         with (self._logs / "s6.log").open("ab") as log:
             started = subprocess.Popen(
                 ["s6-svscan", "-c", "500", str(self.folder)],
@@ -186,15 +185,12 @@ class Supervisor:
         for pid in left:
             if not _wait_gone(pid, 20):
                 _kill(pid, signal.SIGKILL)
-        for name in self.names():
-            for folder in (self.folder / name, self.folder / name / "log"):
-                shutil.rmtree(folder / "supervise", ignore_errors=True)
-                shutil.rmtree(folder / "event", ignore_errors=True)
-        shutil.rmtree(self.folder / ".s6-svscan", ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _write(self, service: Service) -> bool:
         """True if it differs from what is there."""
         folder, logs = self.folder / service.name, self._logs / service.name
+        self.folder.mkdir(parents=True, exist_ok=True)
         logs.mkdir(parents=True, exist_ok=True)
         if service.user:
             shutil.chown(logs, service.user, service.user)

@@ -1,0 +1,110 @@
+"""The shape of a new cloud: shares, addresses, ports, growth."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.config import CloudConfig, parse
+from deploy.config_file import dump
+from deploy.layout import Host, LayoutError, Shape, new_config, ports, reshaped, shape_of
+
+GIB = 1 << 30
+HOST = Host(cores=2, memory_bytes=8 * GIB, disk_free_bytes=50 * GIB)
+
+
+def config(shape: Shape, host: Host = HOST) -> CloudConfig:
+    return new_config(shape, host, cloud_id="ab12", home="/var/lib/mallee", user="mallee")
+
+
+shapes = st.builds(
+    Shape,
+    zones=st.integers(1, 4),
+    nodes_per_zone=st.integers(1, 8),
+    hypervisor=st.sampled_from(["auto", "fake"]),
+    port_base=st.integers(1024, 60000),
+)
+hosts = st.builds(
+    Host,
+    cores=st.integers(1, 128),
+    memory_bytes=st.integers(1 * GIB, 512 * GIB),
+    disk_free_bytes=st.integers(0, 4096 * GIB),
+)
+
+
+@given(shapes, hosts)
+def test_what_is_written_is_what_is_read(shape: Shape, host: Host) -> None:
+    made = config(shape, host)
+    assert parse(tomllib.loads(dump(made))) == made
+
+
+@given(shapes, hosts)
+def test_nodes_never_promise_more_than_the_machine_has(shape: Shape, host: Host) -> None:
+    made = config(shape, host)
+    nodes = [node for zone in made.zones for node in zone.nodes]
+    assert sum(node.memory_bytes for node in nodes) <= host.memory_bytes
+    assert sum(node.disk_bytes for node in nodes) <= host.disk_free_bytes
+    promised = sum(node.cores for node in nodes) * made.nodes.cpu_overcommit
+    # A node offers one vCPU at the least.
+    assert promised <= max(host.cores * 4 * 1.01, len(nodes))
+
+
+@given(shapes, hosts)
+def test_nothing_listens_twice_at_one_place(shape: Shape, host: Host) -> None:
+    made = config(shape, host)
+    places = [(address, port) for address, port, _ in ports(made)]
+    assert len(places) == len(set(places))
+    addresses = [(node.address, node.port) for zone in made.zones for node in zone.nodes]
+    assert len(addresses) == len(set(addresses))
+
+
+def test_three_small_guests_fit_on_two_cores_however_they_are_shared_out() -> None:
+    for zones, nodes in ((1, 1), (1, 2), (2, 2)):
+        made = config(Shape(zones=zones, nodes_per_zone=nodes))
+        vcpus = sum(int(n.cores * made.nodes.cpu_overcommit) for zone in made.zones for n in zone.nodes)
+        assert vcpus >= 3
+
+
+def test_a_cloud_that_grows_keeps_its_nodes_places() -> None:
+    old = config(Shape(zones=1, nodes_per_zone=1))
+    new = reshaped(old, Shape(zones=2, nodes_per_zone=2), HOST)
+    first = old.zones[0].nodes[0]
+    assert (new.zones[0].nodes[0].address, new.zones[0].nodes[0].namespace) == (first.address, first.namespace)
+    assert [len(zone.nodes) for zone in new.zones] == [2, 2]
+    assert new.cloud_id == old.cloud_id
+
+
+def test_what_the_operator_wrote_by_hand_stays() -> None:
+    by_hand = dataclasses.replace(config(Shape()), region="eu-west-1")
+    assert reshaped(by_hand, shape_of(by_hand), HOST) is by_hand
+    assert reshaped(by_hand, dataclasses.replace(shape_of(by_hand), nodes_per_zone=2), HOST).region == "eu-west-1"
+
+
+def test_a_cloud_does_not_shrink_and_does_not_move() -> None:
+    old = config(Shape(zones=2, nodes_per_zone=2))
+    with pytest.raises(LayoutError, match="cannot shrink"):
+        reshaped(old, Shape(zones=1, nodes_per_zone=2), HOST)
+    with pytest.raises(LayoutError, match="cannot change"):
+        reshaped(old, Shape(zones=2, nodes_per_zone=2, port_base=9000), HOST)
+
+
+@pytest.mark.parametrize(
+    ("shape", "says"),
+    [
+        (Shape(zones=0), "--zones 0"),
+        (Shape(zones=27), "--zones 27"),
+        (Shape(nodes_per_zone=65), "--nodes 65"),
+        (Shape(port_base=80), "--port-base 80"),
+        (Shape(underlay_cidr="10.0.0.1/24"), "--underlay 10.0.0.1/24"),
+        (Shape(public_pool="198.51.100.0/30"), "at least 8"),
+        (Shape(public_pool="100.64.0.0/16"), "overlap"),
+        (Shape(underlay_cidr="10.9.9.0/28", nodes_per_zone=4), "larger --underlay"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_what_to_change(shape: Shape, says: str) -> None:
+    with pytest.raises(LayoutError, match=says):
+        config(shape)
