@@ -142,6 +142,13 @@ def scalar(shape: Shape, field: FieldDescriptor) -> Inside:
 
 def _wrap(name: str, inside: Inside) -> Element:
     start, end = f"<{name}>", f"</{name}>"
+    if inside is escape:
+        # Most values are plain text: one call less for each.
+        return lambda text: (
+            start + text + end
+            if text.isprintable() and "&" not in text and "<" not in text and ">" not in text
+            else start + escape(text) + end
+        )
     return lambda value: start + inside(value) + end
 
 
