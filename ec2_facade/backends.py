@@ -1,0 +1,79 @@
+"""Calls to the services behind the facade: one generic way for every action, by the contract's own descriptors."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+from google.protobuf.message import Message
+
+from common.rpc.channel import CloudChannel
+from ec2_facade.auth.claim import Scope
+from ec2_facade.auth.keys import SigningKey
+from ec2_facade.protocol import Operation, Stream
+from mallee.clc.v1 import service_pb2, service_pb2_grpc
+
+
+class Channels(Protocol):
+    """The live members of one role."""
+
+    def channel(self) -> CloudChannel:
+        """To the next one in turn. Raises Unavailable when there is none."""
+
+
+class Backends:
+    """The CLC for Query services, Walrus for S3."""
+
+    def __init__(self, *, clc: Channels, walrus: Channels) -> None:
+        self._clc = clc
+        self._walrus = walrus
+        self._callables: WeakKeyDictionary[CloudChannel, dict[str, Any]] = WeakKeyDictionary()
+
+    async def call(self, operation: Operation, message: Message, *, timeout_s: float) -> Message:
+        """A unary action. Raises CloudError."""
+        answer: Message = await self._callable(operation)(message, timeout=timeout_s)
+        return answer
+
+    def open(self, operation: Operation, message: Message | None = None) -> Any:
+        """The grpc.aio call of a streaming action; use it inside `with cloud_errors()` and cancel it in the end."""
+        return self._callable(operation)(message)
+
+    def _callable(self, operation: Operation) -> Any:
+        channel = (self._walrus if operation.service == "s3" else self._clc).channel()
+        made = self._callables.setdefault(channel, {})
+        if operation.rpc_path not in made:
+            make = {
+                Stream.NONE: channel.unary_unary,
+                Stream.UPLOAD: channel.stream_unary,
+                Stream.DOWNLOAD: channel.unary_stream,
+            }[operation.stream]
+            made[operation.rpc_path] = make(
+                operation.rpc_path,
+                request_serializer=operation.sends.SerializeToString,
+                response_deserializer=operation.receives.FromString,
+            )
+        return made[operation.rpc_path]
+
+
+class ClcIdentities:
+    """Signing keys, asked of the CLC that also tells what changed, so that an answer is never older than the news."""
+
+    def __init__(self, clc: Channels) -> None:
+        self._clc = clc
+        self._watched: service_pb2_grpc.IdentityServiceAsyncStub | None = None
+
+    def choose(self) -> service_pb2_grpc.IdentityServiceAsyncStub:
+        """The one to watch from now on. Raises Unavailable."""
+        self._watched = service_pb2_grpc.IdentityServiceStub(self._clc.channel())
+        return self._watched
+
+    def forget(self) -> None:
+        self._watched = None
+
+    async def signing_key(self, scope: Scope) -> SigningKey:
+        stub = self._watched or service_pb2_grpc.IdentityServiceStub(self._clc.channel())
+        request = service_pb2.GetSigningKeyRequest(
+            access_key_id=scope.access_key_id, date=scope.date, region=scope.region, service=scope.service
+        )
+        answer = await stub.GetSigningKey(request)
+        return SigningKey(answer.signing_key, answer.caller)

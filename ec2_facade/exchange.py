@@ -1,0 +1,115 @@
+"""One request and its answer: the wire form of the one, sending the other, and what was counted on the way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiohttp import HttpVersion11, hdrs, web
+from multidict import CIMultiDict
+
+from ec2_facade.body import BodyReader, HeldBytes
+from ec2_facade.limits import Limits
+from ec2_facade.protocol import Response
+from ec2_facade.wire import WireRequest, split_target, to_text
+
+# What AWS's own front ends call themselves.
+_SERVERS = {"s3": "AmazonS3", "ec2": "AmazonEC2"}
+
+
+class Exchange:
+    def __init__(self, request: web.BaseRequest, request_id: str, limits: Limits, held: HeldBytes) -> None:
+        self._request = request
+        self._limits = limits
+        self.request_id = request_id
+        self.wire = wire_request(request)
+        self.body = BodyReader(request.content, limits, held)
+        # Known as the pipeline goes; for the access log and the metrics.
+        self.service = ""
+        self.action = ""
+        self.code = ""
+        self.status = 0
+        self.account_id = ""
+        self.sent_bytes = 0
+        self._invited = False
+
+    @property
+    def expects_continue(self) -> bool:
+        return (self.wire.header("expect") or "").lower() == "100-continue"
+
+    async def invite_body(self) -> None:
+        """Tells a client that waits for leave that it may send its body. Only for who has proved who he is."""
+        if self.expects_continue and not self._invited and self._request.version == HttpVersion11:
+            self._invited = True
+            await self._request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            # Not part of the answer: aiohttp takes what was written for a begun one.
+            self._request.writer.output_size = 0
+
+    async def send(self, answer: Response) -> web.StreamResponse:
+        """A whole answer. A HEAD has the headers alone; its Content-Length is the answer's own header if it has one."""
+        response = self._begin(answer)
+        bodiless = self.wire.method == "HEAD" or answer.status in (204, 304)
+        body = b"" if bodiless else answer.body
+        if not bodiless:
+            response.content_length = len(body)
+        await response.prepare(self._request)
+        async with self._moving():
+            await response.write_eof(body)
+        self.sent_bytes += len(body)
+        return response
+
+    async def send_stream(self, answer: Response, chunks: AsyncIterator[bytes]) -> web.StreamResponse:
+        """An answer whose body streams; its Content-Length is among the headers."""
+        response = self._begin(answer)
+        await response.prepare(self._request)
+        async for chunk in chunks:
+            view = memoryview(chunk)
+            for at in range(0, len(view), _WRITE_BYTES):
+                piece = view[at : at + _WRITE_BYTES]
+                async with self._moving():
+                    await response.write(piece)
+                self.sent_bytes += len(piece)
+        async with self._moving():
+            await response.write_eof()
+        return response
+
+    def abort(self) -> None:
+        """For an answer that cannot be finished: the client must not take it for whole."""
+        if self._request.transport is not None:
+            self._request.transport.abort()
+
+    def _begin(self, answer: Response) -> web.StreamResponse:
+        self.status = answer.status
+        headers: CIMultiDict[str] = CIMultiDict(answer.headers)
+        headers.setdefault(hdrs.SERVER, _SERVERS.get(self.service, "Mallee"))
+        response = web.StreamResponse(status=answer.status, headers=headers)
+        if not self._request.content.is_eof():
+            # What is left of the body is in doubt: it must not be taken for the next request.
+            response.force_close()
+        return response
+
+    @asynccontextmanager
+    async def _moving(self) -> AsyncIterator[None]:
+        """Around a write: a client that has stopped reading is cut off."""
+        try:
+            async with asyncio.timeout(self._limits.idle_s):
+                yield
+        except TimeoutError:
+            self.abort()
+            raise ConnectionResetError("the client does not read its answer") from None
+
+
+# Large enough to be cheap, small enough that a slow but living reader makes one within the idle limit.
+_WRITE_BYTES = 128 << 10
+
+
+def wire_request(request: web.BaseRequest) -> WireRequest:
+    path, query = split_target(request.raw_path)
+    return WireRequest(
+        method=request.method,
+        raw_path=path,
+        raw_query=query,
+        headers=tuple((to_text(name).lower(), to_text(value)) for name, value in request.raw_headers),
+        source_ip=request.remote or "",
+    )

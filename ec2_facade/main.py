@@ -1,0 +1,63 @@
+"""The facade as a process: AWS's HTTP APIs in front, gRPC to the CLC and to Walrus behind. Wiring only."""
+
+from __future__ import annotations
+
+import secrets
+
+from common.etcd.client import Etcd
+from common.etcd.membership import Membership
+from common.process import ServiceContext, run_service
+from common.rpc.peers import Peers
+from ec2_facade.auth.authenticate import Authenticator
+from ec2_facade.auth.keys import KeyCache
+from ec2_facade.auth.watch import follow_access_keys
+from ec2_facade.backends import Backends, ClcIdentities
+from ec2_facade.limits import Limits
+from ec2_facade.pipeline import Pipeline, Protocols
+from ec2_facade.server import FacadeServer
+from mallee.common.v1.caller_pb2 import Member
+
+_STOP_GRACE_S = 5.0
+
+
+async def build(ctx: ServiceContext) -> None:
+    config, facade = ctx.config, ctx.config.facade
+    limits, keys = Limits(), KeyCache()
+    etcd = await ctx.stack.enter_async_context(Etcd(config.etcd.endpoints, ctx.identity))
+    membership = await ctx.stack.enter_async_context(Membership(etcd))
+    clc = await ctx.stack.enter_async_context(
+        Peers(membership, ctx.identity, "clc", speak_for_callers=True, wait_for_ready=True)
+    )
+    walrus = await ctx.stack.enter_async_context(
+        Peers(membership, ctx.identity, "walrus", speak_for_callers=True, wait_for_ready=True)
+    )
+    identities = ClcIdentities(clc)
+    pipeline = Pipeline(
+        Protocols.load(),
+        Authenticator(keys, identities, region=config.region, clock_skew_s=facade.clock_skew_s),
+        Backends(clc=clc, walrus=walrus),
+        limits=limits,
+        domains=facade.domains,
+    )
+    ctx.tasks.create_task(follow_access_keys(keys, identities), name="access keys")
+    hosts = dict.fromkeys((config.management_address, *facade.listen))
+    server = FacadeServer(pipeline, limits, [(host, facade.port) for host in hosts])
+    await server.start()
+    ctx.on_stop(lambda: server.stop(_STOP_GRACE_S))
+    await membership.register(
+        Member(
+            id=ctx.member,
+            role="facade",
+            address=f"{config.management_address}:{facade.port}",
+            metrics_address=ctx.metrics_address,
+            boot_id=secrets.token_hex(8),
+        )
+    )
+
+
+def main() -> None:
+    run_service("facade", build)
+
+
+if __name__ == "__main__":
+    main()

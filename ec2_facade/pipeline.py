@@ -1,0 +1,96 @@
+"""What happens to every request, in order. The steps of a service's own stand in query.py and s3/pipeline.py.
+
+request id → service → authenticate → parse → caller into metadata → call → render → access log and metrics
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from common.errors import CloudError
+from common.ids import new_request_id
+from common.log import get_logger
+from common.rpc import context as rpc_context
+from ec2_facade.auth.authenticate import Authenticator
+from ec2_facade.auth.failures import refusal
+from ec2_facade.auth.problem import AuthProblem
+from ec2_facade.backends import Backends
+from ec2_facade.body import HeldBytes
+from ec2_facade.errors import Refused
+from ec2_facade.exchange import Exchange
+from ec2_facade.limits import Limits
+from ec2_facade.observe import observed
+from ec2_facade.protocol import QueryProtocol, Response, RestXmlProtocol
+from ec2_facade.query import QueryPipeline
+from ec2_facade.s3.pipeline import S3Pipeline
+from ec2_facade.services import QUERY_SERVICES, find_service
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Protocols:
+    """Every service's codec: costly to make, so made once per process."""
+
+    query: dict[str, QueryProtocol]
+    s3: RestXmlProtocol
+
+    @classmethod
+    def load(cls) -> Protocols:
+        return cls(query={service: QueryProtocol(service) for service in QUERY_SERVICES}, s3=RestXmlProtocol("s3"))
+
+
+class Pipeline:
+    def __init__(
+        self,
+        protocols: Protocols,
+        authenticator: Authenticator,
+        backends: Backends,
+        *,
+        limits: Limits,
+        domains: Sequence[str],
+    ) -> None:
+        self._protocols = protocols
+        self._limits = limits
+        self._domains = domains
+        self._held = HeldBytes(limits.held_bytes)
+        self._sts_actions = frozenset(protocols.query["sts"].contract.model.operation_names)
+        self._query = QueryPipeline(protocols.query, authenticator, backends, limits)
+        self._s3 = S3Pipeline(protocols.s3, authenticator, backends, limits, domains=domains)
+
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        exchange = Exchange(request, new_request_id(), self._limits, self._held)
+        with rpc_context.bind(request_id=exchange.request_id), observed(exchange):
+            try:
+                exchange.service = find_service(exchange.wire, domains=self._domains, sts_actions=self._sts_actions)
+                pipeline = self._s3 if exchange.service == "s3" else self._query
+                return await pipeline.answer(exchange)
+            except AuthProblem as problem:
+                error: CloudError = refusal(problem, exchange.service)
+            except CloudError as raised:
+                error = raised
+            exchange.code = error.code
+            return await exchange.send(self._render(exchange, error))
+
+    def failed(self, request: web.BaseRequest, status: int, cause: BaseException | None) -> web.StreamResponse:
+        """For what never came to a handler, or a bug in one: an opaque answer, the rest to the log."""
+        request_id = new_request_id()
+        if status >= 500:
+            _log.error("a request failed", request_id=request_id, path=request.path[:1024], exc_info=cause)
+            error = Refused("InternalError", "We encountered an internal error. Please try again.", status=500)
+        else:
+            _log.info("not an HTTP request", request_id=request_id, address=request.remote, cause=repr(cause)[:256])
+            error = Refused("BadRequest", "An error occurred when parsing the HTTP request.", status=400)
+        answer = self._protocols.s3.render_error(error, request_id)
+        return web.Response(status=answer.status, headers=dict(answer.headers), body=answer.body)
+
+    def _render(self, exchange: Exchange, error: CloudError) -> Response:
+        if exchange.service == "s3":
+            return self._protocols.s3.render_error(error, exchange.request_id, exchange.wire.raw_path)
+        # A service that this cloud does not have speaks the plain Query protocol.
+        return self._protocols.query.get(exchange.service, self._protocols.query["sts"]).render_error(
+            error, exchange.request_id
+        )

@@ -1,0 +1,1 @@
+"""S3's own part of the facade: addresses of objects, and bodies that stream."""

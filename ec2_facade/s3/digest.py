@@ -1,0 +1,66 @@
+"""Checksums of bodies that the facade reads itself (XML). Those of objects are Walrus's to check."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import zlib
+from collections.abc import Callable, Mapping
+
+import google_crc32c
+from awscrt import checksums
+
+from ec2_facade.errors import Refused
+from ec2_facade.protocol import Operation
+
+_PREFIX = "x-amz-checksum-"
+_ALGORITHMS: Mapping[str, Callable[[bytes], bytes]] = {
+    "crc32": lambda body: zlib.crc32(body).to_bytes(4, "big"),
+    "crc32c": lambda body: int(google_crc32c.value(body)).to_bytes(4, "big"),
+    "crc64nvme": lambda body: int(checksums.crc64nvme(body)).to_bytes(8, "big"),
+    "sha1": lambda body: hashlib.sha1(body, usedforsecurity=False).digest(),
+    "sha256": lambda body: hashlib.sha256(body).digest(),
+}
+
+
+def check_body(operation: Operation, body: bytes, headers: Mapping[str, str], trailers: Mapping[str, str]) -> None:
+    """Raises Refused when a declared digest differs, is malformed, or is missing where S3 wants one.
+
+    `x-amz-checksum-*` speak of the body only for actions whose model says so: of CompleteMultipartUpload they are the
+    object's.
+    """
+    declared = False
+    if (given := headers.get("content-md5")) is not None:
+        declared = True
+        if not _same(_decode(given, 16), hashlib.md5(body, usedforsecurity=False).digest()):
+            raise Refused("BadDigest", "The Content-MD5 you specified did not match what we received.", status=400)
+    rules = operation.model.http_checksum or {}
+    if "requestAlgorithmMember" in rules:
+        for name, compute in _ALGORITHMS.items():
+            given = headers.get(_PREFIX + name) or trailers.get(_PREFIX + name)
+            if given is None:
+                continue
+            declared = True
+            expected = compute(body)
+            if not _same(_decode(given, len(expected)), expected):
+                message = f"The {name.upper()} you specified did not match the calculated checksum."
+                raise Refused("BadDigest", message, status=400)
+    if rules.get("requestChecksumRequired") and not declared:
+        message = "Missing required header for this request: Content-MD5 OR x-amz-checksum-*"
+        raise Refused("InvalidRequest", message, status=400)
+
+
+def _decode(text: str, length: int) -> bytes:
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except binascii.Error:
+        raw = b""
+    if len(raw) != length:
+        raise Refused("InvalidDigest", "The Content-MD5 or checksum value that you specified is not valid.", status=400)
+    return raw
+
+
+def _same(ours: bytes, theirs: bytes) -> bool:
+    return hmac.compare_digest(ours, theirs)

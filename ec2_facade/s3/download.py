@@ -1,0 +1,63 @@
+"""An object's bytes from Walrus to the client, a chunk at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+from aiohttp import web
+from google.protobuf.message import Message
+
+from common.errors import CloudError, Unavailable
+from common.log import get_logger
+from common.rpc.channel import cloud_errors
+from ec2_facade.backends import Backends
+from ec2_facade.exchange import Exchange
+from ec2_facade.limits import Limits
+from ec2_facade.protocol import Operation, RestXmlProtocol
+
+_log = get_logger(__name__)
+
+
+async def download(
+    exchange: Exchange,
+    backends: Backends,
+    protocol: RestXmlProtocol,
+    operation: Operation,
+    message: Message,
+    limits: Limits,
+) -> web.StreamResponse:
+    """Raises CloudError while nothing has been sent; later the connection is cut, so that nobody takes it whole."""
+    call = backends.open(operation, message)
+    try:
+        first = await _read(call, limits)
+        if first is None or first.WhichOneof("part") != "header":
+            raise Unavailable("The store answered without a header.")
+        answer = protocol.render(operation, first.header, exchange.request_id)
+        try:
+            return await exchange.send_stream(answer, _chunks(call, limits))
+        except CloudError as error:
+            _log.warning("a download broke off in the middle", error=str(error))
+            exchange.code = error.code
+            exchange.abort()
+            raise ConnectionResetError("the answer cannot be finished") from error
+    finally:
+        call.cancel()
+
+
+async def _chunks(call: Any, limits: Limits) -> AsyncIterator[bytes]:
+    while (message := await _read(call, limits)) is not None:
+        yield message.chunk
+
+
+async def _read(call: Any, limits: Limits) -> Any:
+    """The next message, None at a good end."""
+    try:
+        with cloud_errors():
+            async with asyncio.timeout(limits.idle_s):
+                message = await call.read()
+    except TimeoutError:
+        raise Unavailable("The store does not answer.") from None
+    return None if message is grpc.aio.EOF else message

@@ -1,0 +1,138 @@
+"""The steps of an S3 request: address, head proved, action found, then one of three kinds of body."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+
+from aiohttp import web
+
+from common.rpc import context as rpc_context
+from ec2_facade.auth.authenticate import Authenticator, Identified
+from ec2_facade.auth.payload import Payload, read_payload
+from ec2_facade.backends import Backends
+from ec2_facade.errors import Refused
+from ec2_facade.exchange import Exchange
+from ec2_facade.limits import Limits
+from ec2_facade.protocol import Operation, RestXmlProtocol, Stream
+from ec2_facade.s3.address import Address, read_address, read_query
+from ec2_facade.s3.content import Content
+from ec2_facade.s3.digest import check_body
+from ec2_facade.s3.download import download
+from ec2_facade.s3.upload import upload
+from ec2_facade.wire import WireRequest
+
+_CHUNKED = "aws-chunked"
+
+
+class S3Pipeline:
+    def __init__(
+        self,
+        protocol: RestXmlProtocol,
+        authenticator: Authenticator,
+        backends: Backends,
+        limits: Limits,
+        *,
+        domains: Sequence[str],
+    ) -> None:
+        self._protocol = protocol
+        self._authenticator = authenticator
+        self._backends = backends
+        self._limits = limits
+        self._domains = domains
+        self._transfers = 0
+
+    async def answer(self, exchange: Exchange) -> web.StreamResponse:
+        wire = exchange.wire
+        identified = await self._authenticator.identify(wire, "s3")
+        payload = read_payload(wire, identified.claim)
+        self._authenticator.verify(wire, identified, payload_hash=payload.hash)
+        caller = identified.caller(wire.source_ip)
+        exchange.account_id = caller.account_id
+        address = read_address(wire, self._domains)
+        query, headers = read_query(wire), object_headers(wire, payload)
+        operation = self._protocol.route(wire.method, address.bucket, address.key, query, headers)
+        exchange.action = operation.name
+        with rpc_context.bind(caller=caller):
+            match operation.stream:
+                case Stream.UPLOAD:
+                    return await self._upload(exchange, operation, address, identified, payload)
+                case Stream.DOWNLOAD:
+                    message = self._protocol.parse(operation, address.bucket, address.key, query, headers)
+                    with self._transfer():
+                        return await download(
+                            exchange, self._backends, self._protocol, operation, message, self._limits
+                        )
+                case Stream.NONE:
+                    return await self._call(exchange, operation, address, identified, payload)
+
+    async def _upload(
+        self, exchange: Exchange, operation: Operation, address: Address, identified: Identified, payload: Payload
+    ) -> web.StreamResponse:
+        query, headers = read_query(exchange.wire), object_headers(exchange.wire, payload)
+        _check_length(payload, self._limits)
+        header = self._protocol.parse(operation, address.bucket, address.key, query, headers)
+        with self._transfer():
+            await exchange.invite_body()
+            content = Content(exchange.body.pieces(), payload, identified)
+            answer = await upload(self._backends, operation, header, content, self._limits)
+        return await exchange.send(self._protocol.render(operation, answer, exchange.request_id))
+
+    async def _call(
+        self, exchange: Exchange, operation: Operation, address: Address, identified: Identified, payload: Payload
+    ) -> web.StreamResponse:
+        query, headers = read_query(exchange.wire), object_headers(exchange.wire, payload)
+        await exchange.invite_body()
+        body, trailers = await self._read_xml(exchange, payload, identified)
+        check_body(operation, body, headers, trailers)
+        message = self._protocol.parse(operation, address.bucket, address.key, query, headers, body)
+        answer = await self._backends.call(operation, message, timeout_s=self._limits.commit_s)
+        return await exchange.send(self._protocol.render(operation, answer, exchange.request_id))
+
+    async def _read_xml(
+        self, exchange: Exchange, payload: Payload, identified: Identified
+    ) -> tuple[bytes, dict[str, str]]:
+        raw = await exchange.body.whole(self._limits.xml_bytes)
+
+        async def once() -> AsyncIterator[bytes]:
+            yield raw
+
+        content = Content(once(), payload, identified)
+        body = b"".join([chunk async for chunk in content.chunks(self._limits.xml_bytes)])
+        return body, content.trailers
+
+    @contextmanager
+    def _transfer(self) -> Iterator[None]:
+        if self._transfers >= self._limits.transfers:
+            raise Refused("SlowDown", "Please reduce your request rate.", status=503)
+        self._transfers += 1
+        try:
+            yield
+        finally:
+            self._transfers -= 1
+
+
+def object_headers(wire: WireRequest, payload: Payload) -> dict[str, str]:
+    """As they describe the object: its own length, and without the framing that the body came in."""
+    headers: dict[str, str] = {}
+    for name, value in wire.headers:
+        headers[name] = f"{headers[name]},{value}" if name in headers else value
+    if payload.framing.chunked:
+        headers["content-length"] = str(payload.length)
+    codings = [coding.strip() for coding in headers.pop("content-encoding", "").split(",")]
+    kept = [coding for coding in codings if coding and coding.lower() != _CHUNKED]
+    if kept:
+        headers["content-encoding"] = ",".join(kept)
+    return headers
+
+
+def _check_length(payload: Payload, limits: Limits) -> None:
+    if payload.length is None:
+        raise Refused("MissingContentLength", "You must provide the Content-Length HTTP header.", status=411)
+    if payload.length > limits.object_bytes:
+        raise Refused(
+            "EntityTooLarge",
+            "Your proposed upload exceeds the maximum allowed size",
+            status=400,
+            details={"ProposedSize": str(payload.length), "MaxSizeAllowed": str(limits.object_bytes)},
+        )

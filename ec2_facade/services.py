@@ -1,0 +1,54 @@
+"""Which AWS service a request is for. One endpoint serves them all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ec2_facade.auth.claim import peek_scope
+from ec2_facade.errors import Refused
+from ec2_facade.wire import WireRequest
+
+QUERY_SERVICES = ("ec2", "sts")
+SERVICES = (*QUERY_SERVICES, "s3")
+_FORM = "application/x-www-form-urlencoded"
+
+
+def find_service(request: WireRequest, *, domains: Sequence[str], sts_actions: frozenset[str]) -> str:
+    """By the credential's scope; without one by host, then by `Action`; what is left is S3.
+
+    Raises Refused for a scope that names a service this cloud does not have.
+    """
+    if scope := peek_scope(request):
+        if scope.service not in SERVICES:
+            message = f"The service {scope.service} is not served by this cloud."
+            raise Refused("UnsupportedOperation", message, status=400)
+        return scope.service
+    host = bare_host(request.host)
+    if bucket_of_host(host, domains) is not None:
+        return "s3"
+    first_label = host.split(".", 1)[0]
+    if first_label in SERVICES and "." in host:
+        return first_label
+    action = request.query_value("Action")
+    if request.raw_path == "/" and action is not None:
+        return "sts" if action in sts_actions else "ec2"
+    content_type = request.header("content-type") or ""
+    if request.raw_path == "/" and request.method == "POST" and content_type.startswith(_FORM):
+        return "ec2"
+    return "s3"
+
+
+def bare_host(host: str) -> str:
+    """Lower case, without the port and a final dot."""
+    name, colon, port = host.lower().rpartition(":")
+    return (name if colon and port.isdigit() else host.lower()).rstrip(".")
+
+
+def bucket_of_host(host: str, domains: Sequence[str]) -> str | None:
+    """BUCKET of BUCKET.<domain>; None if the host names no bucket. A domain itself is never a bucket of another."""
+    if host in domains or host.split(".", 1)[0] in QUERY_SERVICES:
+        return None
+    for domain in sorted(domains, key=len, reverse=True):
+        if host.endswith(f".{domain}"):
+            return host.removesuffix(f".{domain}")
+    return None
