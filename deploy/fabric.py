@@ -18,6 +18,8 @@ from services.nc.net import dhcp, host, names
 
 # Guests get the customary 1500 beside VXLAN's headers; the bridge is ours, so it can carry both.
 UNDERLAY_MTU: Final = 1500 + names.VXLAN_OVERHEAD_BYTES
+_BRIDGE: Final = "br0"
+_NO_IPV6: Final = {"ipv6/conf/all/disable_ipv6": "1", "ipv6/conf/default/disable_ipv6": "1"}
 
 
 class FabricError(CloudError):
@@ -26,8 +28,13 @@ class FabricError(CloudError):
     default_code = "InvalidConfiguration"
 
 
-def bridge_name(config: CloudConfig) -> str:
+def host_link(config: CloudConfig) -> str:
+    """The host's leg on the bridge: it bears the management address."""
     return f"m{config.cloud_id}br"
+
+
+def switch_namespace(config: CloudConfig) -> str:
+    return f"m{config.cloud_id}-switch"
 
 
 def table_name(config: CloudConfig) -> str:
@@ -37,20 +44,17 @@ def table_name(config: CloudConfig) -> str:
 def ensure(config: CloudConfig) -> None:
     """The fabric stands on return; what already stands is kept and no flow is cut. Raises FabricError."""
     check(config)
-    bridge = bridge_name(config)
+    leg = host_link(config)
     underlay = ipaddress.IPv4Network(config.network.underlay_cidr)
-    tail = f"{int(config.cloud_id[:2], 16):02x}:{int(config.cloud_id[2:], 16):02x}"
-    if bridge not in host.link_kinds():
-        host.links([f"link add {bridge} address 02:4d:42:00:{tail} mtu {UNDERLAY_MTU} type bridge"])
-    host.settings({f"ipv6/conf/{bridge}/disable_ipv6": "1", f"ipv4/neigh/{bridge}/locktime": "0"})
+    _ensure_switch(config)
+    host.settings({f"ipv6/conf/{leg}/disable_ipv6": "1", f"ipv4/neigh/{leg}/locktime": "0"})
     # The rules stand before the first guest can speak.
     host.rules(host_rules(config))
     host.links(
         [
-            f"link set {bridge} type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
-            f"link set {bridge} mtu {UNDERLAY_MTU} up",
-            f"addr replace {config.management_address}/{underlay.prefixlen} dev {bridge}",
-            f"route replace {config.network.public_pool} dev {bridge} src {config.management_address}",
+            f"link set {leg} mtu {UNDERLAY_MTU} up",
+            f"addr replace {config.management_address}/{underlay.prefixlen} dev {leg}",
+            f"route replace {config.network.public_pool} dev {leg} src {config.management_address}",
         ]
     )
     for node in _nodes(config):
@@ -60,7 +64,7 @@ def ensure(config: CloudConfig) -> None:
 
 def check(config: CloudConfig) -> None:
     """Raises FabricError if the underlay or the public pool is somebody else's on this host."""
-    bridge = bridge_name(config)
+    leg = host_link(config)
     ours = [
         (ipaddress.IPv4Network(config.network.underlay_cidr), "network.underlay_cidr"),
         (ipaddress.IPv4Network(config.network.public_pool), "network.public_pool"),
@@ -69,7 +73,7 @@ def check(config: CloudConfig) -> None:
     if config.network.uplink and config.network.uplink not in present:
         raise FabricError(f"network.uplink names {config.network.uplink}, and this machine has no such interface")
     for route in host.show("route show table main")[0]:
-        if route["dst"] == "default" or route.get("dev") == bridge:
+        if route["dst"] == "default" or route.get("dev") == leg:
             continue
         for network, key in ours:
             if network.overlaps(ipaddress.IPv4Network(route["dst"])):
@@ -93,26 +97,23 @@ def destroy(config: CloudConfig) -> None:
         for link in links:
             host.quietly(["ip", "-n", name, "link", "del", link])
         host.delete_namespace(name)
-    bridge = bridge_name(config)
-    stale = [link for link in host.link_kinds() if link == bridge or link.startswith(f"m{config.cloud_id}v")]
-    for link in stale:
-        host.quietly(["ip", "link", "del", link])
+    host.quietly(["ip", "link", "del", host_link(config)])
     _close_uplink(config)
     host.rules(f"table inet {table_name(config)}\ndelete table inet {table_name(config)}\n")
     shutil.rmtree(state, ignore_errors=True)
 
 
 def host_rules(config: CloudConfig) -> str:
-    """The host's own table. Pure. It drops on our bridge alone and says nothing about any other interface, save that
+    """The host's own table. Pure. It drops on our leg alone and says nothing about any other interface, save that
     an uplink which forwards for our sake forwards to us alone."""
-    bridge, pool, uplink = bridge_name(config), config.network.public_pool, config.network.uplink
+    leg, pool, uplink = host_link(config), config.network.public_pool, config.network.uplink
     table = table_name(config)
     passing, translation = "", ""
     if uplink:
         passing = f"""\
-    iifname "{bridge}" oifname "{uplink}" ip saddr {pool} accept
-    iifname "{uplink}" oifname "{bridge}" ip daddr {pool} accept
-    iifname "{uplink}" oifname "{bridge}" ct state established,related accept"""
+    iifname "{leg}" oifname "{uplink}" ip saddr {pool} accept
+    iifname "{uplink}" oifname "{leg}" ip daddr {pool} accept
+    iifname "{uplink}" oifname "{leg}" ct state established,related accept"""
         translation = f"""\
   chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;
@@ -124,7 +125,7 @@ delete table inet {table}
 table inet {table} {{
   chain input {{
     type filter hook input priority filter; policy accept;
-    iifname != "{bridge}" accept
+    iifname != "{leg}" accept
     meta nfproto ipv6 drop
     ct state established,related accept
     ip saddr {config.network.underlay_cidr} accept
@@ -133,8 +134,8 @@ table inet {table} {{
   chain forward {{
     type filter hook forward priority filter; policy accept;
 {passing}
-    iifname "{bridge}" counter drop
-    oifname "{bridge}" counter drop
+    iifname "{leg}" counter drop
+    oifname "{leg}" counter drop
   }}
 {translation}
 }}
@@ -145,25 +146,42 @@ def _nodes(config: CloudConfig) -> list[NodeConfig]:
     return [node for zone in config.zones for node in zone.nodes if node.namespace]
 
 
+def _ensure_switch(config: CloudConfig) -> None:
+    """The bridge has a namespace to itself, so that the host's own rules for bridged packets (br_netfilter, on any host
+    with containers) never meet the traffic between nodes."""
+    switch, leg = switch_namespace(config), host_link(config)
+    host.ensure_namespace(switch)
+    host.settings({**_NO_IPV6, "ipv4/ip_forward": "0"}, namespace=switch)
+    if _BRIDGE not in host.link_kinds(switch):
+        host.links([f"link add {_BRIDGE} mtu {UNDERLAY_MTU} type bridge"], namespace=switch)
+    host.links(
+        [
+            f"link set {_BRIDGE} type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
+            f"link set {_BRIDGE} mtu {UNDERLAY_MTU} up",
+        ],
+        namespace=switch,
+    )
+    number = config.cloud_id[:2] + ":" + config.cloud_id[2:]
+    _ensure_cable(switch, "host", namespace="", link=leg, mac=f"02:4d:42:00:{number}")
+
+
+def _ensure_cable(switch: str, port: str, *, namespace: str, link: str, mac: str) -> None:
+    """A veth pair from the bridge's `port` to `link` in a namespace (empty: the host's). Half a pair cannot stand."""
+    if link not in host.link_kinds(namespace):
+        if port in host.link_kinds(switch):
+            host.links([f"link del {port}"], namespace=switch)
+        ends = f"link add {link} address {mac} mtu {UNDERLAY_MTU} type veth peer name {port} mtu {UNDERLAY_MTU}"
+        host.links([f"{ends} netns {switch}"], namespace=namespace)
+    host.links([f"link set {port} mtu {UNDERLAY_MTU} master {_BRIDGE} up"], namespace=switch)
+
+
 def _ensure_node(config: CloudConfig, node: NodeConfig) -> None:
-    bridge = bridge_name(config)
     underlay = ipaddress.IPv4Network(config.network.underlay_cidr)
-    outer = f"m{config.cloud_id}v{int(ipaddress.IPv4Address(node.address)) - int(underlay.network_address):x}"
+    port = f"n{int(ipaddress.IPv4Address(node.address)) - int(underlay.network_address):x}"
     host.ensure_namespace(node.namespace)
-    inside, outside = host.link_kinds(node.namespace), host.link_kinds()
-    if names.UNDERLAY not in inside:
-        if outer in outside:
-            host.links([f"link del {outer}"])
-        mac = names.overlay_mac(node.address).replace("02:4d", "02:4e", 1)
-        host.links(
-            [
-                f"link add {outer} mtu {UNDERLAY_MTU} type veth "
-                f"peer name {names.UNDERLAY} address {mac} mtu {UNDERLAY_MTU} netns {node.namespace}"
-            ]
-        )
-    host.settings({f"ipv6/conf/{outer}/disable_ipv6": "1"})
-    host.links([f"link set {outer} mtu {UNDERLAY_MTU} master {bridge} up"])
-    host.settings({"ipv6/conf/all/disable_ipv6": "1", "ipv6/conf/default/disable_ipv6": "1"}, namespace=node.namespace)
+    host.settings(_NO_IPV6, namespace=node.namespace)
+    mac = names.overlay_mac(node.address).replace("02:4d", "02:4e", 1)
+    _ensure_cable(switch_namespace(config), port, namespace=node.namespace, link=names.UNDERLAY, mac=mac)
     lines = [
         "link set lo up",
         f"link set {names.UNDERLAY} mtu {UNDERLAY_MTU} up",
@@ -191,9 +209,9 @@ def _open_uplink(config: CloudConfig) -> None:
         note.write_text(f"{uplink} {before}\n")
     if note.read_text().split()[1] == "0":
         host.rules(
-            f'add rule inet {table_name(config)} forward iifname "{uplink}" oifname != "{bridge_name(config)}" drop\n'
+            f'add rule inet {table_name(config)} forward iifname "{uplink}" oifname != "{host_link(config)}" drop\n'
         )
-    for link in (bridge_name(config), uplink):
+    for link in (host_link(config), uplink):
         host.settings({f"ipv4/conf/{link}/forwarding": "1"})
 
 
@@ -213,6 +231,6 @@ def _uplink_note(config: CloudConfig) -> Path:
 def describe(config: CloudConfig) -> dict[str, Any]:
     """What stands, for `mallee status` and for error reports."""
     return {
-        "bridge": bridge_name(config) in host.link_kinds(),
+        "host_link": host_link(config) in host.link_kinds(),
         "namespaces": [name for name in host.namespaces() if name.startswith(f"m{config.cloud_id}-")],
     }

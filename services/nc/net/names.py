@@ -35,7 +35,7 @@ def tap_name(interface_id: InterfaceId) -> str:
 
 def uplink_name(vpc_id: VpcId) -> str:
     """The node's end of the VPC's uplink."""
-    return "u" + _pack(vpc_id)
+    return "p" + _pack(vpc_id)
 
 
 def overlay_name(vpc_id: VpcId) -> str:
@@ -49,7 +49,7 @@ def interface_of(link: str) -> InterfaceId | None:
 
 
 def vpc_of_uplink(link: str) -> VpcId | None:
-    tail = _unpack("u", link)
+    tail = _unpack("p", link)
     return VpcId(f"vpc-{tail}") if tail else None
 
 

@@ -15,7 +15,7 @@ def node(doors: Doors) -> str:
     out = ""
     if doors.leads_out:
         never = ", ".join([doors.underlay_cidr, *NEVER])
-        out = f'iifname "u*" oifname "{under}" ip saddr {doors.public_pool} ip daddr != {{ {never} }} accept'
+        out = f'iifname "p*" oifname "{under}" ip saddr {doors.public_pool} ip daddr != {{ {never} }} accept'
     return f"""\
 table arp node
 delete table arp node
@@ -23,7 +23,7 @@ table arp node {{
   chain input {{
     type filter hook input priority filter; policy accept;
     iifname "t*" drop
-    iifname "u*" drop
+    iifname "p*" drop
   }}
 }}
 table inet node
@@ -36,7 +36,7 @@ table inet node {{
   }}
   chain input {{
     type filter hook input priority filter; policy accept;
-    iifname "u*" drop
+    iifname "p*" drop
     ct state established,related accept
     iifname "{under}" ip saddr != {doors.underlay_cidr} drop
   }}
@@ -44,10 +44,10 @@ table inet node {{
     type filter hook forward priority filter; policy drop;
     ct state invalid drop
     ct state established,related accept
-    iifname "u*" oifname "{under}" ip saddr {names.LINK_RANGE} ip daddr {doors.management_address} \
+    iifname "p*" oifname "{under}" ip saddr {names.LINK_RANGE} ip daddr {doors.management_address} \
 tcp dport {doors.facade_port} accept
-    iifname "u*" ip saddr {doors.public_pool} ip daddr {doors.public_pool} accept
-    iifname "{under}" oifname "u*" ip daddr {doors.public_pool} accept
+    iifname "p*" ip saddr {doors.public_pool} ip daddr {doors.public_pool} accept
+    iifname "{under}" oifname "p*" ip daddr {doors.public_pool} accept
     {out}
   }}
   chain srcnat {{
