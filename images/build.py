@@ -1,0 +1,160 @@
+"""Builds the small guest image from Debian packages: `python -m images.build --out FOLDER`.
+
+    vmlinuz         Debian's kernel for virtual machines
+    ramdisk         loads the drivers and mounts the root named by `root=`
+    machine.img     the root file system, raw ext4: with the two above it is a machine
+    disk.img        the same as a disk that boots by itself, raw
+    disk.qcow2      and as qcow2
+
+A second run with the same inputs finds its result; `packages/` keeps what was fetched.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from images import cpio
+from images.disk import BootFiles, make_disk, make_ext4, make_qcow2
+from images.packages import ImageBuildError, fetch, unpack
+from images.trees import GUEST, make_ramdisk_tree, make_root_tree
+
+# What a kernel of this image should be started with, beside root=.
+KERNEL_ARGUMENTS: Final = "root=/dev/vda console=ttyS0 quiet"
+
+# Called at the begin of each step with its name and the share that is done.
+Report = Callable[[str, float], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestImage:
+    """Files of one build. `machine` runs with `kernel` and `ramdisk`; each `disk` runs alone."""
+
+    kernel: Path
+    ramdisk: Path
+    machine: Path
+    disk_raw: Path
+    disk_qcow2: Path
+
+    @staticmethod
+    def at(folder: Path) -> GuestImage:
+        return GuestImage(
+            kernel=folder / "vmlinuz",
+            ramdisk=folder / "ramdisk",
+            machine=folder / "machine.img",
+            disk_raw=folder / "disk.img",
+            disk_qcow2=folder / "disk.qcow2",
+        )
+
+    def files(self) -> tuple[Path, ...]:
+        return (self.kernel, self.ramdisk, self.machine, self.disk_raw, self.disk_qcow2)
+
+
+def build(out: Path, report: Report = lambda step, share: None, *, refresh: bool = False) -> GuestImage:
+    """The image in `out`, built if it is not there already. `refresh` asks Debian for newer packages.
+
+    Needs root (file owners), amd64, apt, dpkg, mke2fs and qemu-img. Raises ImageBuildError.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    image = GuestImage.at(out)
+    with _locked(out):
+        if not refresh and _is_current(image, out):
+            report("the guest image is there", 1.0)
+            return image
+        report("fetching Debian packages", 0.0)
+        packages = fetch(out / "packages", refresh=refresh)
+        with tempfile.TemporaryDirectory(dir=out, prefix=".build-") as work:
+            made = _build_in(Path(work), packages, report)
+            _stamp(out).unlink(missing_ok=True)
+            for new, final in zip(made.files(), image.files(), strict=True):
+                new.replace(final)
+        sizes = {file.name: file.stat().st_size for file in image.files()}
+        _stamp(out).write_text(json.dumps({"sources": _sources(), "sizes": sizes}))
+        report("the guest image is built", 1.0)
+    return image
+
+
+def _build_in(work: Path, packages: list[Path], report: Report) -> GuestImage:
+    unpacked, made = work / "unpacked", GuestImage.at(work)
+    report("unpacking", 0.2)
+    unpack(packages, unpacked)
+    (kernel,) = unpacked.glob("boot/vmlinuz-*")
+    shutil.copyfile(kernel, made.kernel)
+    report("making the ramdisk", 0.5)
+    make_ramdisk_tree(unpacked, work / "ramdisk-tree")
+    made.ramdisk.write_bytes(cpio.pack(work / "ramdisk-tree"))
+    report("making the root file system", 0.6)
+    make_root_tree(unpacked, work / "root-tree")
+    make_ext4(work / "root-tree", made.machine)
+    report("making the disk that boots by itself", 0.8)
+    boot = BootFiles(kernel=made.kernel, ramdisk=made.ramdisk, configuration=GUEST / "syslinux.cfg")
+    make_disk(made.disk_raw, root=made.machine, boot=boot, unpacked=unpacked)
+    make_qcow2(made.disk_raw, made.disk_qcow2)
+    return made
+
+
+def _stamp(out: Path) -> Path:
+    return out / "build.json"
+
+
+def _is_current(image: GuestImage, out: Path) -> bool:
+    try:
+        stamp = json.loads(_stamp(out).read_text())
+        sizes = {file.name: file.stat().st_size for file in image.files()}
+    except (FileNotFoundError, json.JSONDecodeError):
+        return False
+    return bool(stamp.get("sources") == _sources() and stamp.get("sizes") == sizes)
+
+
+def _sources() -> str:
+    """A digest of everything here that shapes the image."""
+    digest = hashlib.sha256()
+    folder = Path(__file__).parent
+    for path in sorted([*folder.glob("*.py"), *(path for path in GUEST.rglob("*") if path.is_file())]):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(folder)}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """One builder at a time; another waits and then finds the result."""
+    with (out / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="The folder to put the image into.")],
+    refresh: Annotated[bool, typer.Option(help="Take newer packages if Debian has them.")] = False,
+) -> None:
+    """Build the small guest image from Debian packages."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    try:
+        with Progress(*columns, console=Console(stderr=True)) as bars:
+            task = bars.add_task("guest image", total=1.0)
+            image = build(
+                out, lambda step, share: bars.update(task, description=step, completed=share), refresh=refresh
+            )
+    except ImageBuildError as error:
+        print(f"guest image: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
+    for file in image.files():
+        print(file)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,92 @@
+"""Debian packages as files: fetched by apt, unpacked by dpkg, never installed into this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+# It names the newest kernel built for virtual machines.
+KERNEL_META_PACKAGE: Final = "linux-image-cloud-amd64"
+ROOT_PACKAGES: Final = (
+    "busybox-static",
+    "dropbear-bin",
+    "libc6",
+    "libcrypt1",
+    "libgmp10",
+    "libtomcrypt1",
+    "libtommath1",
+    "zlib1g",
+)
+BOOT_LOADER_PACKAGES: Final = ("mtools", "syslinux", "syslinux-common")
+
+
+class ImageBuildError(Exception):
+    """The image cannot be built; the message says why and what to do."""
+
+
+def fetch(cache: Path, *, refresh: bool = False) -> list[Path]:
+    """The packages' files. Those in `cache` are taken, so a second time needs no network; `refresh` asks apt again."""
+    index = cache / "index.json"
+    if index.exists() and not refresh:
+        files = [cache / name for name in json.loads(index.read_text())]
+        if all(file.exists() for file in files):
+            return files
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as folder:
+        _download([_kernel_package(), *ROOT_PACKAGES, *BOOT_LOADER_PACKAGES], Path(folder))
+        files = [file.replace(cache / file.name) for file in sorted(Path(folder).glob("*.deb"))]
+    for old in set(cache.glob("*.deb")) - set(files):
+        old.unlink()
+    index.write_text(json.dumps([file.name for file in files]))
+    return files
+
+
+def unpack(packages: Sequence[Path], folder: Path) -> None:
+    for package in packages:
+        run(["dpkg", "-x", str(package), str(folder)])
+
+
+def run(command: Sequence[str], *, cwd: Path | None = None, env: dict[str, str] | None = None) -> str:
+    """Its standard output. Raises ImageBuildError with what it said."""
+    try:
+        done = subprocess.run(
+            command, cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True, check=True
+        )
+    except FileNotFoundError as error:
+        raise ImageBuildError(f"{command[0]} is not installed") from error
+    except subprocess.CalledProcessError as error:
+        said = (error.stderr or error.stdout).strip().splitlines()
+        raise ImageBuildError(f"{' '.join(command[:3])} … failed: {said[-1] if said else error.returncode}") from error
+    return done.stdout
+
+
+def _kernel_package() -> str:
+    """The package that the meta package depends on: linux-image-<version>-cloud-amd64."""
+    show = ["apt-cache", "show", "--no-all-versions", KERNEL_META_PACKAGE]
+    try:
+        text = run(show)
+    except ImageBuildError:
+        # A fresh machine has no package lists.
+        run(["apt-get", "-q", "update"])
+        text = run(show)
+    found = re.search(r"^Depends:.*?\b(linux-image-[0-9][^ ,]*)", text, re.MULTILINE)
+    if found is None:
+        raise ImageBuildError(f"{KERNEL_META_PACKAGE} depends on no kernel; is this Debian on amd64?")
+    return found[1]
+
+
+def _download(names: Sequence[str], folder: Path) -> None:
+    # apt's own user may not write to the folder.
+    command = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", *names]
+    try:
+        run(command, cwd=folder)
+    except ImageBuildError:
+        # Lists that are older than the archive name packages that are gone.
+        run(["apt-get", "-q", "update"])
+        run(command, cwd=folder)
