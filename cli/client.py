@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from common.config import CloudConfig
 from common.errors import Unavailable
@@ -48,7 +48,7 @@ class Client:
         async def exchange() -> T:
             address = f"{self.config.management_address}:{self.config.clc.port}"
             async with connect(address, self.identity, CLC) as channel:
-                return await question(cast("Administration", service_pb2_grpc.AdministrationServiceStub(channel)))
+                return await question(service_pb2_grpc.AdministrationServiceStub(channel))
 
         try:
             return asyncio.run(exchange())

@@ -17,6 +17,7 @@ from deploy.cloud import NoCloud
 from deploy.layout import LayoutError
 from deploy.machine import Unmet
 from deploy.s6 import SupervisorError
+from images.packages import ImageBuildError
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -29,7 +30,7 @@ def plain_errors() -> Iterator[None]:
     """What a person can do something about is one line and exit status 1; a bug keeps its traceback."""
     try:
         yield
-    except (CloudError, ConfigError, LayoutError, NoCloud, SupervisorError, Unmet) as error:
+    except (CloudError, ConfigError, ImageBuildError, LayoutError, NoCloud, SupervisorError, Unmet) as error:
         message = error.message if isinstance(error, CloudError) else str(error)
         err.print(f"mallee: {message}", markup=False, style="red")
         raise typer.Exit(1) from error

@@ -106,7 +106,7 @@ def bring_up(site: Site, config: CloudConfig, code: Code, tell: Tell) -> None:
 
         tell("Making the network of the virtual hosts")
         machine.allow_kvm()
-        fabric.create(config)
+        fabric.ensure(config)
         for zone in config.zones:
             for node in zone.nodes:
                 write_files(config, node)

@@ -5,6 +5,7 @@ Nothing here changes anything, but for `allow_kvm` and `ensure_user`.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import grp
 import ipaddress
@@ -91,16 +92,13 @@ def _taken_ports(config: CloudConfig) -> Iterator[str]:
 
 
 def _taken_networks(config: CloudConfig) -> Iterator[str]:
+    """Ranges that something on this machine needs: its own addresses, its name servers."""
+    needed = [*_addresses(), *_name_servers()]
     for option, cidr in (("--underlay", config.network.underlay_cidr), ("--public-pool", config.network.public_pool)):
         wanted = ipaddress.IPv4Network(cidr)
-        for interface, network in _addresses():
-            if interface != bridge_name(config.cloud_id) and network.overlaps(wanted):
-                yield f"{cidr} is in use on this machine ({interface} has {network}): choose another with {option}"
-
-
-def bridge_name(cloud_id: str) -> str:
-    """The link that joins this cloud's virtual hosts."""
-    return f"m{cloud_id}br"
+        for whose, network in needed:
+            if whose != f"m{config.cloud_id}br" and network.overlaps(wanted):
+                yield f"{cidr} is in use on this machine ({whose} has {network}): choose another with {option}"
 
 
 def _addresses() -> Iterator[tuple[str, ipaddress.IPv4Network]]:
@@ -109,6 +107,14 @@ def _addresses() -> Iterator[tuple[str, ipaddress.IPv4Network]]:
         for address in link.get("addr_info", ()):
             interface = ipaddress.IPv4Interface(f"{address['local']}/{address['prefixlen']}")
             yield link["ifname"], interface.network
+
+
+def _name_servers() -> Iterator[tuple[str, ipaddress.IPv4Network]]:
+    with contextlib.suppress(OSError):
+        for line in Path("/etc/resolv.conf").read_text().splitlines():
+            if line.startswith("nameserver "):
+                with contextlib.suppress(ValueError):
+                    yield "a name server", ipaddress.IPv4Network(line.split()[1])
 
 
 def ensure_user() -> None:
