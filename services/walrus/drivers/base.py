@@ -241,7 +241,8 @@ class Index(Protocol):
 
     async def close(self) -> None: ...
 
-    async def usage(self) -> Usage: ...
+    async def usage(self, account_id: str = "") -> Usage:
+        """Of one account, or of all."""
 
     # Buckets
 

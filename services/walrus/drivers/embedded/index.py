@@ -52,8 +52,8 @@ class SqliteIndex:
         await self._writer.close()
         await asyncio.to_thread(self._readers.shutdown)
 
-    async def usage(self) -> Usage:
-        return await self._read(objects.usage)
+    async def usage(self, account_id: str = "") -> Usage:
+        return await self._read(lambda db: objects.usage(db, account_id))
 
     async def create_bucket(self, name: str, *, account_id: str, owner_id: str, created_ms: int) -> Bucket:
         def step(db: sqlite3.Connection) -> Bucket:

@@ -148,9 +148,11 @@ def discard_parts(db: sqlite3.Connection, upload: str) -> None:
     db.execute("DELETE FROM parts WHERE upload = ?", (upload,))
 
 
-def usage(db: sqlite3.Connection) -> Usage:
+def usage(db: sqlite3.Connection, account_id: str) -> Usage:
     buckets, objects, size = db.execute(
-        "SELECT count(*), coalesce(sum(objects), 0), coalesce(sum(bytes), 0) FROM buckets"
+        "SELECT count(*), coalesce(sum(objects), 0), coalesce(sum(bytes), 0) FROM buckets "
+        "WHERE ?1 = '' OR account_id = ?1",
+        (account_id,),
     ).fetchone()
-    (pins,) = db.execute("SELECT count(*) FROM pins").fetchone()
+    (pins,) = db.execute("SELECT count(*) FROM pins WHERE ?1 = '' OR account_id = ?1", (account_id,)).fetchone()
     return Usage(buckets=buckets, objects=objects, size=size, pins=pins)

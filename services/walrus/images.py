@@ -1,0 +1,212 @@
+"""Pinned images: found out once, kept under their content name while any pin stands, streamed to nodes with a ticket.
+
+`pins/<sha256>` is a hard link to the object's blob where it has one blob, else a file assembled here. The pin's row in
+the index is the truth; files without one are swept at start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import secrets
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, TypeVar
+
+from common import ticket
+from common.errors import Denied, InvalidArgument, NotFound, WrongState
+from common.log import get_logger
+from mallee.common.v1.caller_pb2 import Caller
+from services.walrus import bucket as bucket_rules
+from services.walrus import image as rules
+from services.walrus.drivers.base import BlobMissing, Inline, Object, Pin
+from services.walrus.drivers.embedded.blobs import fsync_folder
+from services.walrus.get import pieces_of
+from services.walrus.probe import confirm_qcow2
+from services.walrus.ranges import Span
+from services.walrus.store import Store
+
+_CHUNK_BYTES: Final = 1 << 20
+_TRIES: Final = 5
+
+_log = get_logger(__name__)
+Result = TypeVar("Result")
+
+
+class Images:
+    def __init__(self, store: Store, folder: Path, *, ticket_key: bytes, now_s: Callable[[], float]) -> None:
+        self._store = store
+        self._folder = folder
+        self._ticket_key = ticket_key
+        self._now_s = now_s
+        # Between a content's file and its rows.
+        self._change = asyncio.Lock()
+
+    async def open(self) -> None:
+        """Sweeps what a pin that did not come to its end has left."""
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        pinned = await self._store.index.pinned_contents()
+        for path in self._folder.iterdir():
+            if path.name not in pinned:
+                path.unlink()
+
+    async def pin(
+        self, image_id: str, bucket_name: str, key: bytes, *, wanted: rules.Kind | None, caller: Caller | None
+    ) -> tuple[Pin, rules.Kind]:
+        """Raises NotFound or Denied (InvalidManifest, as RegisterImage says it), InvalidArgument for a bad image."""
+        known = bucket_rules.caller_or_refuse(caller)
+        name, source = pin_name(image_id), f"{bucket_name}/{key.decode('utf-8', 'replace')}"
+        if (standing := await self._store.index.find_pin(name)) is not None:
+            if (standing.source.partition(" ")[2], standing.account_id) != (source, known.account_id):
+                raise WrongState(f"{image_id} is pinned to another image already")
+            return standing, rules.Kind(standing.source.partition(" ")[0])
+        draft = self._folder / f"draft-{secrets.token_hex(8)}"
+        try:
+            await self._export(bucket_name, key, known, draft)
+            sha256, looks = await self._examine(draft, wanted)
+            made = Pin(
+                image_id=name,
+                sha256=sha256,
+                size=draft.stat().st_size,
+                format=looks.format,
+                virtual_size=looks.virtual_size,
+                account_id=known.account_id,
+                source=f"{looks.kind.value} {source}",
+            )
+            async with self._change:
+                await _in_thread(lambda: self._settle(draft, sha256))
+                await self._store.index.put_pin(made)
+        finally:
+            draft.unlink(missing_ok=True)
+        _log.info("pinned an image", image=image_id, kind=looks.kind.value, format=looks.format, bytes=made.size)
+        return made, looks.kind
+
+    async def unpin(self, image_id: str) -> None:
+        name = pin_name(image_id)
+        async with self._change:
+            pin = await self._store.index.find_pin(name)
+            if pin is None:
+                return
+            await self._store.index.delete_pin(name)
+            if pin.sha256 not in await self._store.index.pinned_contents():
+                (self._folder / pin.sha256).unlink(missing_ok=True)
+
+    async def fetch(
+        self, image_id: str, sha256: str, offset: int, *, proof: bytes, expires_unix_s: int, node: str
+    ) -> AsyncGenerator[bytes, None]:
+        """Raises Denied (ticket), NotFound (no such pin), InvalidArgument (offset)."""
+        good = ticket.verify(
+            proof, self._ticket_key, sha256=sha256, image_id=image_id, expires_unix_s=expires_unix_s, node=node
+        )
+        if not good or expires_unix_s <= self._now_s():
+            raise Denied(f"The ticket for {image_id} is not for {node}, or has expired.", code="AccessDenied")
+        pin = await self._store.index.find_pin(pin_name(image_id))
+        if pin is None or pin.sha256 != sha256:
+            raise NotFound(f"The image id '[{image_id}]' does not exist", code="InvalidAMIID.NotFound")
+        if offset > pin.size:
+            raise InvalidArgument(f"{image_id} has {pin.size} bytes, it cannot be read from {offset}")
+        with (self._folder / sha256).open("rb") as file:
+            file.seek(offset)
+            while chunk := await _in_thread(lambda: file.read(_CHUNK_BYTES)):
+                yield chunk
+
+    async def _export(self, bucket_name: str, key: bytes, caller: Caller, draft: Path) -> None:
+        with _as_register_image(bucket_name, key):
+            bucket = await self._store.bucket(bucket_name, caller)
+            for _ in range(_TRIES):
+                with self._store.readers.lookup():
+                    found = await self._store.index.find_object(bucket, key)
+                    if found is None:
+                        raise _not_found(bucket_name, key)
+                    if await self._copied(found, draft):
+                        return
+        raise WrongState(f"{bucket_name}/{key.decode('utf-8', 'replace')} is being replaced all the time")
+
+    async def _copied(self, found: Object, draft: Path) -> bool:
+        """False: the object was replaced meanwhile."""
+        if isinstance(found.content, Inline):
+            body = found.content.body
+            await _in_thread(lambda: _write_durably(draft, body))
+            return True
+        pieces = await pieces_of(self._store, found, Span(0, found.size))
+        if pieces is None:
+            return False
+        new_bytes = found.size if len(pieces) > 1 else 0
+        with (
+            self._store.space(new_bytes, await self._store.blobs.free_bytes()),
+            self._store.readers.hold(piece.blob for piece in pieces),
+        ):
+            try:
+                await self._store.blobs.export([piece.blob for piece in pieces], draft)
+            except BlobMissing:
+                return False
+        return True
+
+    async def _examine(self, draft: Path, wanted: rules.Kind | None) -> tuple[str, rules.Looks]:
+        """What is read here is what the pin keeps: nobody writes to the draft any more."""
+        head, size = await _in_thread(lambda: _head(draft))
+        looks = rules.looks(head, size, wanted)
+        if looks.format == "qcow2":
+            await confirm_qcow2(draft, looks.virtual_size)
+        return await _in_thread(lambda: _sha256(draft)), looks
+
+    def _settle(self, draft: Path, sha256: str) -> None:
+        os.rename(draft, self._folder / sha256)
+        fsync_folder(self._folder)
+
+
+def pin_name(image_id: str) -> str:
+    """The digits alone: an image is pinned before its content says whether it is an ami-, aki- or ari-."""
+    return image_id.rpartition("-")[2]
+
+
+@contextmanager
+def _as_register_image(bucket: str, key: bytes) -> Iterator[None]:
+    """EC2 has one code for an image location that leads nowhere."""
+    try:
+        yield
+    except NotFound as error:
+        raise _not_found(bucket, key) from error
+    except Denied as error:
+        raise Denied(
+            f"HTTP 403 (Forbidden) response for {bucket}/{key.decode('utf-8', 'replace')}: it must be your own bucket.",
+            code="InvalidManifest",
+        ) from error
+
+
+def _not_found(bucket: str, key: bytes) -> NotFound:
+    return NotFound(
+        f"HTTP 404 (Not Found) response for {bucket}/{key.decode('utf-8', 'replace')}: check that ImageLocation is "
+        "BUCKET/KEY of an object that you have uploaded.",
+        code="InvalidManifest",
+    )
+
+
+def _write_durably(path: Path, body: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(body)
+        file.flush()
+        os.fchmod(file.fileno(), 0o644)
+        os.fsync(file.fileno())
+
+
+def _head(path: Path) -> tuple[bytes, int]:
+    with path.open("rb") as file:
+        return file.read(rules.HEADER_BYTES), os.fstat(file.fileno()).st_size
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+async def _in_thread(function: Callable[[], Result]) -> Result:
+    """As asyncio.to_thread, and a cancelled caller waits: what the thread works on is its caller's to clean up."""
+    running = asyncio.get_running_loop().run_in_executor(None, function)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise

@@ -1,0 +1,72 @@
+"""Walrus as a process: the store under <home>/walrus, S3 and images over gRPC. Wiring only."""
+
+from __future__ import annotations
+
+import secrets
+import time
+
+from common.config import ConfigError
+from common.etcd.client import Etcd
+from common.etcd.membership import Membership
+from common.process import ServiceContext, run_service
+from common.rpc.server import RpcServer
+from mallee.common.v1.caller_pb2 import Member
+from mallee.s3.v1.service_pb2_grpc import add_S3ServiceServicer_to_server
+from mallee.walrus.v1.service_pb2_grpc import add_WalrusServiceServicer_to_server
+from services.walrus import observe
+from services.walrus.drivers.base import StoreTooNew
+from services.walrus.drivers.embedded.blobs import FileBlobs
+from services.walrus.drivers.embedded.index import SqliteIndex
+from services.walrus.images import Images
+from services.walrus.reclaim import Reclaimer
+from services.walrus.s3_service import S3Service
+from services.walrus.service import WalrusService
+from services.walrus.store import Limits, Store
+
+
+async def build(ctx: ServiceContext) -> None:
+    config = ctx.config
+    root = config.home_path / "walrus"
+    blobs = FileBlobs(root)
+    await blobs.open()
+    ctx.stack.push_async_callback(blobs.close)
+    index = SqliteIndex(root / "index.sqlite", on_commit=observe.committed)
+    try:
+        await index.open()
+    except StoreTooNew as error:
+        raise ConfigError(str(error)) from error
+    ctx.stack.push_async_callback(index.close)
+    limits = Limits(inline_bytes=config.walrus.inline_bytes, reserve_bytes=config.walrus.reserve_bytes)
+    store = Store(index=index, blobs=blobs, region=config.region, limits=limits)
+    ctx.stack.push_async_callback(store.close)
+    reclaimer = Reclaimer(store)
+    store.reclaim = reclaimer.nudge
+    ticket_key = (config.pki_path / "ticket.key").read_bytes()
+    images = Images(store, root / "pins", ticket_key=ticket_key, now_s=time.time)
+    await images.open()
+    ctx.tasks.create_task(reclaimer.run(), name="reclaimer")
+    ctx.tasks.create_task(observe.follow(store), name="figures")
+    address = f"{config.management_address}:{config.walrus.port}"
+    server = RpcServer(ctx.identity, addresses=[address])
+    server.add(add_S3ServiceServicer_to_server, S3Service(store))
+    server.add(add_WalrusServiceServicer_to_server, WalrusService(store, images))
+    await ctx.serve(server)
+    etcd = await ctx.stack.enter_async_context(Etcd(config.etcd.endpoints, ctx.identity))
+    membership = await ctx.stack.enter_async_context(Membership(etcd))
+    await membership.register(
+        Member(
+            id=ctx.member,
+            role="walrus",
+            address=address,
+            metrics_address=ctx.metrics_address,
+            boot_id=secrets.token_hex(8),
+        )
+    )
+
+
+def main() -> None:
+    run_service("walrus", build)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""What Walrus shows Prometheus beside its RPCs."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from common.metrics import counter, gauge, histogram
+from services.walrus.store import Store
+
+_PERIOD_S: Final = 5.0
+
+_BUCKETS = gauge("mallee_walrus_buckets", "Buckets")
+_OBJECTS = gauge("mallee_walrus_objects", "Objects")
+_BYTES = gauge("mallee_walrus_object_bytes", "Bytes of all objects")
+_PINS = gauge("mallee_walrus_pinned_images", "Pinned images")
+_FREE = gauge("mallee_walrus_free_bytes", "Bytes that may still be written, the reserve included")
+_COMMITS = counter("mallee_walrus_commits", "Transactions of the index")
+_BATCHES = histogram(
+    "mallee_walrus_commit_steps", "Steps that shared one transaction", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+)
+
+
+def committed(steps: int) -> None:
+    _COMMITS.inc()
+    _BATCHES.observe(steps)
+
+
+async def follow(store: Store) -> None:
+    while True:
+        usage = await store.index.usage()
+        _BUCKETS.set(usage.buckets)
+        _OBJECTS.set(usage.objects)
+        _BYTES.set(usage.size)
+        _PINS.set(usage.pins)
+        _FREE.set(await store.blobs.free_bytes())
+        await asyncio.sleep(_PERIOD_S)

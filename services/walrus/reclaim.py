@@ -1,0 +1,79 @@
+"""The worker that frees what nobody needs any more: blobs the index let go, and blobs it never knew.
+
+The latter are of uploads that a crash cut off between sealing and commit; they are looked for at start and now and
+then. Repeating a pass is safe; what a request still reads is left for a later one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Final
+
+from common.log import get_logger
+from common.metrics import counter
+from services.walrus.store import Store
+
+_BATCH: Final = 1000
+# Between passes, so that a busy store frees in batches and does not commit once more for each request.
+_PAUSE_S: Final = 0.5
+_ORPHANS_EVERY_S: Final = 600.0
+# How long a repeated CompleteMultipartUpload is answered as the first one was.
+_COMPLETIONS_MS: Final = 7 * 24 * 3600 * 1000
+
+_log = get_logger(__name__)
+_RECLAIMED = counter("mallee_walrus_reclaimed_bytes", "Bytes freed, by cause: garbage or orphan", ("cause",))
+
+
+class Reclaimer:
+    def __init__(self, store: Store, *, pause_s: float = _PAUSE_S) -> None:
+        self._store = store
+        self._pause_s = pause_s
+        self._nudged = asyncio.Event()
+
+    def nudge(self) -> None:
+        self._nudged.set()
+
+    async def run(self) -> None:
+        while True:
+            await self.sweep_orphans()
+            await self._store.index.forget_completions(self._store.now_ms() - _COMPLETIONS_MS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_ORPHANS_EVERY_S):
+                    await self._collect_for_ever()
+
+    async def _collect_for_ever(self) -> None:
+        while True:
+            self._nudged.clear()
+            if not await self.collect():
+                await self._nudged.wait()
+            await asyncio.sleep(self._pause_s)
+
+    async def collect(self) -> int:
+        """Deletes garbage that nobody reads; how many blobs."""
+        held = self._store.readers.held
+        garbage = await self._store.index.garbage(_BATCH + len(held))
+        if not garbage:
+            return 0
+        await self._store.readers.settled()
+        held = self._store.readers.held
+        free = [blob for blob in garbage if blob not in held]
+        if free:
+            _RECLAIMED.labels("garbage").inc(await self._store.blobs.delete(free))
+            await self._store.index.forget_garbage(free)
+        return len(free)
+
+    async def sweep_orphans(self) -> int:
+        """Deletes blobs that the index does not know; how many."""
+        found = 0
+        async for blobs in self._store.blobs.scan():
+            if not blobs:
+                continue
+            named = await self._store.index.named(blobs)
+            orphans = [blob for blob in blobs if blob not in named]
+            if orphans:
+                _RECLAIMED.labels("orphan").inc(await self._store.blobs.delete(orphans))
+                found += len(orphans)
+        if found:
+            _log.info("deleted blobs that no object names", blobs=found)
+        return found

@@ -1,0 +1,75 @@
+"""The gRPC handlers of mallee.walrus.v1."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any, Final
+
+from common.rpc.context import current_caller, current_peer
+from mallee.nc.v1 import instance_pb2
+from mallee.walrus.v1 import service_pb2, service_pb2_grpc
+from services.walrus.account import delete_account_data
+from services.walrus.image import Kind
+from services.walrus.images import Images
+from services.walrus.store import Store
+
+_KINDS: Final = {
+    service_pb2.IMAGE_KIND_MACHINE: Kind.MACHINE,
+    service_pb2.IMAGE_KIND_KERNEL: Kind.KERNEL,
+    service_pb2.IMAGE_KIND_RAMDISK: Kind.RAMDISK,
+}
+_KIND_NUMBERS: Final = {kind: number for number, kind in _KINDS.items()}
+_FORMATS: Final = {"raw": instance_pb2.IMAGE_FORMAT_RAW, "qcow2": instance_pb2.IMAGE_FORMAT_QCOW2}
+
+
+class WalrusService(service_pb2_grpc.WalrusServiceServicer):
+    def __init__(self, store: Store, images: Images) -> None:
+        self._store = store
+        self._images = images
+
+    async def PinImage(self, request: service_pb2.PinImageRequest, context: Any) -> service_pb2.PinImageResponse:
+        pin, kind = await self._images.pin(
+            request.image_id, request.bucket, request.key, wanted=_KINDS.get(request.kind), caller=current_caller()
+        )
+        return service_pb2.PinImageResponse(
+            sha256=pin.sha256,
+            size_bytes=pin.size,
+            format=_FORMATS[pin.format],
+            virtual_size_bytes=pin.virtual_size,
+            kind=_KIND_NUMBERS[kind],
+        )
+
+    async def UnpinImage(self, request: service_pb2.UnpinImageRequest, context: Any) -> service_pb2.UnpinImageResponse:
+        await self._images.unpin(request.image_id)
+        return service_pb2.UnpinImageResponse()
+
+    async def FetchImage(
+        self, request: service_pb2.FetchImageRequest, context: Any
+    ) -> AsyncIterator[service_pb2.FetchImageResponse]:
+        peer = current_peer()
+        chunks = self._images.fetch(
+            request.image_id,
+            request.sha256,
+            request.offset,
+            proof=request.ticket,
+            expires_unix_s=request.ticket_expires.seconds,
+            node=peer.member_id if peer else "",
+        )
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                yield service_pb2.FetchImageResponse(chunk=chunk)
+
+    async def DescribeStore(
+        self, request: service_pb2.DescribeStoreRequest, context: Any
+    ) -> service_pb2.DescribeStoreResponse:
+        usage = await self._store.index.usage(request.account_id)
+        return service_pb2.DescribeStoreResponse(
+            buckets=usage.buckets, objects=usage.objects, bytes=usage.size, pinned_images=usage.pins
+        )
+
+    async def DeleteAccountData(
+        self, request: service_pb2.DeleteAccountDataRequest, context: Any
+    ) -> service_pb2.DeleteAccountDataResponse:
+        await delete_account_data(self._store, request.account_id)
+        return service_pb2.DeleteAccountDataResponse()
