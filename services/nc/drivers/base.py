@@ -76,7 +76,8 @@ class Hypervisor(Protocol):
     async def prepare(self, domain: Domain) -> None:
         """Brings the domain up, paused, its tap opened. One that already runs, or is paused, is left alone.
 
-        Raises NoCapacity if the host cannot hold it, Unavailable if the engine does not answer; then nothing runs.
+        Raises NoCapacity if the host cannot hold it, Unavailable if the engine does not answer, CloudError if it fails
+        to start for a reason of its own; then nothing runs.
         """
 
     async def resume(self, instance_id: InstanceId) -> None:

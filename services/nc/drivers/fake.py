@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.errors import NoCapacity, NotFound, Unavailable, WrongState
+from common.errors import CloudError, NoCapacity, NotFound, Unavailable, WrongState
 from common.ids import InstanceId
 from services.nc.drivers.base import Domain, Power, PowerChange
 from services.nc.drivers.feed import PowerFeed
@@ -85,7 +85,7 @@ class FakeHypervisor:
         await asyncio.sleep(self.faults.prepare_delay_s)
         if self.faults.failing_prepares > 0:
             self.faults.failing_prepares -= 1
-            raise Unavailable("the fake hypervisor was told to fail")
+            raise CloudError("the fake hypervisor was told to fail")
         if self._read(domain.instance_id) in (Power.PAUSED, Power.RUNNING):
             return
         if len(list(self._domains.glob("*.json"))) >= self.faults.most_domains:

@@ -254,7 +254,7 @@ class LibvirtHypervisor:
         try:
             self._connection = await self._loop.run_in_executor(self._connector, dial)
         except libvirt.libvirtError as error:
-            raise _cloud_error(error) from error
+            raise Unavailable(f"libvirtd does not answer: {error}") from error
         self._lost.clear()
 
     async def _stay_connected(self) -> None:
@@ -351,7 +351,9 @@ def _cloud_error(error: libvirt.libvirtError) -> CloudError:
     text = str(error.get_error_message() or error)
     if "Cannot allocate memory" in text or "cannot set up guest memory" in text:
         return NoCapacity(f"the host has no memory for it: {text}")
-    return Unavailable(f"libvirt: {text}")
+    if error.get_error_code() in _LOST_CODES:
+        return Unavailable(f"libvirtd does not answer: {text}")
+    return CloudError(f"libvirt: {text}")
 
 
 @functools.cache

@@ -1,0 +1,101 @@
+"""The acts on the host that bring a VM up and take it away. Each can be repeated, and cut short at any point."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from common.errors import InvalidArgument
+from common.ids import InstanceId, InterfaceId, VpcId
+from mallee.nc.v1 import instance_pb2
+from services.nc.drivers.base import Domain, Hypervisor, Network
+from services.nc.images import ImageCache
+from services.nc.overlay import MakeOverlay, Overlay
+from services.nc.paths import NodePaths
+from services.nc.plans import Plans
+
+FORMATS: Final = {instance_pb2.IMAGE_FORMAT_RAW: "raw", instance_pb2.IMAGE_FORMAT_QCOW2: "qcow2"}
+
+
+class Metadata(Protocol):
+    async def serve(self, vpc_id: VpcId) -> None:
+        """From now on guests of the VPC find their metadata."""
+
+    async def stop(self, vpc_id: VpcId) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    paths: NodePaths
+    hypervisor: Hypervisor
+    network: Network
+    images: ImageCache
+    make_overlay: MakeOverlay
+    plans: Plans
+    metadata: Metadata
+    # VPCs that have a recorded instance here, other than the given one.
+    other_vpcs: Callable[[InstanceId], set[VpcId]]
+    # uid and gid that QEMU runs as.
+    owner: tuple[int, int] | None
+
+    async def launch(self, spec: instance_pb2.InstanceSpec) -> None:
+        """Image, disk, interface, and the domain, paused."""
+        instance_id, boot = InstanceId(spec.instance_id), spec.boot
+        if boot.machine.format not in FORMATS:
+            raise InvalidArgument(f"{boot.machine.image_id} has no known format")
+        async with contextlib.AsyncExitStack() as held:
+            wanted = [image for image in (boot.machine, boot.kernel, boot.ramdisk) if image.image_id]
+            found = await asyncio.gather(*(held.enter_async_context(self.images.hold(image)) for image in wanted))
+            file_of = dict(zip((image.image_id for image in wanted), found, strict=True))
+            overlay = Overlay(
+                path=self.paths.disk(instance_id),
+                backing=file_of[boot.machine.image_id],
+                backing_format=FORMATS[boot.machine.format],
+                size_bytes=spec.shape.disk_bytes,
+                owner=self.owner,
+            )
+            await self.make_overlay(overlay)
+            tap = await self.network.prepare_interface(spec.interface)
+            await self.hypervisor.prepare(self._domain(spec, overlay, file_of, tap))
+
+    async def plug(self, spec: instance_pb2.InstanceSpec) -> None:
+        """Its interface into the VPC with all that guards it, its metadata, and only then its vCPUs."""
+        vpc_id = VpcId(spec.interface.vpc_id)
+        await self.network.plug_interface(spec.interface)
+        await self.plans.apply_again(vpc_id)
+        await self.metadata.serve(vpc_id)
+        await self.hypervisor.resume(InstanceId(spec.instance_id))
+
+    async def clean(self, spec: instance_pb2.InstanceSpec) -> None:
+        """Domain, interface and disk; the record stays, and the console's log with it."""
+        instance_id, vpc_id = InstanceId(spec.instance_id), VpcId(spec.interface.vpc_id)
+        await self.hypervisor.remove(instance_id)
+        last = vpc_id not in self.other_vpcs(instance_id)
+        if last:
+            await self.metadata.stop(vpc_id)
+        await self.network.remove_interface(InterfaceId(spec.interface.interface_id), vpc_id)
+        if last and vpc_id not in self.other_vpcs(instance_id):
+            await self.plans.forget(vpc_id)
+        await asyncio.to_thread(self.paths.disk(instance_id).unlink, missing_ok=True)
+
+    def _domain(self, spec: instance_pb2.InstanceSpec, overlay: Overlay, file_of: dict[str, Path], tap: str) -> Domain:
+        boot = spec.boot
+        return Domain(
+            instance_id=InstanceId(spec.instance_id),
+            vcpus=spec.shape.vcpus,
+            memory_bytes=spec.shape.memory_bytes,
+            disk=overlay.path,
+            disk_format="qcow2",
+            backing=overlay.backing,
+            backing_format=overlay.backing_format,
+            kernel=file_of.get(boot.kernel.image_id),
+            ramdisk=file_of.get(boot.ramdisk.image_id),
+            kernel_arguments=boot.kernel_arguments,
+            mac=spec.interface.mac,
+            tap=tap,
+            console_log=self.paths.console(InstanceId(spec.instance_id)),
+        )

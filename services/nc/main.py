@@ -1,0 +1,267 @@
+"""The node controller's process: configuration -> objects -> serve. Wiring alone.
+
+    python -m services.nc.main --config FILE --member nc-us-east-1a-1
+    python -m services.nc.main --config FILE --member nc-us-east-1a-1 --power-off-all
+
+The second, while the first does not run, powers every VM of the node off; the node's next start boots them again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import functools
+import pwd
+import secrets
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NoReturn
+
+from common.config import CloudConfig, ConfigError, NodeConfig, load
+from common.errors import CloudError, Unavailable
+from common.etcd.client import Etcd
+from common.etcd.membership import Membership
+from common.ids import InstanceId, VpcId
+from common.log import get_logger
+from common.metrics import gauge
+from common.process import EXIT_CONFIG, ServiceContext, run_service
+from common.rpc.peers import Peers
+from common.rpc.server import RpcServer
+from mallee.common.v1.caller_pb2 import Member
+from mallee.nc.v1 import service_pb2_grpc
+from services.nc import capacity
+from services.nc.clients import WalrusImages
+from services.nc.drivers.base import Hypervisor, Network
+from services.nc.drivers.power import choose_kind
+from services.nc.host import Host
+from services.nc.identity_document import DocumentSigner, token_key
+from services.nc.images import ImageCache, ImageSource
+from services.nc.instance import Phase
+from services.nc.metadata import MetadataServer, Subject
+from services.nc.orders import Orders
+from services.nc.overlay import MakeOverlay, QemuOverlays, ensure_empty_overlay
+from services.nc.paths import NodePaths
+from services.nc.plans import Plans
+from services.nc.power_off import power_off_all
+from services.nc.reconcile import InstanceReconciler
+from services.nc.service import NodeControllerService, NodeFacts
+from services.nc.store import InstanceStore
+
+_log = get_logger(__name__)
+
+_JOIN_AGAIN_S: Final = 1.0
+QEMU_USER: Final = "libvirt-qemu"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drivers:
+    hypervisor: Hypervisor
+    network: Network
+    make_overlay: MakeOverlay
+    # uid and gid that QEMU runs as; None: there is no QEMU.
+    owner: tuple[int, int] | None
+
+
+def main() -> None:
+    if "--power-off-all" in sys.argv:
+        _power_off_all()
+    run_service("nc", build)
+
+
+async def build(ctx: ServiceContext) -> None:
+    _, node = ctx.config.node(ctx.member)
+    paths = paths_of(ctx.config, ctx.member)
+    paths.make()
+    images = WalrusImages()
+    server = await assemble(ctx, drivers_of(ctx.config, node, paths), images)
+    await ctx.serve(server)
+    ctx.tasks.create_task(_join(ctx, images, f"{node.address}:{server.ports[0]}"))
+
+
+async def assemble(ctx: ServiceContext, drivers: Drivers, source: ImageSource) -> RpcServer:
+    """Everything of the node but its membership; what it recorded before is at work again when this returns."""
+    config = ctx.config
+    zone, node = config.node(ctx.member)
+    paths = paths_of(config, ctx.member)
+    store = InstanceStore(paths, now_s=time.time)
+    store.open()
+    ctx.stack.callback(store.close)
+    hypervisor, network = drivers.hypervisor, drivers.network
+    await hypervisor.open()
+    ctx.stack.push_async_callback(hypervisor.close)
+    await network.open()
+    ctx.stack.push_async_callback(network.close)
+    plans = Plans(paths, network)
+    plans.open()
+    metadata = MetadataServer(
+        network,
+        functools.partial(_find_subject, store, plans),
+        signer=DocumentSigner(ctx.identity),
+        token_key=token_key(ctx.identity),
+    )
+    ctx.stack.push_async_callback(metadata.close)
+    reserve_bytes = config.nodes.disk_reserve_bytes
+    cache = ImageCache(
+        paths.cache,
+        source,
+        limit_bytes=config.nodes.cache_bytes,
+        reserve_bytes=reserve_bytes,
+        in_use=functools.partial(_contents_in_use, store),
+        group_id=drivers.owner[1] if drivers.owner else None,
+    )
+    host = Host(
+        paths=paths,
+        hypervisor=hypervisor,
+        network=network,
+        images=cache,
+        make_overlay=drivers.make_overlay,
+        plans=plans,
+        metadata=metadata,
+        other_vpcs=functools.partial(_vpcs_in_use, store),
+        owner=drivers.owner,
+    )
+    reconciler = InstanceReconciler(store, host)
+    await plans.apply_all(_vpcs_in_use(store))
+    await metadata.serve_all(set((await network.observe()).values()))
+    orders = Orders(
+        store,
+        paths=paths,
+        hypervisor=hypervisor,
+        images=cache,
+        total=capacity.measure(node, cpu_overcommit=config.nodes.cpu_overcommit, folder=paths.root),
+        reserve_bytes=reserve_bytes,
+        nudge=reconciler.nudge,
+        now_s=time.time,
+    )
+    _show(store)
+    ctx.tasks.create_task(reconciler.run())
+    facts = NodeFacts(
+        node=ctx.member,
+        zone=zone.name,
+        underlay_address=node.address,
+        hypervisor=hypervisor.kind,
+        host_boot_id=host_boot_id(),
+    )
+    service = NodeControllerService(facts, orders=orders, store=store, plans=plans)
+    server = RpcServer(ctx.identity, addresses=[f"{node.address}:{node.port}"])
+    return server.add(service_pb2_grpc.add_NodeControllerServiceServicer_to_server, service)
+
+
+def paths_of(config: CloudConfig, member: str) -> NodePaths:
+    return NodePaths(config.home_path / "nodes" / member)
+
+
+def drivers_of(config: CloudConfig, node: NodeConfig, paths: NodePaths) -> Drivers:
+    """The fake ones import neither libvirt nor pyroute2."""
+    if config.nodes.hypervisor == "fake":
+        from services.nc.drivers.fake import FakeHypervisor
+        from services.nc.drivers.network_fake import FakeNetwork
+
+        return Drivers(
+            hypervisor=FakeHypervisor(paths.fake),
+            network=FakeNetwork(paths.root / "fake-network"),
+            make_overlay=ensure_empty_overlay,
+            owner=None,
+        )
+    from services.nc.drivers.libvirt import LibvirtHypervisor
+    from services.nc.drivers.network import HostNetwork
+
+    user = pwd.getpwnam(QEMU_USER)
+    return Drivers(
+        hypervisor=LibvirtHypervisor(
+            uri=f"qemu+unix:///system?socket={paths.libvirt_socket}",
+            cloud_id=config.cloud_id,
+            kind=choose_kind(config.nodes.hypervisor, Path("/proc/cpuinfo").read_text()),
+            qemu_user=QEMU_USER,
+        ),
+        network=HostNetwork(config, node),
+        make_overlay=QemuOverlays(),
+        owner=(user.pw_uid, user.pw_gid),
+    )
+
+
+def host_boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+async def _join(ctx: ServiceContext, images: WalrusImages, address: str) -> None:
+    """Beside the rest: a node whose etcd is down still looks after its VMs."""
+    zone, _ = ctx.config.node(ctx.member)
+    member = Member(
+        id=ctx.member,
+        role="nc",
+        zone=zone.name,
+        address=address,
+        metrics_address=ctx.metrics_address,
+        boot_id=secrets.token_hex(8),
+    )
+    while True:
+        try:
+            async with (
+                Etcd(ctx.config.etcd.endpoints, ctx.identity) as etcd,
+                Membership(etcd) as membership,
+                Peers(membership, ctx.identity, "walrus") as walrus,
+            ):
+                images.walrus = walrus
+                await membership.register(member)
+                await asyncio.get_running_loop().create_future()
+        except* Unavailable as error:
+            _log.warning("etcd does not answer, joining the cloud later", error=str(error.exceptions[0]))
+        await asyncio.sleep(_JOIN_AGAIN_S)
+
+
+def _find_subject(store: InstanceStore, plans: Plans, vpc_id: VpcId, private_ipv4: str) -> Subject | None:
+    for record in store.all().values():
+        interface = record.spec.interface
+        if interface.vpc_id == vpc_id and interface.private_ipv4 == private_ipv4:
+            return Subject(record.spec, plans.interface(vpc_id, interface.interface_id))
+    return None
+
+
+def _contents_in_use(store: InstanceStore) -> set[str]:
+    boots = (record.spec.boot for record in store.all().values())
+    return {image.sha256 for boot in boots for image in (boot.machine, boot.kernel, boot.ramdisk) if image.image_id}
+
+
+def _vpcs_in_use(store: InstanceStore, but: InstanceId | None = None) -> set[VpcId]:
+    records = (record for instance_id, record in store.all().items() if instance_id != but)
+    return {VpcId(record.spec.interface.vpc_id) for record in records}
+
+
+def _show(store: InstanceStore) -> None:
+    vms = gauge("mallee_nc_vms", "VMs on this node, by phase", ("phase",))
+
+    def count(phase: Phase) -> float:
+        return sum(record.phase == phase.value for record in store.all().values())
+
+    for phase in Phase:
+        vms.labels(phase.name.lower()).set_function(functools.partial(count, phase))
+
+
+def _power_off_all() -> NoReturn:
+    parser = argparse.ArgumentParser(prog="mallee-nc")
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--member", required=True)
+    parser.add_argument("--power-off-all", action="store_true", required=True)
+    parser.add_argument("--grace", type=float, default=20.0, help="seconds a guest is given to shut down")
+    arguments = parser.parse_args()
+    try:
+        config = load(arguments.config)
+        _, node = config.node(arguments.member)
+        paths = paths_of(config, arguments.member)
+        paths.make()
+        hypervisor = drivers_of(config, node, paths).hypervisor
+        asyncio.run(power_off_all(InstanceStore(paths, now_s=time.time), hypervisor, grace_s=arguments.grace))
+    except ConfigError as error:
+        print(f"mallee-nc: {error}", file=sys.stderr)
+        sys.exit(EXIT_CONFIG)
+    except (CloudError, OSError) as error:
+        print(f"mallee-nc: {error}", file=sys.stderr)
+        sys.exit(1)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

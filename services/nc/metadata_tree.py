@@ -1,0 +1,147 @@
+"""What a guest may read of itself, as paths and texts. Pure.
+
+https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/ec2-instance-metadata.html
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping
+from typing import Final
+
+from mallee.nc.v1 import instance_pb2, network_pb2
+
+# As the service lists them; all answer alike.
+VERSIONS: Final = (
+    *("1.0", "2007-01-19", "2007-03-01", "2007-08-29", "2007-10-10", "2007-12-15", "2008-02-01", "2008-09-01"),
+    *("2009-04-04", "2011-01-01", "2011-05-01", "2012-01-12", "2014-02-25", "2014-11-05", "2015-10-20", "2016-04-19"),
+    *("2016-06-30", "2016-09-02", "2018-03-28", "2018-08-17", "2018-09-24", "2019-10-01", "2020-10-27", "2021-01-03"),
+    *("2021-03-23", "2021-07-15", "2022-07-09", "2022-09-24", "2024-04-11", "latest"),
+)
+DOCUMENT: Final = "dynamic/instance-identity/document"
+SIGNATURE: Final = "dynamic/instance-identity/signature"
+PKCS7: Final = "dynamic/instance-identity/pkcs7"
+USER_DATA: Final = "user-data"
+
+
+def leaves(spec: instance_pb2.InstanceSpec, interface: network_pb2.PlanInterface | None) -> dict[str, str]:
+    """Path below the version -> text. `interface` is what the VPC's latest plan says; None: as it was launched."""
+    public = spec.interface.public_ipv4 if interface is None else interface.public_ipv4
+    return {
+        **{f"meta-data/{path}": text for path, text in _about_instance(spec, public).items()},
+        **{f"meta-data/{path}": text for path, text in _about_network(spec, interface, public).items()},
+        **{f"meta-data/tags/instance/{key}": value for key, value in spec.metadata_tags.items()},
+        DOCUMENT: identity_document(spec),
+        # Their texts are made when they are asked for.
+        SIGNATURE: "",
+        PKCS7: "",
+        **({USER_DATA: ""} if spec.has_user_data else {}),
+    }
+
+
+def listing(paths: Mapping[str, str], folder: str) -> list[str]:
+    """What stands directly in `folder` (no slash at its end), folders with one; empty if there is no such folder."""
+    prefix = f"{folder}/" if folder else ""
+    below = (path[len(prefix) :] for path in paths if path.startswith(prefix))
+    return sorted({name.split("/", 1)[0] + ("/" if "/" in name else "") for name in below})
+
+
+def key_listing(spec: instance_pb2.InstanceSpec) -> list[str]:
+    """`public-keys/` shows the keys' names beside their numbers."""
+    return [f"{number}={key.name}" for number, key in enumerate(spec.public_keys)]
+
+
+def identity_document(spec: instance_pb2.InstanceSpec) -> str:
+    """https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instance-identity-documents.html"""
+    pending = spec.launch_time.ToDatetime(datetime.UTC)
+    return json.dumps(
+        {
+            "accountId": spec.account_id,
+            "architecture": "x86_64",
+            "availabilityZone": spec.zone,
+            "billingProducts": None,
+            "devpayProductCodes": None,
+            "marketplaceProductCodes": None,
+            "imageId": spec.image_id,
+            "instanceId": spec.instance_id,
+            "instanceType": spec.shape.instance_type,
+            "kernelId": spec.boot.kernel.image_id or None,
+            "pendingTime": pending.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "privateIp": spec.interface.private_ipv4,
+            "ramdiskId": spec.boot.ramdisk.image_id or None,
+            "region": spec.region,
+            "version": "2017-09-30",
+        },
+        indent=2,
+    )
+
+
+def _about_instance(spec: instance_pb2.InstanceSpec, public: str) -> dict[str, str]:
+    boot, interface = spec.boot, spec.interface
+    told = {
+        "ami-id": spec.image_id,
+        "ami-launch-index": str(spec.launch_index),
+        "ami-manifest-path": "(unknown)",
+        "block-device-mapping/ami": "vda",
+        "block-device-mapping/root": "/dev/vda",
+        "events/maintenance/history": "[]",
+        "events/maintenance/scheduled": "[]",
+        "hostname": interface.private_dns_name,
+        "instance-action": "none",
+        "instance-id": spec.instance_id,
+        "instance-life-cycle": "on-demand",
+        "instance-type": spec.shape.instance_type,
+        "kernel-id": boot.kernel.image_id,
+        "local-hostname": interface.private_dns_name,
+        "local-ipv4": interface.private_ipv4,
+        "mac": interface.mac,
+        "placement/availability-zone": spec.zone,
+        "placement/region": spec.region,
+        "profile": "default-hvm",
+        "public-hostname": public_name(interface, public),
+        "public-ipv4": public,
+        "ramdisk-id": boot.ramdisk.image_id,
+        "reservation-id": spec.reservation_id,
+        "security-groups": "\n".join(spec.security_group_names),
+        "services/domain": "amazonaws.com",
+        "services/partition": "aws",
+        **{f"public-keys/{number}/openssh-key": key.openssh for number, key in enumerate(spec.public_keys)},
+    }
+    return {path: text for path, text in told.items() if text}
+
+
+def _about_network(
+    spec: instance_pb2.InstanceSpec, planned: network_pb2.PlanInterface | None, public: str
+) -> dict[str, str]:
+    interface = spec.interface
+    groups = interface.security_group_ids if planned is None else planned.group_ids
+    told = {
+        "device-number": "0",
+        "interface-id": interface.interface_id,
+        "local-hostname": interface.private_dns_name,
+        "local-ipv4s": interface.private_ipv4,
+        "mac": interface.mac,
+        "owner-id": spec.account_id,
+        "public-hostname": public_name(interface, public),
+        "public-ipv4s": public,
+        "security-group-ids": "\n".join(groups),
+        "security-groups": "\n".join(spec.security_group_names),
+        "subnet-id": interface.subnet_id,
+        "subnet-ipv4-cidr-block": interface.subnet_cidr,
+        "vpc-id": interface.vpc_id,
+        "vpc-ipv4-cidr-block": interface.vpc_cidr,
+        "vpc-ipv4-cidr-blocks": interface.vpc_cidr,
+        **({f"ipv4-associations/{public}": interface.private_ipv4} if public else {}),
+    }
+    # AWS writes the MAC of the path with a slash behind it: it is a folder.
+    return {f"network/interfaces/macs/{interface.mac}/{path}": text for path, text in told.items() if text}
+
+
+def public_name(interface: instance_pb2.NetworkInterface, public: str) -> str:
+    """The public DNS name, also of an address that came later: its form is that of the first one."""
+    if public == interface.public_ipv4:
+        return interface.public_dns_name
+    if not public or not interface.public_ipv4:
+        return ""
+    return interface.public_dns_name.replace(interface.public_ipv4.replace(".", "-"), public.replace(".", "-"))

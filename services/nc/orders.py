@@ -1,0 +1,165 @@
+"""What the CC may ask of the node: an order is recorded durably and answered at once; the reconciler does the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import re
+import shutil
+from collections.abc import Callable
+from typing import Final
+
+from common.errors import InvalidArgument, NoCapacity, NotFound, Stale, WrongState
+from common.ids import InstanceId, InterfaceId, VpcId
+from mallee.nc.v1 import instance_pb2, record_pb2, service_pb2
+from services.nc.capacity import check_fits, used_by
+from services.nc.console import tail
+from services.nc.drivers.base import Hypervisor
+from services.nc.images import ImageCache
+from services.nc.instance import Goal, Phase, observation_of
+from services.nc.paths import NodePaths
+from services.nc.store import InstanceStore
+
+REBOOT_GRACE_S: Final = 60.0
+# An overlay grows as its guest writes; a launch that could not even begin to is refused.
+_FIRST_WRITES_BYTES: Final = 64 << 20
+_MAC: Final = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}\Z")
+
+
+class Orders:
+    def __init__(
+        self,
+        store: InstanceStore,
+        *,
+        paths: NodePaths,
+        hypervisor: Hypervisor,
+        images: ImageCache,
+        total: service_pb2.Resources,
+        reserve_bytes: int,
+        nudge: Callable[[InstanceId], None],
+        now_s: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._paths = paths
+        self._hypervisor = hypervisor
+        self._images = images
+        self._reserve_bytes = reserve_bytes
+        self._nudge = nudge
+        self._now_s = now_s
+        self.total = total
+        # Admitted, their records on the way to the disk.
+        self._admitted: dict[InstanceId, instance_pb2.InstanceShape] = {}
+
+    @property
+    def used(self) -> service_pb2.Resources:
+        shapes = {instance_id: record.spec.shape for instance_id, record in self._store.all().items()}
+        return used_by((self._admitted | shapes).values())
+
+    async def ensure(self, epoch: int, spec: instance_pb2.InstanceSpec) -> instance_pb2.InstanceObservation:
+        """Raises InvalidArgument, Stale, NoCapacity."""
+        check_spec(spec)
+        await self._store.obey(epoch)
+        instance_id = InstanceId(spec.instance_id)
+        if spec.generation <= self._store.gone_generation(instance_id):
+            raise Stale(f"{instance_id} is gone from here")
+        if self._store.get(instance_id) is None:
+            await self._check_room(spec)
+            self._admitted[instance_id] = spec.shape
+        try:
+            record = await self._store.update(instance_id, lambda old: self._ordered(old, spec))
+        finally:
+            self._admitted.pop(instance_id, None)
+        assert record is not None
+        self._nudge(instance_id)
+        return observation_of(record)
+
+    async def terminate(self, epoch: int, instance_id: InstanceId, generation: int) -> bool:
+        """True when nothing of it is left. Raises Stale."""
+        await self._store.obey(epoch)
+
+        def want_gone(record: record_pb2.InstanceRecord | None) -> record_pb2.InstanceRecord | None:
+            if record is None:
+                return None
+            if generation < record.spec.generation:
+                raise Stale(f"{instance_id} is here in generation {record.spec.generation}, not {generation}")
+            record.goal = Goal.GONE.value
+            return record
+
+        gone = await self._store.update(instance_id, want_gone) is None
+        self._nudge(instance_id)
+        return gone
+
+    async def reboot(self, epoch: int, instance_id: InstanceId) -> None:
+        """Raises NotFound, WrongState, Stale."""
+        await self._store.obey(epoch)
+        record = self._get(instance_id)
+        if Goal(record.goal) is not Goal.RUN or Phase(record.phase) is not Phase.RUNNING:
+            raise WrongState(f"{instance_id} does not run")
+        await self._hypervisor.reboot(instance_id, grace_s=REBOOT_GRACE_S)
+
+    async def console(self, instance_id: InstanceId) -> tuple[bytes, int]:
+        """The end of its console and when it was last written. Raises NotFound."""
+        self._get(instance_id)
+        return await asyncio.to_thread(tail, self._paths.console(instance_id))
+
+    def _get(self, instance_id: InstanceId) -> record_pb2.InstanceRecord:
+        record = self._store.get(instance_id)
+        if record is None:
+            raise NotFound(f"{instance_id} is not on this node", code="InvalidInstanceID.NotFound")
+        return record
+
+    async def _check_room(self, spec: instance_pb2.InstanceSpec) -> None:
+        free_bytes = (await asyncio.to_thread(shutil.disk_usage, self._paths.root)).free - self._reserve_bytes
+        images = (spec.boot.machine, spec.boot.kernel, spec.boot.ramdisk)
+        wanted_bytes = sum(
+            image.size_bytes for image in images if image.image_id and not self._images.has(image.sha256)
+        )
+        if wanted_bytes + _FIRST_WRITES_BYTES > free_bytes:
+            raise NoCapacity("this host's disk is full")
+        # No await from here to the entry in _admitted: two orders cannot both take the last place.
+        check_fits(spec.shape, total=self.total, used=self.used)
+
+    def _ordered(
+        self, old: record_pb2.InstanceRecord | None, spec: instance_pb2.InstanceSpec
+    ) -> record_pb2.InstanceRecord:
+        if old is None or spec.generation > old.spec.generation:
+            return record_pb2.InstanceRecord(
+                spec=spec,
+                goal=Goal.RUN.value,
+                phase=(Phase.PREPARING if old is None else Phase.CLEARING).value,
+                ordered_at_ms=int(self._now_s() * 1000),
+            )
+        if spec.generation < old.spec.generation:
+            raise Stale(f"{spec.instance_id} is here in generation {old.spec.generation}, not {spec.generation}")
+        for name in ("machine", "kernel", "ramdisk"):
+            new, kept = getattr(spec.boot, name), getattr(old.spec.boot, name)
+            if new.ticket and new.sha256 == kept.sha256:
+                kept.ticket = new.ticket
+                kept.ticket_expires.CopyFrom(new.ticket_expires)
+        return old
+
+
+def check_spec(spec: instance_pb2.InstanceSpec) -> None:
+    """Raises InvalidArgument that names what is wrong: nothing malformed reaches a path, an XML or a rule."""
+    try:
+        InstanceId(spec.instance_id)
+        InterfaceId(spec.interface.interface_id)
+        VpcId(spec.interface.vpc_id)
+        ipaddress.IPv4Address(spec.interface.private_ipv4)
+        subnet = ipaddress.IPv4Network(spec.interface.subnet_cidr)
+        ipaddress.IPv4Network(spec.interface.vpc_cidr)
+    except ValueError as error:
+        raise InvalidArgument(f"the spec is malformed: {error}") from error
+    checks = {
+        "generation": spec.generation > 0,
+        "mac": _MAC.match(spec.interface.mac) is not None,
+        "private_ipv4": ipaddress.IPv4Address(spec.interface.private_ipv4) in subnet,
+        "vcpus": 0 < spec.shape.vcpus <= 1024,
+        "memory_bytes": spec.shape.memory_bytes >= 1 << 20,
+        "disk_bytes": spec.shape.disk_bytes > 0,
+        "machine": bool(spec.boot.machine.image_id),
+        "ramdisk": bool(spec.boot.kernel.image_id) or not spec.boot.ramdisk.image_id,
+        "kernel_arguments": spec.boot.kernel_arguments.isprintable(),
+    }
+    if wrong := [name for name, holds in checks.items() if not holds]:
+        raise InvalidArgument(f"the spec of {spec.instance_id} is malformed: {', '.join(wrong)}")

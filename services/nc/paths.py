@@ -1,0 +1,83 @@
+"""Where a node keeps its things, under <home>/nodes/<member>. QEMU may pass through its folders, never list them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.ids import InstanceId
+
+
+@dataclass(frozen=True, slots=True)
+class NodePaths:
+    root: Path
+
+    @property
+    def instances(self) -> Path:
+        return self.root / "instances"
+
+    @property
+    def gone(self) -> Path:
+        """One small file per instance that was here and is no more."""
+        return self.root / "gone"
+
+    @property
+    def cache(self) -> Path:
+        return self.root / "cache"
+
+    @property
+    def plans(self) -> Path:
+        return self.root / "plans"
+
+    @property
+    def epoch(self) -> Path:
+        return self.root / "epoch"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "nc.lock"
+
+    @property
+    def fake(self) -> Path:
+        """State of the fake hypervisor."""
+        return self.root / "fake"
+
+    @property
+    def libvirt_socket(self) -> Path:
+        return self.root / "run" / "libvirt" / "libvirt-sock"
+
+    def instance(self, instance_id: InstanceId) -> Path:
+        return self.instances / instance_id
+
+    def disk(self, instance_id: InstanceId) -> Path:
+        return self.instance(instance_id) / "disk.qcow2"
+
+    def console(self, instance_id: InstanceId) -> Path:
+        return self.instance(instance_id) / "console.log"
+
+    def make(self) -> None:
+        for folder in (self.root, self.instances, self.gone, self.cache, self.plans):
+            folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+            folder.chmod(0o711)
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """The old content or the new one, whatever happens; on disk when it returns. Readable by its owner alone."""
+    new = path.with_name(path.name + ".new")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        os.write(descriptor, content)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    new.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,67 @@
+"""The latest network plan of each VPC that this node was told, kept on disk: in force again after a restart, while
+every other service is down."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Collection
+from pathlib import Path
+
+from common.ids import VpcId
+from mallee.nc.v1 import network_pb2
+from services.nc.drivers.base import Network
+from services.nc.paths import NodePaths, write_durably
+
+
+class Plans:
+    def __init__(self, paths: NodePaths, network: Network) -> None:
+        self._folder = paths.plans
+        self._network = network
+        self._plans: dict[VpcId, network_pb2.VpcPlan] = {}
+        self._locks: defaultdict[VpcId, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    def open(self) -> None:
+        for path in self._folder.glob("vpc-*.pb"):
+            self._plans[VpcId(path.stem)] = network_pb2.VpcPlan.FromString(path.read_bytes())
+
+    async def apply(self, plan: network_pb2.VpcPlan) -> int:
+        """Returns the revision in force, which is newer if `plan` is an old one."""
+        vpc_id = VpcId(plan.vpc_id)
+        async with self._locks[vpc_id]:
+            known = self._plans.get(vpc_id)
+            if known is not None and known.revision > plan.revision:
+                return known.revision
+            if known != plan:
+                await asyncio.to_thread(write_durably, self._path(vpc_id), plan.SerializeToString())
+                self._plans[vpc_id] = plan
+            await self._network.apply_plan(plan)
+            return plan.revision
+
+    async def apply_again(self, vpc_id: VpcId) -> None:
+        """The plan may have come before the interface that it is about."""
+        async with self._locks[vpc_id]:
+            if (plan := self._plans.get(vpc_id)) is not None:
+                await self._network.apply_plan(plan)
+
+    async def apply_all(self, vpcs: Collection[VpcId]) -> None:
+        """After a restart. Plans of other VPCs than these are forgotten."""
+        for vpc_id in list(self._plans):
+            if vpc_id in vpcs:
+                await self.apply_again(vpc_id)
+            else:
+                await self.forget(vpc_id)
+
+    async def forget(self, vpc_id: VpcId) -> None:
+        async with self._locks[vpc_id]:
+            await asyncio.to_thread(self._path(vpc_id).unlink, missing_ok=True)
+            self._plans.pop(vpc_id, None)
+
+    def interface(self, vpc_id: VpcId, interface_id: str) -> network_pb2.PlanInterface | None:
+        plan = self._plans.get(vpc_id)
+        if plan is None:
+            return None
+        return next((found for found in plan.interfaces if found.interface_id == interface_id), None)
+
+    def _path(self, vpc_id: VpcId) -> Path:
+        return self._folder / f"{vpc_id}.pb"
