@@ -12,6 +12,7 @@ import struct
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,6 +40,7 @@ class Site:
     tap_owner: str
     # Guards what VPCs share here: link addresses, public routes.
     lock: threading.Lock = field(default_factory=threading.Lock)
+    _whole: set[VpcId] = field(default_factory=set)
 
     def open(self) -> None:
         """Raises Unavailable without the namespace and its leg on the underlay (deploy/fabric.py makes both)."""
@@ -62,19 +64,29 @@ class Site:
         )
         host.rules(node_rules.node(self.doors), namespace=self.namespace)
 
-    def underlay_mtu(self) -> int:
-        return int(host.link_kinds(self.namespace)[names.UNDERLAY]["mtu"])
-
+    @cached_property
     def guest_mtu(self) -> int:
-        return min(self.underlay_mtu() - names.VXLAN_OVERHEAD_BYTES, _LARGEST_GUEST_MTU)
+        underlay = int(host.link_kinds(self.namespace)[names.UNDERLAY]["mtu"])
+        return min(underlay - names.VXLAN_OVERHEAD_BYTES, _LARGEST_GUEST_MTU)
+
+    def is_whole(self, vpc_id: VpcId) -> bool:
+        """Whether this process has made the VPC's namespace stand and it still does: it need not look again."""
+        return vpc_id in self._whole and host.namespace_stands(names.vpc_namespace(self.namespace, vpc_id))
+
+    def note_whole(self, vpc_id: VpcId, whole: bool) -> None:
+        if whole:
+            self._whole.add(vpc_id)
+        else:
+            self._whole.discard(vpc_id)
 
     def vpcs(self) -> list[VpcId]:
         """Those whose namespace stands."""
         found = (names.vpc_of_namespace(self.namespace, name) for name in host.namespaces())
         return [vpc for vpc in found if vpc]
 
-    def ensure_uplink(self, vpc_id: VpcId, namespace: str, mtu: int) -> None:
+    def ensure_uplink(self, vpc_id: VpcId, namespace: str) -> None:
         """A veth pair between the VPC and the node, each end the other's next hop, known without ARP."""
+        mtu = self.guest_mtu
         node_end = names.uplink_name(vpc_id)
         with self.lock:
             mine = host.link_kinds(self.namespace)
@@ -141,11 +153,12 @@ class Site:
         link = names.uplink_name(vpc_id)
         wanted = set(addresses)
         with self.lock:
-            present = host.link_kinds(self.namespace)
-            if link not in present:
+            present, routes, proxies = host.show(
+                "link show", "route show", "neigh show proxy", namespace=self.namespace
+            )
+            hop = next((_link_address(found) for found in present if found["ifname"] == link), "")
+            if not hop:
                 return []
-            hop = _link_address(present[link])
-            routes, proxies = host.show("route show", "neigh show proxy", namespace=self.namespace)
             held = {route["dst"] for route in routes if route.get("dev") == link} - {hop}
             answered = {entry["dst"] for entry in proxies}
             fresh = sorted(wanted - held)

@@ -6,37 +6,18 @@ Methods block and must not overlap for one VPC; the driver sees to both.
 
 from __future__ import annotations
 
-import ipaddress
-import json
 import shutil
 import socket
-from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from common.errors import NotFound, WrongState
 from common.ids import InterfaceId, VpcId
 from mallee.nc.v1 import instance_pb2, network_pb2
 from services.nc.net import dhcp, flows, host, names, policy, ruleset
-from services.nc.net.ruleset import Card
+from services.nc.net.records import Record, Records, record_of
 from services.nc.net.site import Site
 
 _METADATA_BACKLOG = 128
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """What is written down of an interface before anything is made for it, so that no crash hides a leftover."""
-
-    interface_id: str
-    mac: str
-    private_ipv4: str
-    subnet_cidr: str
-    vpc_cidr: str
-
-    @property
-    def card(self) -> Card:
-        return Card(tap=names.tap_name(InterfaceId(self.interface_id)), mac=self.mac, private=self.private_ipv4)
 
 
 class Vpc:
@@ -45,15 +26,17 @@ class Vpc:
         self._site = site
         self._namespace = names.vpc_namespace(site.namespace, vpc_id)
         self._folder = site.folder / vpc_id
+        self._records = Records(self._folder, vpc_id, site.address)
         self._dnsmasq = dhcp.Dnsmasq(self._folder, self._namespace)
 
     # What the driver asks for.
 
     def prepare(self, interface: instance_pb2.NetworkInterface) -> str:
-        record = _record_of(interface)
+        record = record_of(interface)
         tap = record.card.tap
-        self._write_record(record)
-        self.repair()
+        self._records.write(record)
+        if not self._site.is_whole(self.vpc_id):
+            self.repair()
         if tap in host.link_kinds(self._site.namespace):
             return tap
         plugged = host.link_kinds(self._namespace).get(tap)
@@ -73,17 +56,17 @@ class Vpc:
         return tap
 
     def plug(self, interface: instance_pb2.NetworkInterface) -> None:
-        record = _record_of(interface)
+        record = record_of(interface)
         tap, mac = record.card.tap, record.mac
         if not host.namespace_stands(self._namespace):
             raise WrongState(f"{record.interface_id} was not prepared on this node")
-        self._write_record(record)
+        self._records.write(record)
         if tap in host.link_kinds(self._site.namespace):
             host.links([f"link set {tap} netns {self._namespace}"], namespace=self._site.namespace)
         elif tap not in host.link_kinds(self._namespace):
             raise WrongState(f"the tap of {record.interface_id} has gone")
         self._render_guard()
-        mtu = self._site.guest_mtu()
+        mtu = self._site.guest_mtu
         host.links(
             [
                 f"link set {tap} address {names.tap_mac(mac)} mtu {mtu} alias {record.interface_id}@{self.vpc_id} up",
@@ -98,49 +81,44 @@ class Vpc:
         host.settings(
             {f"ipv4/neigh/{tap}/proxy_delay": "0", f"ipv4/conf/{tap}/proxy_arp": "1"}, namespace=self._namespace
         )
-        self._serve_dhcp()
+        self._serve_dhcp(self._records.view())
 
     def remove(self, interface_id: InterfaceId) -> None:
         tap = names.tap_name(interface_id)
-        record = self._records().get(interface_id)
         for namespace in (self._site.namespace, self._namespace):
             if host.namespace_stands(namespace) and tap in host.link_kinds(namespace):
                 host.links([f"link del {tap}"], namespace=namespace)
         if host.namespace_stands(self._namespace):
-            gone = {interface_id}
-            view = self._view()
-            public = [m.public for m in view.local if m.public and m.interface_id not in gone]
-            self._site.publish(self.vpc_id, public)
-            if record:
-                flows.cut_address(record.private_ipv4, namespace=self._namespace)
-        self._record_path(interface_id).unlink(missing_ok=True)
-        if self._records() or self.taps():
+            self._withdraw(interface_id)
+        self._records.drop(interface_id)
+        if self.observe():
             self._render_guard()
-            self._serve_dhcp()
+            self._serve_dhcp(self._records.view())
         else:
             self.destroy()
 
     def apply(self, plan: network_pb2.VpcPlan) -> list[str]:
         """Returns the public addresses that are new here, to be announced."""
         view = policy.view_of(plan, self._site.address)
-        if view.revision < self._view().revision:
+        if view.revision < self._records.view().revision:
             return []
         standing = host.namespace_stands(self._namespace)
         if not standing and not view.local:
             shutil.rmtree(self._folder, ignore_errors=True)
             return []
-        self._write_plan(plan)
+        self._records.write_plan(plan)
         return self._enforce(view) if standing else []
 
     def repair(self) -> list[str]:
-        """Makes everything but the taps stand as records and plan say; packets and flows go on meanwhile."""
-        records = self._records()
+        """Makes everything but the taps stand as records and plan say; packets and flows go on meanwhile. Returns the
+        public addresses that the node now answers for and did not before."""
+        records = self._records.all()
         if not records:
             return []
-        vpc_cidr = next(iter(records.values())).vpc_cidr
+        vpc_cidr = records[0].vpc_cidr
         host.ensure_namespace(self._namespace)
         self._render_guard()
-        view = self._view()
+        view = self._records.view()
         host.rules(ruleset.plan(view, self._site.doors), namespace=self._namespace)
         # Packets may be forwarded only now that rules stand.
         host.settings(_KERNEL, namespace=self._namespace)
@@ -149,16 +127,17 @@ class Vpc:
                 "link set lo up",
                 *(f"addr replace {a}/32 dev lo" for a in ruleset.own_addresses(vpc_cidr, self._site.doors)),
                 # Nobody answers for a member that is not there.
-                f"route replace unreachable {ipaddress.IPv4Network(vpc_cidr)}",
+                f"route replace unreachable {vpc_cidr}",
             ],
             namespace=self._namespace,
         )
-        self._site.ensure_uplink(self.vpc_id, self._namespace, self._site.guest_mtu())
-        self._serve_dhcp()
-        return self._enforce(view)
+        self._site.ensure_uplink(self.vpc_id, self._namespace)
+        fresh = self._enforce(view)
+        self._site.note_whole(self.vpc_id, True)
+        return fresh
 
     def observe(self) -> set[InterfaceId]:
-        return set(self._records()) | self.taps()
+        return self._records.ids() | self.taps()
 
     def taps(self) -> set[InterfaceId]:
         """Those in its namespace; none if there is no namespace."""
@@ -185,6 +164,7 @@ class Vpc:
 
     def destroy(self) -> None:
         """Nothing of it is left on this node."""
+        self._site.note_whole(self.vpc_id, False)
         self._dnsmasq.stop()
         self._site.drop_uplink(self.vpc_id)
         if host.namespace_stands(self._namespace):
@@ -201,40 +181,44 @@ class Vpc:
         host.rules(ruleset.plan(view, self._site.doors), namespace=self._namespace)
         self._reach_members(view)
         fresh = self._site.publish(self.vpc_id, (member.public for member in view.local if member.public))
-        self._serve_dhcp()
+        self._serve_dhcp(view)
         flows.cut_revoked(view, self._site.doors.facade_address, namespace=self._namespace)
         return fresh
+
+    def _withdraw(self, interface_id: InterfaceId) -> None:
+        """Its addresses, private and public, are no longer here."""
+        others = [member for member in self._records.view().local if member.interface_id != interface_id]
+        self._site.publish(self.vpc_id, (member.public for member in others if member.public))
+        for record in self._records.all():
+            if record.interface_id == interface_id:
+                flows.cut_address(record.private_ipv4, namespace=self._namespace)
 
     def _reach_members(self, view: policy.View) -> None:
         """Routes to the members on other nodes, with static neighbours: the overlay neither learns nor floods."""
         if not view.vni:
             return
-        if names.OVERLAY not in host.link_kinds(self._namespace):
+        dev = names.OVERLAY
+        links, routes, neighbours = host.show("link show", "route show", "neigh show", namespace=self._namespace)
+        if all(link["ifname"] != dev for link in links):
             self._make_overlay(view.vni)
-        [routes, neighbours] = host.show(
-            f"route show dev {names.OVERLAY}", f"neigh show dev {names.OVERLAY}", namespace=self._namespace
-        )
-        had = {route["dst"]: route.get("gateway", "") for route in routes}
+        had = {route["dst"]: route.get("gateway", "") for route in routes if route.get("dev") == dev}
         want = {member.private: member.node for member in view.remote}
-        known = {entry["dst"] for entry in neighbours}
+        known = {entry["dst"] for entry in neighbours if entry.get("dev") == dev}
         nodes = set(want.values())
+        mac = names.overlay_mac
         host.forwarding(
             [
-                *(
-                    f"fdb replace {names.overlay_mac(n)} dev {names.OVERLAY} dst {n} self permanent"
-                    for n in nodes - known
-                ),
-                *(f"fdb del {names.overlay_mac(n)} dev {names.OVERLAY} dst {n} self" for n in known - nodes),
+                *(f"fdb replace {mac(n)} dev {dev} dst {n} self permanent" for n in sorted(nodes - known)),
+                *(f"fdb del {mac(n)} dev {dev} dst {n} self" for n in sorted(known - nodes)),
             ],
             namespace=self._namespace,
         )
-        dev = names.OVERLAY
         host.links(
             [
-                *(f"neigh replace {n} lladdr {names.overlay_mac(n)} dev {dev} nud permanent" for n in nodes - known),
+                *(f"neigh replace {n} lladdr {mac(n)} dev {dev} nud permanent" for n in sorted(nodes - known)),
                 *(f"route replace {a}/32 via {n} dev {dev} onlink" for a, n in want.items() if had.get(a) != n),
                 *(f"route del {address}/32 dev {dev}" for address in had.keys() - want.keys()),
-                *(f"neigh del {n} dev {dev}" for n in known - nodes),
+                *(f"neigh del {n} dev {dev}" for n in sorted(known - nodes)),
             ],
             namespace=self._namespace,
         )
@@ -251,64 +235,32 @@ class Vpc:
                 ],
                 namespace=node,
             )
-        mtu = self._site.guest_mtu()
+        mtu = self._site.guest_mtu
         host.links([f"link set {outside} netns {self._namespace} name {names.OVERLAY}"], namespace=node)
         host.links([f"link set {names.OVERLAY} mtu {mtu} up"], namespace=self._namespace)
 
     def _render_guard(self) -> None:
-        records = self._records()
-        if records:
-            vpc_cidr = next(iter(records.values())).vpc_cidr
-            cards = [record.card for record in records.values()]
-            host.rules(ruleset.guard(cards, vpc_cidr, self._site.doors), namespace=self._namespace)
+        if records := self._records.all():
+            cards = [record.card for record in records]
+            host.rules(ruleset.guard(cards, records[0].vpc_cidr, self._site.doors), namespace=self._namespace)
 
-    def _serve_dhcp(self) -> None:
-        records = list(self._records().values())
-        if not records:
-            return
-        scope = dhcp.Scope(
+    def _serve_dhcp(self, view: policy.View) -> None:
+        if records := self._records.all():
+            cards = [record.card for record in records]
+            self._dnsmasq.serve(
+                dhcp.configuration(self._scope(records), self._folder),
+                dhcp.dhcp_hosts(cards),
+                dhcp.dns_hosts(view, cards, self._site.region),
+            )
+
+    def _scope(self, records: list[Record]) -> dhcp.Scope:
+        return dhcp.Scope(
             vpc_cidr=records[0].vpc_cidr,
             subnets=tuple(sorted({record.subnet_cidr for record in records})),
             domain=names.internal_domain(self._site.region),
             facade_address=self._site.doors.facade_address,
-            mtu=self._site.guest_mtu(),
+            mtu=self._site.guest_mtu,
         )
-        cards = sorted((record.card for record in records), key=lambda card: card.private)
-        self._dnsmasq.serve(
-            dhcp.configuration(scope, self._folder),
-            dhcp.dhcp_hosts(cards),
-            dhcp.dns_hosts(self._view(), cards, self._site.region),
-        )
-
-    # Records, beside dnsmasq's files.
-
-    def _record_path(self, interface_id: InterfaceId) -> Path:
-        return self._folder / "interfaces" / interface_id
-
-    def _records(self) -> dict[InterfaceId, Record]:
-        try:
-            paths = sorted((self._folder / "interfaces").iterdir())
-        except FileNotFoundError:
-            return {}
-        return {
-            InterfaceId(path.name): Record(**json.loads(path.read_text()))
-            for path in paths
-            if InterfaceId.matches(path.name)
-        }
-
-    def _write_record(self, record: Record) -> None:
-        _replace(self._record_path(InterfaceId(record.interface_id)), json.dumps(asdict(record)).encode())
-
-    def _write_plan(self, plan: network_pb2.VpcPlan) -> None:
-        _replace(self._folder / "plan", plan.SerializeToString())
-
-    def _view(self) -> policy.View:
-        """The plan last given, whether or not a crash kept it from being enforced."""
-        try:
-            plan = network_pb2.VpcPlan.FromString((self._folder / "plan").read_bytes())
-        except FileNotFoundError:
-            return policy.empty_view(self.vpc_id, self._site.address)
-        return policy.view_of(plan, self._site.address)
 
 
 _KERNEL = {
@@ -332,23 +284,6 @@ _KERNEL = {
 }
 
 
-def _record_of(interface: instance_pb2.NetworkInterface) -> Record:
-    return Record(
-        interface_id=InterfaceId(interface.interface_id),
-        mac=interface.mac.lower(),
-        private_ipv4=str(ipaddress.IPv4Address(interface.private_ipv4)),
-        subnet_cidr=str(ipaddress.IPv4Network(interface.subnet_cidr)),
-        vpc_cidr=str(ipaddress.IPv4Network(interface.vpc_cidr)),
-    )
-
-
 def _is_held(link: dict[str, Any]) -> bool:
     """A tap has carrier while an engine has it open; any other kind of link is somebody's own business."""
     return link.get("linkinfo", {}).get("info_kind") != "tun" or "LOWER_UP" in link["flags"]
-
-
-def _replace(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(path.name + ".new")
-    new.write_bytes(content)
-    new.replace(path)
