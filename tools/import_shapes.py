@@ -100,13 +100,14 @@ class Importer:
         self.model = botocore.session.get_session().get_service_model(service)
         self.numbers = numbers
         self.home: dict[str, str] = {}
-        self.allowed: dict[str, list[str]] = {}
+        # Shape -> member -> the values accepted in a request, None where all are.
+        self.allowed: dict[str, dict[str, str | None]] = {}
         for noun, content in self.nouns.items():
             for shape, members in content.get("shapes", {}).items():
                 if shape in self.home:
                     raise ContractError(f"{service}: {shape} stands twice")
                 self.home[shape] = noun
-                self.allowed[shape] = members.split()
+                self.allowed[shape] = dict(map(parse_member, members.split()))
         self.used: set[str] = set()
 
     def files(self) -> dict[str, str]:
@@ -185,16 +186,16 @@ class Importer:
     def _message(self, name: str, proto: ProtoFile) -> str:
         shape = self._structure(name)
         lines = []
-        for member in self.allowed[name]:
+        for member, accepted in self.allowed[name].items():
             if member not in shape.members:
                 raise ContractError(f"{self.service}: {name} has no member {member}")
             member_shape = shape.members[member]
             option = " [debug_redact = true]" if member_shape.metadata.get("sensitive") else ""
-            lines.append((field_name(member), self._field_type(member_shape, proto), option))
+            lines.append((_restriction(accepted), field_name(member), self._field_type(member_shape, proto), option))
         return self._render(name, lines)
 
-    def _render(self, name: str, lines: list[tuple[str, str, str]]) -> str:
-        numbering = self.numbers.get(f"{self.package}.{name}", Numbering()).number([line[0] for line in lines])
+    def _render(self, name: str, lines: list[tuple[str, str, str, str]]) -> str:
+        numbering = self.numbers.get(f"{self.package}.{name}", Numbering()).number([line[1] for line in lines])
         if not numbering.fields and not numbering.retired:
             return f"message {name} {{}}\n"
         body = ""
@@ -202,8 +203,8 @@ class Importer:
             numbers = ", ".join(str(number) for number in numbering.retired.values())
             names = ", ".join(f'"{retired}"' for retired in numbering.retired)
             body += f"  reserved {numbers};\n  reserved {names};\n"
-        for field_, type_, option in sorted(lines, key=lambda line: numbering.fields[line[0]]):
-            body += f"  {type_} {field_} = {numbering.fields[field_]}{option};\n"
+        for comment, field_, type_, option in sorted(lines, key=lambda line: numbering.fields[line[1]]):
+            body += f"{comment}  {type_} {field_} = {numbering.fields[field_]}{option};\n"
         return f"message {name} {{\n{body}}}\n"
 
     def _field_type(self, shape: Any, proto: ProtoFile) -> str:
@@ -263,6 +264,21 @@ class Importer:
                 response = f"stream {stream_message(action)}"
         lines = "".join(f"  // {line}\n".replace("// \n", "//\n") for line in comment.strip("\n").splitlines())
         return f"{lines}  rpc {action}({request}) returns ({response});\n"
+
+
+def parse_member(entry: str) -> tuple[str, str | None]:
+    """Tenancy=default -> ("Tenancy", "default"), Tenancy= -> ("Tenancy", ""), Tenancy -> ("Tenancy", None)"""
+    member, restricted, values = entry.partition("=")
+    return member, values if restricted else None
+
+
+def _restriction(accepted: str | None) -> str:
+    match accepted:
+        case None:
+            return ""
+        case "":
+            return "  // Refused in a request.\n"
+    return f"  // In a request: {accepted.replace('|', ', ')}; nothing else.\n"
 
 
 def existing_numbers(root: Path, service: str) -> dict[str, Numbering]:
