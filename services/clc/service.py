@@ -48,7 +48,7 @@ def _handler(
         return await run(cloud, call, request)
 
     return grpc.unary_unary_rpc_method_handler(
-        answer,  # type: ignore[arg-type]
+        answer,
         request_deserializer=message_factory.GetMessageClass(method.input_type).FromString,
         response_serializer=message_factory.GetMessageClass(method.output_type).SerializeToString,
     )

@@ -13,7 +13,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from google.protobuf.message import Message
 
@@ -25,6 +25,8 @@ from mallee.clc.v1 import record_pb2
 
 PREFIX: Final = "/mallee/clc/"
 _CLAIMS: Final = f"{PREFIX}claim/"
+# Put by every commit: its revision is that of the latest one, which a read barrier asks for.
+HEAD: Final = f"{PREFIX}head"
 # How often a use case runs again after it lost a compare-and-swap.
 ATTEMPTS: Final = 5
 
@@ -37,10 +39,6 @@ class Conflict(Stale):
 
     def __init__(self) -> None:
         super().__init__("the record has changed meanwhile", code="ResourceConflict")
-
-
-class _OwnedRecord(Protocol):
-    account_id: str
 
 
 # Kind of record → its folder, and the field that is its id.
@@ -95,7 +93,7 @@ class Changes:
         self.txn.if_mod_revision(old.key, old.revision).delete(old.key)
         self._keys.append(old.key)
 
-    def require(self, old: Stored[R]) -> None:
+    def require(self, old: Stored[Any]) -> None:
         """It stands unchanged when the rest is written: what was decided from it still holds."""
         self.txn.if_mod_revision(old.key, old.revision)
         self._keys.append(old.key)
@@ -153,6 +151,9 @@ class Store:
     def all(self, kind: type[R]) -> Iterator[Stored[R]]:
         yield from self._records[kind].values()  # type: ignore[misc]
 
+    def count(self, kind: type[Message]) -> int:
+        return len(self._records[kind])
+
     def owned(self, kind: type[R], account_id: str) -> Iterator[Stored[R]]:
         """The account's own, in no order."""
         yield from self._owned.get((kind, account_id), {}).values()  # type: ignore[misc]
@@ -175,11 +176,15 @@ class Store:
         """It must neither block nor raise."""
         self._listeners.append(listener)
 
+    def unlisten(self, listener: Listener) -> None:
+        self._listeners.remove(listener)
+
     async def commit(self, changes: Changes) -> int:
         """Returns the revision when this replica has seen it. Raises Conflict when a comparison fails.
 
         Where etcd's answer was lost, the records themselves tell whether it happened.
         """
+        changes.txn.put(HEAD, b"")
         for key in changes.keys:
             changes.txn.else_get(key)
         try:

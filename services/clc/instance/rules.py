@@ -13,8 +13,10 @@ from mallee.clc.v1 import record_pb2
 from mallee.nc.v1 import instance_pb2
 
 if TYPE_CHECKING:
-    State = record_pb2.InstanceState.ValueType
-    Vm = instance_pb2.VmState.ValueType
+    from typing import TypeAlias
+
+    State: TypeAlias = record_pb2.InstanceState.ValueType
+    Vm: TypeAlias = instance_pb2.VmState.ValueType
 
 PENDING: Final = record_pb2.INSTANCE_STATE_PENDING
 RUNNING: Final = record_pb2.INSTANCE_STATE_RUNNING

@@ -188,7 +188,8 @@ def _check_texts(request: ec2.CreateSecurityGroupRequest) -> None:
             )
     if request.group_name.startswith("sg-"):
         raise InvalidArgument(
-            f"Value ({request.group_name}) for parameter GroupName is invalid. Group names may not be in the format sg-*"
+            f"Value ({request.group_name}) for parameter GroupName is invalid. Group names may not be in the format"
+            " sg-*"
         )
     if request.group_name.lower() == "default":
         raise InvalidArgument("Cannot use reserved security group name: default", code="InvalidGroup.Reserved")

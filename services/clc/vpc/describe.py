@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from google.protobuf.message import Message
 
@@ -72,7 +72,7 @@ class Paged(Protocol):
 
     @property
     def filters(self) -> Sequence[filter_pb2.Filter]: ...
-    def HasField(self, field_name: str) -> bool: ...
+    def HasField(self, field_name: Literal["max_results"]) -> bool: ...
 
 
 def max_results_of(request: Paged) -> int | None:

@@ -1,0 +1,140 @@
+"""The zones: what their cluster controllers report, and the way to give them orders.
+
+Room is followed by every CLC (it admits launches); what instances do is followed by the leader alone (reconcile.py).
+What was last heard stays while a CC is away: silence is not evidence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from typing import Any, Final
+
+from google.protobuf.message import Message
+
+from common.errors import CloudError
+from common.log import get_logger
+from common.rpc.channel import cloud_errors
+from common.rpc.peers import Peers
+from mallee.cc.v1 import service_pb2, service_pb2_grpc
+from mallee.clc.v1 import record_pb2
+from mallee.nc.v1 import instance_pb2
+from services.clc.capacity import Room, admissible
+from services.clc.instance import rules
+from services.clc.store import Store
+
+_RETRY_S: Final = 0.5
+_log = get_logger(__name__)
+
+Stub = service_pb2_grpc.ClusterControllerServiceAsyncStub
+
+
+class Cluster:
+    """One zone."""
+
+    def __init__(self, zone: str, peers: Peers) -> None:
+        self.zone = zone
+        self.connected = False
+        self.nodes: dict[str, service_pb2.NodeCapacity] = {}
+        # Launches of ours that the CC has not taken over yet, by instance id; and those being written right now.
+        self.unplaced: dict[str, Room] = {}
+        self.admitting: list[Room] = []
+        self._peers = peers
+        self._heard = False
+
+    @property
+    def stub(self) -> Stub:
+        """Of the CC that leads the zone. Raises Unavailable if none does."""
+        return self._peers.leader_stub(service_pb2_grpc.ClusterControllerServiceStub)
+
+    def admissible(self, room: Room, wanted: int) -> int | None:
+        """How many of `wanted` fit now; None before the CC was heard for the first time."""
+        if not self._heard:
+            return None
+        free = [
+            Room(vcpus=n.free.vcpus, memory_bytes=n.free.memory_bytes, disk_bytes=n.free.disk_bytes)
+            for n in self.nodes.values()
+            if n.alive
+        ]
+        return admissible(free, [*self.unplaced.values(), *self.admitting], room, wanted)
+
+    async def follow_capacity(self) -> None:
+        """Without end."""
+        while True:
+            try:
+                with cloud_errors():
+                    await self._read_capacity()
+            except CloudError as error:
+                if self.connected:
+                    _log.warning("capacity stream ended", zone=self.zone, error=error.message)
+            self.connected = False
+            await asyncio.sleep(_RETRY_S)
+
+    async def _read_capacity(self) -> None:
+        first = True
+        async for news in self.stub.WatchCapacity(service_pb2.WatchCapacityRequest()):
+            if first:
+                self.nodes.clear()
+                first = False
+            for node in news.nodes:
+                self.nodes[node.node] = node
+            for instance_id in news.placed_instance_ids:
+                self.unplaced.pop(instance_id, None)
+            self.connected = self._heard = True
+
+    async def observations(self) -> AsyncIterator[instance_pb2.InstanceObservation | None]:
+        """What each placed instance does, then None once all are told, then every change. Ends with the stream.
+
+        Raises CloudError.
+        """
+        with cloud_errors():
+            async for news in self.stub.WatchInstances(service_pb2.WatchInstancesRequest()):
+                yield news.observation if news.HasField("observation") else None
+
+
+class Clusters:
+    def __init__(self, store: Store, peers: dict[str, Peers]) -> None:
+        self._clusters = {zone: Cluster(zone, its) for zone, its in peers.items()}
+        store.listen(self._heard)
+
+    def __iter__(self) -> Iterator[Cluster]:
+        return iter(self._clusters.values())
+
+    def __getitem__(self, zone: str) -> Cluster:
+        return self._clusters[zone]
+
+    def stub(self, zone: str) -> Stub:
+        return self._clusters[zone].stub
+
+    def admissible(self, zone: str, room: Room, wanted: int) -> int | None:
+        cluster = self._clusters.get(zone)
+        return cluster.admissible(room, wanted) if cluster else None
+
+    @contextlib.contextmanager
+    def admitting(self, zone: str, rooms: Iterable[Room]) -> Iterator[None]:
+        """Counts a launch while it is being written; once it is, its record does."""
+        admitting = self._clusters[zone].admitting
+        taken = list(rooms)
+        admitting.extend(taken)
+        try:
+            yield
+        finally:
+            for room in taken:
+                admitting.remove(room)
+
+    def follow(self, start: Callable[[Any], Any]) -> None:
+        for cluster in self:
+            start(cluster.follow_capacity())
+
+    def _heard(self, kind: type[Message], latest: Message, new: Message | None) -> None:
+        if not isinstance(latest, record_pb2.InstanceRecord) or latest.zone not in self._clusters:
+            return
+        unplaced = self._clusters[latest.zone].unplaced
+        if new is None or latest.state != rules.PENDING or latest.node:
+            unplaced.pop(latest.instance_id, None)
+        else:
+            shape = latest.shape
+            unplaced[latest.instance_id] = Room(
+                vcpus=shape.vcpus, memory_bytes=shape.memory_bytes, disk_bytes=shape.disk_bytes
+            )

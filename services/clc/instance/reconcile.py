@@ -1,0 +1,211 @@
+"""Brings instances where their records want them, a reservation at a time, so that a launch goes out as one order.
+
+A pass reads the records and what the zones last reported, writes the states that follow, and gives the orders that are
+due. After a crash it does the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Final
+
+from common.log import get_logger
+from mallee.cc.v1 import service_pb2 as cc
+from mallee.clc.v1 import record_pb2
+from mallee.nc.v1 import instance_pb2 as nc
+from services.clc.clock import gmt, timestamp
+from services.clc.instance import rules
+from services.clc.instance.launch import claims_of
+from services.clc.instance.spec import spec_of
+from services.clc.instance.terminate import shut_down
+from services.clc.store import Changes, Stored, token_id
+from services.clc.use_case import Cloud
+
+# An order is repeated when nothing was heard for this long.
+REPEAT_S: Final = 5.0
+# Instances in one order: 16 KiB of user data each stays below gRPC's 4 MiB message.
+_BATCH: Final = 100
+
+_log = get_logger(__name__)
+
+Instance = Stored[record_pb2.InstanceRecord]
+
+
+class InstanceReconciler:
+    def __init__(self, cloud: Cloud, ticket_key: bytes) -> None:
+        self._cloud = cloud
+        self._ticket_key = ticket_key
+        # What the nodes last said, by instance.
+        self.observed: dict[str, nc.InstanceObservation] = {}
+
+    async def step(self, reservation_id: str) -> float | None:
+        store = self._cloud.store
+        reservation = store.get(record_pb2.ReservationRecord, reservation_id)
+        if reservation is None:
+            return None
+        found = [store.get(record_pb2.InstanceRecord, i) for i in reservation.record.instance_ids]
+        instances = [instance for instance in found if instance is not None]
+        orders: dict[rules.Do, list[Instance]] = {do: [] for do in rules.Do}
+        changes = Changes()
+        for instance in instances:
+            match rules.next_step(instance.record.state, self._heard_of(instance.record)):
+                case rules.Do() as do:
+                    orders[do].append(instance)
+                case None:
+                    pass
+                case state:
+                    changes.update(instance, self._moved(changes, instance, state))
+        if changes:
+            await store.commit(changes)
+            return None  # The commit nudges: what follows from the new states is the next pass's.
+        await self._order(reservation.record, orders)
+        if any(orders.values()):
+            return REPEAT_S
+        return await self._forget(reservation, instances)
+
+    def _heard_of(self, record: record_pb2.InstanceRecord) -> nc.VmState.ValueType | None:
+        heard = self.observed.get(record.instance_id)
+        return heard.state if heard is not None and heard.generation == record.generation else None
+
+    def _moved(
+        self, changes: Changes, instance: Instance, state: record_pb2.InstanceState.ValueType
+    ) -> record_pb2.InstanceRecord:
+        """The record in its new state; what goes with it is added to the transaction."""
+        draft, now = instance.draft(), self._cloud.clock()
+        heard = self.observed.get(draft.instance_id)
+        if heard is not None and heard.node:
+            draft.node, draft.node_address = heard.node, heard.node_address
+        match state:
+            case rules.SHUTTING_DOWN:
+                assert heard is not None
+                code, message = rules.REASONS[heard.state]
+                if heard.reason_code:
+                    code, message = heard.reason_code, f"{heard.reason_code}: {heard.message}"
+                shut_down(draft, code, message, transition=f"{message.partition(': ')[2]} ({gmt(now)})")
+            case rules.TERMINATED:
+                draft.state = state
+                draft.terminated_at.CopyFrom(timestamp(now))
+                for claim in claims_of(draft):
+                    changes.release(claim)
+            case _:
+                draft.state = state
+        return draft
+
+    async def _order(self, reservation: record_pb2.ReservationRecord, orders: dict[rules.Do, list[Instance]]) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for zone, instances in _by_zone(orders[rules.Do.ENSURE]):
+                tasks.create_task(self._ensure(zone, reservation, instances))
+            for zone, instances in _by_zone(orders[rules.Do.TERMINATE]):
+                tasks.create_task(self._terminate(zone, instances))
+
+    async def _ensure(self, zone: str, reservation: record_pb2.ReservationRecord, instances: list[Instance]) -> None:
+        order = cc.EnsureInstancesRequest(specs=[self._spec(i.record, reservation) for i in instances])
+        answer = await self._cloud.clusters.stub(zone).EnsureInstances(order)
+        placed = {p.instance_id: p for p in answer.placed}
+        changes = Changes()
+        for instance in instances:
+            it = placed.get(instance.record.instance_id)
+            if it is None:
+                continue
+            if not it.error_code:
+                self._accepted(instance.record)
+                if it.node == instance.record.node:
+                    continue
+            draft = instance.draft()
+            if it.error_code:
+                code = it.error_code if "." in it.error_code else f"Server.{it.error_code}"
+                transition = f"{it.error_message} ({gmt(self._cloud.clock())})"
+                shut_down(draft, code, f"{code}: {it.error_message}", transition=transition)
+            else:
+                draft.node, draft.node_address = it.node, it.node_address
+            changes.update(instance, draft)
+        if changes:
+            await self._cloud.store.commit(changes)
+
+    def _accepted(self, record: record_pb2.InstanceRecord) -> None:
+        """The node has recorded the order: it need not be given again until the zone's stream says otherwise."""
+        if self._heard_of(record) is None:
+            self.observed[record.instance_id] = nc.InstanceObservation(
+                instance_id=record.instance_id, generation=record.generation, state=nc.VM_STATE_PREPARING
+            )
+
+    async def _terminate(self, zone: str, instances: list[Instance]) -> None:
+        by_id = {i.record.instance_id: i for i in instances}
+        order = cc.TerminateInstancesRequest(
+            instances=[
+                cc.InstanceGeneration(instance_id=i.record.instance_id, generation=i.record.generation)
+                for i in instances
+            ]
+        )
+        answer = await self._cloud.clusters.stub(zone).TerminateInstances(order)
+        changes = Changes()
+        for instance_id in answer.gone:
+            instance = by_id[instance_id]
+            self.observed.pop(instance_id, None)
+            if rules.TERMINATED in rules.NEXT[instance.record.state]:
+                changes.update(instance, self._moved(changes, instance, rules.TERMINATED))
+        if changes:
+            await self._cloud.store.commit(changes)
+
+    def _spec(self, record: record_pb2.InstanceRecord, reservation: record_pb2.ReservationRecord) -> nc.InstanceSpec:
+        store = self._cloud.store
+
+        def find_image(image_id: str) -> record_pb2.ImageRecord | None:
+            image = store.get(record_pb2.ImageRecord, image_id)
+            return image.record if image else None
+
+        groups = (
+            store.get(record_pb2.SecurityGroupRecord, group_id) for group_id in record.interface.security_group_ids
+        )
+        return spec_of(
+            record,
+            reservation,
+            region=self._cloud.config.region,
+            find_image=find_image,
+            group_names=[group.record.name for group in groups if group is not None],
+            ticket_key=self._ticket_key,
+            now=self._cloud.clock(),
+        )
+
+    async def _forget(
+        self, reservation: Stored[record_pb2.ReservationRecord], instances: list[Instance]
+    ) -> float | None:
+        """Deletes what has been terminated for long enough; seconds until the next of them."""
+        keep_s, now = self._cloud.config.clc.terminated_visible_s, self._cloud.clock()
+        left = {
+            i.record.instance_id: i.record.terminated_at.ToSeconds() + keep_s - now
+            for i in instances
+            if i.record.state == rules.TERMINATED
+        }
+        expired = [i for i in instances if left.get(i.record.instance_id, 1.0) <= 0]
+        if expired:
+            changes = Changes()
+            for instance in expired:
+                changes.delete(instance)
+                self.observed.pop(instance.record.instance_id, None)
+            if len(expired) == len(instances):
+                self._forget_reservation(changes, reservation)
+            await self._cloud.store.commit(changes)
+        return min((seconds for seconds in left.values() if seconds > 0), default=None)
+
+    def _forget_reservation(self, changes: Changes, reservation: Stored[record_pb2.ReservationRecord]) -> None:
+        changes.delete(reservation)
+        record = reservation.record
+        if record.client_token:
+            key = token_id(record.account_id, "RunInstances", record.client_token)
+            if token := self._cloud.store.get(record_pb2.ClientTokenRecord, key):
+                changes.delete(token)
+
+
+def _by_zone(instances: Iterable[Instance]) -> list[tuple[str, list[Instance]]]:
+    """Zone and at most a batch of its instances, as often as it takes."""
+    zones: dict[str, list[Instance]] = defaultdict(list)
+    for instance in instances:
+        zones[instance.record.zone].append(instance)
+    return [
+        (zone, members[start : start + _BATCH])
+        for zone, members in zones.items()
+        for start in range(0, len(members), _BATCH)
+    ]

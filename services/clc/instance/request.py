@@ -1,0 +1,269 @@
+"""What RunInstances asks for, checked against what there is: rules only, nothing is made."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass
+from typing import Final
+
+from common.config import InstanceTypeConfig
+from common.errors import InvalidArgument, NotFound, Unsupported
+from mallee.clc.v1 import record_pb2
+from mallee.ec2.v1 import instance_pb2 as ec2
+from mallee.nc.v1 import instance_pb2 as nc
+from services.clc.capacity import Room
+from services.clc.image.use_cases import launchable
+from services.clc.key_pair.use_cases import named
+from services.clc.lookup import SECURITY_GROUP, SUBNET, own, own_all
+from services.clc.security_group.groups import default_vpc, find_group
+from services.clc.store import Stored
+from services.clc.tag import rules as tags
+from services.clc.use_case import Call, Cloud
+
+MAX_USER_DATA_BYTES: Final = 16 << 10
+MAX_COUNT: Final = 1000
+_MAX_TOKEN: Final = 64
+_DEFAULT_TYPE: Final = "t2.micro"
+_KERNEL_ARGUMENTS: Final = "root=/dev/vda rw console=ttyS0 net.ifnames=0"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A launch that is sound: everything it names is there and may be used by the caller."""
+
+    min_count: int
+    max_count: int
+    shape: nc.InstanceShape
+    machine: Stored[record_pb2.ImageRecord]
+    kernel: Stored[record_pb2.ImageRecord] | None
+    ramdisk: Stored[record_pb2.ImageRecord] | None
+    key: Stored[record_pb2.KeyPairRecord] | None
+    vpc: Stored[record_pb2.VpcRecord]
+    # One: the user chose. Several: any of them will do, the zone with most room is taken.
+    subnets: tuple[Stored[record_pb2.SubnetRecord], ...]
+    groups: tuple[Stored[record_pb2.SecurityGroupRecord], ...]
+    private_ipv4: str
+    user_data: bytes | None
+    tags: dict[str, str]
+    metadata_options: record_pb2.MetadataOptionsRecord
+    shutdown_behavior: str
+    disable_api_termination: bool
+    detailed_monitoring: bool
+
+    @property
+    def room(self) -> Room:
+        return room_of(self.shape)
+
+
+def room_of(shape: nc.InstanceShape) -> Room:
+    return Room(vcpus=shape.vcpus, memory_bytes=shape.memory_bytes, disk_bytes=shape.disk_bytes)
+
+
+def shape_of(kind: InstanceTypeConfig) -> nc.InstanceShape:
+    return nc.InstanceShape(
+        instance_type=kind.name,
+        vcpus=kind.vcpus,
+        memory_bytes=kind.memory_mib << 20,
+        disk_bytes=kind.disk_gib << 30,
+    )
+
+
+def check(cloud: Cloud, call: Call, request: ec2.RunInstancesRequest) -> Wanted:
+    """Raises CloudError in EC2's words."""
+    minimum, maximum = _counts(request)
+    shape = _shape(cloud, request.instance_type or _DEFAULT_TYPE)
+    machine, kernel, ramdisk = _images(cloud, call, request, shape)
+    vpc, subnets = _subnets(cloud, call, request)
+    if request.private_ip_address and (maximum > 1 or not request.subnet_id):
+        raise InvalidArgument(
+            "PrivateIpAddress can be given for a single instance in a named subnet only",
+            code="InvalidParameterCombination",
+        )
+    given_tags = tags.from_specifications(
+        request.tag_specifications, allowed=["instance", "volume", "network-interface"]
+    )
+    if request.ebs_optimized:
+        raise Unsupported("EbsOptimized is not supported: no instance type here has it.")
+    return Wanted(
+        min_count=minimum,
+        max_count=maximum,
+        shape=shape,
+        machine=machine,
+        kernel=kernel,
+        ramdisk=ramdisk,
+        key=named(cloud.store, call.account_id, [request.key_name])[0] if request.key_name else None,
+        vpc=vpc,
+        subnets=subnets,
+        groups=_groups(cloud, call, request, vpc.record),
+        private_ipv4=request.private_ip_address,
+        user_data=_user_data(request),
+        tags=given_tags["instance"],
+        metadata_options=_metadata_options(request.metadata_options),
+        shutdown_behavior=_shutdown_behavior(request),
+        disable_api_termination=request.disable_api_termination,
+        detailed_monitoring=request.monitoring.enabled,
+    )
+
+
+def _counts(request: ec2.RunInstancesRequest) -> tuple[int, int]:
+    for name, given in (("MinCount", request.HasField("min_count")), ("MaxCount", request.HasField("max_count"))):
+        if not given:
+            raise InvalidArgument(f"The request must contain the parameter {name}", code="MissingParameter")
+    if request.min_count < 1 or request.max_count < request.min_count:
+        raise InvalidArgument(
+            f"Value ({request.min_count}) for parameter minCount is invalid: it must be at least 1 and not above"
+            f" maxCount ({request.max_count})"
+        )
+    if request.max_count > MAX_COUNT:
+        raise InvalidArgument(f"At most {MAX_COUNT} instances can be run in one request", code="InstanceLimitExceeded")
+    if len(request.client_token) > _MAX_TOKEN or not request.client_token.isascii():
+        raise InvalidArgument(f"ClientToken may have {_MAX_TOKEN} ASCII characters")
+    return request.min_count, request.max_count
+
+
+def _shape(cloud: Cloud, name: str) -> nc.InstanceShape:
+    for kind in cloud.config.instance_types:
+        if kind.name == name:
+            return shape_of(kind)
+    known = ", ".join(kind.name for kind in cloud.config.instance_types)
+    raise InvalidArgument(f"Invalid value '{name}' for InstanceType. Valid values: {known}")
+
+
+def _images(
+    cloud: Cloud, call: Call, request: ec2.RunInstancesRequest, shape: nc.InstanceShape
+) -> tuple[
+    Stored[record_pb2.ImageRecord], Stored[record_pb2.ImageRecord] | None, Stored[record_pb2.ImageRecord] | None
+]:
+    if not request.image_id:
+        raise InvalidArgument("The request must contain the parameter ImageId", code="MissingParameter")
+    machine = launchable(cloud.store, call.account_id, request.image_id)
+    _check_type(machine, "machine")
+    if machine.record.virtual_size_bytes > shape.disk_bytes:
+        raise InvalidArgument(
+            f"The image's disk of {machine.record.virtual_size_bytes} bytes is larger than the"
+            f" {shape.disk_bytes} bytes that {shape.instance_type} has; choose a larger instance type.",
+            code="InvalidParameterCombination",
+        )
+    kernel_id = request.kernel_id or machine.record.kernel_id
+    ramdisk_id = request.ramdisk_id or machine.record.ramdisk_id
+    if ramdisk_id and not kernel_id:
+        raise InvalidArgument("A ramdisk needs a kernel: give KernelId too.", code="InvalidParameterCombination")
+    kernel = launchable(cloud.store, call.account_id, kernel_id) if kernel_id else None
+    ramdisk = launchable(cloud.store, call.account_id, ramdisk_id) if ramdisk_id else None
+    _check_type(kernel, "kernel")
+    _check_type(ramdisk, "ramdisk")
+    return machine, kernel, ramdisk
+
+
+def _check_type(image: Stored[record_pb2.ImageRecord] | None, expected: str) -> None:
+    if image is not None and image.record.image_type != expected:
+        raise InvalidArgument(
+            f"The image id '[{image.record.image_id}]' is a {image.record.image_type} image, not a {expected} image",
+            code="InvalidAMIID.Malformed",
+        )
+
+
+def _subnets(
+    cloud: Cloud, call: Call, request: ec2.RunInstancesRequest
+) -> tuple[Stored[record_pb2.VpcRecord], tuple[Stored[record_pb2.SubnetRecord], ...]]:
+    store, zone = cloud.store, request.placement.availability_zone
+    if request.placement.tenancy not in ("", "default"):
+        raise Unsupported(f"Placement.Tenancy '{request.placement.tenancy}' is not supported; only 'default' is.")
+    if request.placement.group_name:
+        raise Unsupported("Placement.GroupName is not supported: this cloud has no placement groups yet.")
+    if request.placement.availability_zone_id:
+        raise Unsupported("Placement.AvailabilityZoneId is not supported; give Placement.AvailabilityZone.")
+    if zone and zone not in [z.name for z in cloud.config.zones]:
+        raise InvalidArgument(f"Invalid availability zone: [{zone}]")
+    if request.subnet_id:
+        subnet = own(store, SUBNET, call.account_id, request.subnet_id)
+        if zone and subnet.record.zone != zone:
+            raise InvalidArgument(
+                f"The availability zone {zone} is not that of the subnet {request.subnet_id}",
+                code="InvalidParameterCombination",
+            )
+        vpc = store.get(record_pb2.VpcRecord, subnet.record.vpc_id)
+        assert vpc is not None
+        return vpc, (subnet,)
+    vpc = default_vpc(store, call.account_id)
+    subnets = tuple(
+        subnet
+        for subnet in store.owned(record_pb2.SubnetRecord, call.account_id)
+        if subnet.record.vpc_id == vpc.record.vpc_id
+        and subnet.record.default_for_az
+        and zone in ("", subnet.record.zone)
+    )
+    if not subnets:
+        raise NotFound(f"No default subnet in availability zone '{zone}'.", code="MissingInput")
+    return vpc, subnets
+
+
+def _groups(
+    cloud: Cloud, call: Call, request: ec2.RunInstancesRequest, vpc: record_pb2.VpcRecord
+) -> tuple[Stored[record_pb2.SecurityGroupRecord], ...]:
+    store = cloud.store
+    found = own_all(store, SECURITY_GROUP, call.account_id, request.security_group_ids)
+    found += [find_group(store, call.account_id, name=name) for name in request.security_groups]
+    if not found:
+        found = own_all(store, SECURITY_GROUP, call.account_id, [vpc.default_group_id])
+    for group in found:
+        if group.record.vpc_id != vpc.vpc_id:
+            raise InvalidArgument(
+                f"Security group {group.record.group_id} and subnet belong to different networks.",
+                code="InvalidParameter",
+            )
+    return tuple({group.record.group_id: group for group in found}.values())
+
+
+def _user_data(request: ec2.RunInstancesRequest) -> bytes | None:
+    if not request.HasField("user_data"):
+        return None
+    try:
+        raw = base64.b64decode(request.user_data, validate=True)
+    except binascii.Error:
+        raise InvalidArgument("Invalid BASE64 encoding of user data.", code="InvalidUserData.Malformed") from None
+    if len(raw) > MAX_USER_DATA_BYTES:
+        raise InvalidArgument("User data is limited to 16384 bytes")
+    return raw
+
+
+def _shutdown_behavior(request: ec2.RunInstancesRequest) -> str:
+    match request.instance_initiated_shutdown_behavior:
+        case "" | "terminate":
+            return "terminate"
+        case "stop":
+            raise InvalidArgument(
+                "The instanceInitiatedShutdownBehavior 'stop' is not supported for instances whose root device is"
+                " instance-store; use 'terminate'.",
+                code="InvalidParameterCombination",
+            )
+        case other:
+            raise InvalidArgument(
+                f"Value ({other}) for parameter InstanceInitiatedShutdownBehavior is invalid: stop or terminate"
+            )
+
+
+def _metadata_options(given: ec2.InstanceMetadataOptionsRequest) -> record_pb2.MetadataOptionsRecord:
+    options = record_pb2.MetadataOptionsRecord(
+        http_tokens=given.http_tokens or "optional",
+        http_endpoint=given.http_endpoint or "enabled",
+        http_put_response_hop_limit=given.http_put_response_hop_limit or 1,
+        instance_metadata_tags=given.instance_metadata_tags or "disabled",
+    )
+    for name, value, known in (
+        ("HttpTokens", options.http_tokens, ("optional", "required")),
+        ("HttpEndpoint", options.http_endpoint, ("enabled", "disabled")),
+        ("InstanceMetadataTags", options.instance_metadata_tags, ("enabled", "disabled")),
+    ):
+        if value not in known:
+            raise InvalidArgument(f"Value ({value}) for parameter {name} is invalid: {' or '.join(known)}")
+    if not 1 <= given.http_put_response_hop_limit <= 64 and given.HasField("http_put_response_hop_limit"):
+        raise InvalidArgument("HttpPutResponseHopLimit must be between 1 and 64")
+    if given.http_protocol_ipv6 not in ("", "disabled"):
+        raise Unsupported("HttpProtocolIpv6 'enabled' is not supported.")
+    return options
+
+
+def kernel_arguments(wanted_kernel: bool) -> str:
+    return _KERNEL_ARGUMENTS if wanted_kernel else ""

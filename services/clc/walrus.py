@@ -1,0 +1,69 @@
+"""What the CLC asks of Walrus: to look at images and keep their bytes, and to clear out an account."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from common.rpc.peers import Peers
+from mallee.nc.v1 import instance_pb2
+from mallee.walrus.v1 import service_pb2, service_pb2_grpc
+
+# Walrus reads the whole image once, to hash it.
+_PIN_TIMEOUT_S: Final = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pinned:
+    """An image as Walrus found it."""
+
+    kind: service_pb2.ImageKind.ValueType
+    sha256: str
+    size_bytes: int
+    format: instance_pb2.ImageFormat.ValueType
+    virtual_size_bytes: int
+
+
+class ImageStore(Protocol):
+    async def pin(self, image_id: str, *, bucket: str, key: str) -> Pinned:
+        """For the current caller. Idempotent. Raises CloudError in words for the user when it is refused."""
+
+    async def unpin(self, image_id: str) -> None:
+        """Idempotent."""
+
+    async def delete_account_data(self, account_id: str) -> None:
+        """Every bucket and object of it. Idempotent."""
+
+    async def has_data(self, account_id: str) -> bool:
+        """Does it have a bucket?"""
+
+
+class WalrusImages:
+    def __init__(self, peers: Peers) -> None:
+        self._peers = peers
+
+    async def pin(self, image_id: str, *, bucket: str, key: str) -> Pinned:
+        answer = await self._stub().PinImage(
+            service_pb2.PinImageRequest(image_id=image_id, bucket=bucket, key=key.encode()), timeout=_PIN_TIMEOUT_S
+        )
+        return Pinned(
+            kind=answer.kind,
+            sha256=answer.sha256,
+            size_bytes=answer.size_bytes,
+            format=answer.format,
+            virtual_size_bytes=answer.virtual_size_bytes,
+        )
+
+    async def unpin(self, image_id: str) -> None:
+        await self._stub().UnpinImage(service_pb2.UnpinImageRequest(image_id=image_id))
+
+    async def delete_account_data(self, account_id: str) -> None:
+        request = service_pb2.DeleteAccountDataRequest(account_id=account_id)
+        await self._stub().DeleteAccountData(request, timeout=_PIN_TIMEOUT_S)
+
+    async def has_data(self, account_id: str) -> bool:
+        request = service_pb2.DescribeStoreRequest(account_id=account_id)
+        return (await self._stub().DescribeStore(request)).buckets > 0
+
+    def _stub(self) -> service_pb2_grpc.WalrusServiceAsyncStub:
+        return self._peers.stub(service_pb2_grpc.WalrusServiceStub)
