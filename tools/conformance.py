@@ -1,0 +1,224 @@
+"""What of AWS this cloud serves: every action that botocore knows, and of each that is served its members and filters.
+
+    python -m tools.conformance [--out conformance-report]
+
+Prints the report and writes it as report.txt and index.html. Nothing in it is written by hand: actions and members come
+from the contracts, accepted values from proto/contract.toml, filters from the tables that the CLC evaluates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import html
+import re
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from botocore.model import ListShape, Shape, StructureShape
+from google.protobuf.descriptor import Descriptor
+
+from ec2_facade.protocol import Contract, Operation
+from ec2_facade.protocol.model import descriptor_of, members
+from tools.import_shapes import ROOT, SETTINGS, parse_member
+
+SERVICES: Final = ("ec2", "sts", "s3")
+# Filters stand in the model as a list in its documentation alone.
+_FILTER: Final = re.compile(r"<li> *<p> *<code>([^<]+)</code>")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Members:
+    """Paths of members, as AWS names them: Placement.Tenancy."""
+
+    honoured: tuple[str, ...]
+    # With the values that are accepted: Placement.Tenancy (default).
+    restricted: tuple[str, ...]
+    # Of an input refused by name, of an output absent.
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filters:
+    honoured: tuple[str, ...]
+    refused: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Action:
+    name: str
+    input: Members
+    output: Members
+    # None: the action has none.
+    filters: Filters | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    name: str
+    title: str
+    served: tuple[Action, ...]
+    refused: tuple[str, ...]
+
+    @property
+    def known(self) -> int:
+        return len(self.served) + len(self.refused)
+
+
+def survey(service: str, filters: Mapping[str, tuple[str, ...]]) -> Service:
+    """One service as it is served. `filters`: action -> the filters that are evaluated."""
+    contract = Contract(service)
+    restrictions = _restrictions(service)
+    return Service(
+        name=service,
+        title=str(contract.model.metadata["serviceFullName"]),
+        served=tuple(_action(operation, restrictions, filters) for _, operation in sorted(contract.operations.items())),
+        refused=tuple(name for name in contract.model.operation_names if name not in contract.operations),
+    )
+
+
+def _action(
+    operation: Operation, restrictions: Mapping[tuple[str, str], str], filters: Mapping[str, tuple[str, ...]]
+) -> Action:
+    model = operation.model
+    return Action(
+        name=operation.name,
+        input=_members(model.input_shape, descriptor_of(operation.request_class), restrictions),
+        output=_members(model.output_shape, descriptor_of(operation.response_class), {}),
+        filters=_filters(operation, filters),
+    )
+
+
+def _members(shape: Shape | None, descriptor: Descriptor, restrictions: Mapping[tuple[str, str], str]) -> Members:
+    honoured, restricted, missing = [], [], []
+    for path, accepted, present in _walk(shape, descriptor, restrictions):
+        if not present or accepted == "":
+            missing.append(path)
+        elif accepted is not None:
+            restricted.append(f"{path} ({accepted.replace('|', ', ')})")
+        else:
+            honoured.append(path)
+    return Members(honoured=tuple(honoured), restricted=tuple(restricted), missing=tuple(missing))
+
+
+def _walk(
+    shape: Shape | None,
+    descriptor: Descriptor,
+    restrictions: Mapping[tuple[str, str], str],
+    prefix: str = "",
+    above: tuple[str, ...] = (),
+) -> Iterator[tuple[str, str | None, bool]]:
+    """(path, accepted values, whether the contract has it) of all members; what is missing is not looked into."""
+    for name, member, field in members(shape, descriptor):
+        assert shape is not None
+        path = prefix + name
+        inner = member.member if isinstance(member, ListShape) else member
+        # A body's bytes are no field of the contract's messages: they are its stream.
+        streamed = bool(member.serialization.get("streaming"))
+        nested = field.message_type if field is not None and isinstance(inner, StructureShape) else None
+        accepted = restrictions.get((shape.name, name))
+        if nested is None or inner.name in above or accepted is not None:
+            yield path, accepted, field is not None or streamed
+        else:
+            mark = "[]." if inner is not member else "."
+            yield from _walk(inner, nested, restrictions, path + mark, (*above, inner.name))
+
+
+def _restrictions(service: str) -> dict[tuple[str, str], str]:
+    """(shape, member) -> the values it is accepted at, empty where it is refused."""
+    table = tomllib.loads((ROOT / "contract.toml").read_text())[service]
+    return {
+        (shape, member): accepted
+        for noun, content in table.items()
+        if noun not in SETTINGS
+        for shape, entries in content.get("shapes", {}).items()
+        for member, accepted in map(parse_member, entries.split())
+        if accepted is not None
+    }
+
+
+def _filters(operation: Operation, evaluated: Mapping[str, tuple[str, ...]]) -> Filters | None:
+    shape = operation.model.input_shape
+    if shape is None or "Filters" not in shape.members:
+        return None
+    documented = {html.unescape(name) for name in _FILTER.findall(shape.members["Filters"].documentation)}
+    honoured = set(evaluated.get(operation.name, ()))
+    return Filters(honoured=tuple(sorted(honoured)), refused=tuple(sorted(documented - honoured)))
+
+
+def evaluated_filters() -> Mapping[str, tuple[str, ...]]:
+    """What the CLC's tables hold once all its use cases are loaded."""
+    from services.clc.filters import FILTERS
+    from services.clc.use_case import load_use_cases
+
+    load_use_cases()
+    return FILTERS
+
+
+def as_text(services: list[Service]) -> str:
+    lines = [f"{s.name}: {len(s.served)} of {s.known} actions served" for s in services]
+    for service in services:
+        lines += ["", f"{service.name} ({service.title})"]
+        for action in service.served:
+            lines += ["", f"  {action.name}"]
+            for title, names in _rows(action):
+                lines.append(f"    {title:<26}{len(names):>4}  {', '.join(names)}".rstrip())
+        lines += ["", f"  refused: {', '.join(service.refused)}"]
+    return "\n".join(lines) + "\n"
+
+
+def as_html(services: list[Service]) -> str:
+    parts = [
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Mallee: conformance</title>',
+        "<style>body{font:15px/1.5 sans-serif;max-width:70em;margin:2em auto;padding:0 1em}"
+        "table{border-collapse:collapse}td,th{border:1px solid #ccc;padding:.3em .6em;text-align:left;"
+        "vertical-align:top}summary{cursor:pointer;font-weight:bold}details{margin:.3em 0}</style>",
+        "<h1>What of AWS is served</h1><table><tr><th>Service<th>Served<th>AWS has</tr>",
+        *(f"<tr><td>{html.escape(s.title)}<td>{len(s.served)}<td>{s.known}</tr>" for s in services),
+        "</table>",
+    ]
+    for service in services:
+        parts.append(f"<h2>{html.escape(service.title)}</h2>")
+        for action in service.served:
+            parts.append(f"<details><summary>{action.name}</summary><table>")
+            for title, names in _rows(action):
+                parts.append(f"<tr><th>{title} ({len(names)})<td>{html.escape(', '.join(names))}</tr>")
+            parts.append("</table></details>")
+        refused = html.escape(", ".join(service.refused))
+        parts.append(f"<details><summary>{len(service.refused)} refused actions</summary><p>{refused}</details>")
+    return "\n".join(parts) + "\n"
+
+
+def _rows(action: Action) -> list[tuple[str, tuple[str, ...]]]:
+    rows = [
+        ("input honoured", action.input.honoured),
+        ("input at these values", action.input.restricted),
+        ("input refused", action.input.missing),
+        ("output honoured", action.output.honoured),
+        ("output absent", action.output.missing),
+    ]
+    if action.filters is not None:
+        rows += [("filters honoured", action.filters.honoured), ("filters refused", action.filters.refused)]
+    return [(title, names) for title, names in rows if names]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="What of AWS this cloud serves.")
+    parser.add_argument("--out", type=Path, default=ROOT.parent / "conformance-report")
+    out: Path = parser.parse_args().out
+    filters = evaluated_filters()
+    services = [survey(service, filters if service == "ec2" else {}) for service in SERVICES]
+    text = as_text(services)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "report.txt").write_text(text)
+    (out / "index.html").write_text(as_html(services))
+    sys.stdout.write(text)
+    print(f"\nwritten to {out}/index.html and report.txt", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
