@@ -211,7 +211,9 @@ def _name_claim(image: record_pb2.ImageRecord) -> str:
 
 
 def _visible(image: record_pb2.ImageRecord, account_id: str) -> bool:
-    return image.state == record_pb2.IMAGE_STATE_AVAILABLE and (image.public or image.account_id == account_id)
+    if image.state != record_pb2.IMAGE_STATE_AVAILABLE:
+        return False
+    return image.public or account_id == image.account_id or account_id in image.launch_account_ids
 
 
 def _asked_for(image: record_pb2.ImageRecord, call: Call, request: ec2.DescribeImagesRequest) -> bool:
@@ -219,10 +221,7 @@ def _asked_for(image: record_pb2.ImageRecord, call: Call, request: ec2.DescribeI
     users = {call.account_id if user == "self" else user for user in request.executable_users}
     if owners and image.account_id not in owners:
         return False
-    if users:
-        # Explicit grants to accounts do not exist yet, so only "all" finds anything.
-        return "all" in users and image.public
-    return True
+    return not users or ("all" in users and image.public) or bool(users & set(image.launch_account_ids))
 
 
 def view(image: record_pb2.ImageRecord) -> ec2.Image:

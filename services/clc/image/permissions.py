@@ -1,0 +1,98 @@
+"""ModifyImageAttribute: who may run an image, and its description."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from common.errors import InvalidArgument
+from common.ids import AccountId
+from mallee.clc.v1 import record_pb2
+from mallee.ec2.v1 import image_pb2 as ec2
+from services.clc.lookup import IMAGE, own
+from services.clc.store import Changes, until_committed
+from services.clc.use_case import Call, Cloud, end_dry_run, use_case
+
+
+@use_case("ec2.ModifyImageAttribute")
+async def modify_image_attribute(
+    cloud: Cloud, call: Call, request: ec2.ModifyImageAttributeRequest
+) -> ec2.ModifyImageAttributeResponse:
+    async def attempt() -> ec2.ModifyImageAttributeResponse:
+        image = own(cloud.store, IMAGE, call.account_id, request.image_id)
+        draft = image.draft()
+        match _attribute(request):
+            case "description":
+                draft.description = request.description.value or request.value
+            case "launchPermission":
+                added, removed = _permissions(request)
+                _grant(draft, added)
+                _revoke(draft, removed)
+            case other:
+                raise InvalidArgument(
+                    f"Value ({other}) for parameter attribute is invalid: launchPermission, description"
+                )
+        end_dry_run(request)
+        if draft != image.record:
+            changes = Changes()
+            changes.update(image, draft)
+            await cloud.store.commit(changes)
+        return ec2.ModifyImageAttributeResponse()
+
+    return await until_committed(attempt)
+
+
+def _attribute(request: ec2.ModifyImageAttributeRequest) -> str:
+    """Named, or told by the member that is set."""
+    if request.attribute:
+        return request.attribute
+    if request.HasField("launch_permission"):
+        return "launchPermission"
+    if request.HasField("description"):
+        return "description"
+    raise InvalidArgument("The request must contain the parameter attribute", code="MissingParameter")
+
+
+def _permissions(
+    request: ec2.ModifyImageAttributeRequest,
+) -> tuple[Sequence[ec2.LaunchPermission], Sequence[ec2.LaunchPermission]]:
+    """Those to add and those to remove, of the structure or of the flat, older members."""
+    flat = [ec2.LaunchPermission(user_id=user) for user in request.user_ids]
+    flat += [ec2.LaunchPermission(group=group) for group in request.user_groups]
+    match request.operation_type:
+        case "add":
+            return flat, ()
+        case "remove":
+            return (), flat
+        case "" if not flat:
+            return request.launch_permission.add, request.launch_permission.remove
+        case other:
+            raise InvalidArgument(f"Value ({other}) for parameter operationType is invalid: add or remove")
+
+
+def _grant(image: record_pb2.ImageRecord, permissions: Sequence[ec2.LaunchPermission]) -> None:
+    for permission in permissions:
+        if _is_everybody(permission):
+            image.public = True
+        elif permission.user_id not in image.launch_account_ids:
+            image.launch_account_ids.append(permission.user_id)
+
+
+def _revoke(image: record_pb2.ImageRecord, permissions: Sequence[ec2.LaunchPermission]) -> None:
+    for permission in permissions:
+        if _is_everybody(permission):
+            image.public = False
+        elif permission.user_id in image.launch_account_ids:
+            image.launch_account_ids.remove(permission.user_id)
+
+
+def _is_everybody(permission: ec2.LaunchPermission) -> bool:
+    if permission.group == "all":
+        return True
+    try:
+        AccountId(permission.user_id)
+    except ValueError:
+        wrong = permission.group or permission.user_id
+        raise InvalidArgument(
+            f"Invalid attribute item value '{wrong}' for item 'launchPermission'", code="InvalidAMIAttributeItemValue"
+        ) from None
+    return False
