@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from aiohttp import web
+from aiohttp import EMPTY_PAYLOAD, StreamReader, web
 from aiohttp.web_protocol import RequestHandler
 
 from common.log import get_logger
@@ -63,7 +63,7 @@ class Connections:
 
 
 class Connection(RequestHandler):
-    __slots__ = ("_address", "_connections", "_head_bytes", "_limits")
+    __slots__ = ("_address", "_connections", "_head_bytes", "_last_payload", "_limits")
 
     def __init__(self, connections: Connections, limits: Limits, server: web.Server, **kwargs: Any) -> None:
         super().__init__(server, **kwargs)
@@ -72,6 +72,8 @@ class Connection(RequestHandler):
         # Empty: not admitted.
         self._address = ""
         self._head_bytes = 0
+        # Of the latest request: while it is not at its end, what arrives is no head.
+        self._last_payload: StreamReader = EMPTY_PAYLOAD
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         peer = transport.get_extra_info("peername")
@@ -92,12 +94,13 @@ class Connection(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """aiohttp bounds a line and the number of headers; their product would still be far too much."""
-        between_requests = self._current_request is None and not self._messages
+        in_body = not self._last_payload.is_eof()
+        known = self._request_count
         super().data_received(data)
-        if not between_requests or self._messages:
-            self._head_bytes = 0
-            return
-        self._head_bytes += len(data)
+        if self._request_count != known:
+            self._last_payload = self._messages[-1][1]
+            in_body = True
+        self._head_bytes = 0 if in_body else self._head_bytes + len(data)
         if self._head_bytes > self._limits.head_bytes:
             _log.warning("connection closed: the head of a request is too long", address=self._address)
             self.force_close()

@@ -73,9 +73,8 @@ class S3Pipeline:
         _check_length(payload, self._limits)
         header = self._protocol.parse(operation, address.bucket, address.key, query, headers)
         with self._transfer():
-            await exchange.invite_body()
             content = Content(exchange.body.pieces(), payload, identified)
-            answer = await upload(self._backends, operation, header, content, self._limits)
+            answer = await upload(self._backends, operation, header, content, self._limits, invite=exchange.invite_body)
         return await exchange.send(self._protocol.render(operation, answer, exchange.request_id))
 
     async def _call(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from google.protobuf.message import Message
 
 from common.errors import Unavailable
 from common.rpc.channel import cloud_errors
+from common.rpc.uploads import header_accepted
 from ec2_facade.backends import Backends
 from ec2_facade.limits import Limits
 from ec2_facade.protocol import Operation
@@ -16,25 +18,25 @@ from ec2_facade.s3.content import Content
 
 
 async def upload(
-    backends: Backends, operation: Operation, header: Message, content: Content, limits: Limits
+    backends: Backends,
+    operation: Operation,
+    header: Message,
+    content: Content,
+    limits: Limits,
+    *,
+    invite: Callable[[], Awaitable[None]],
 ) -> Message:
     """What Walrus answered. Raises CloudError from either side, AuthProblem for a wrong chunk.
 
-    Walrus may refuse while the client still sends: then the rest of the body stays unread.
+    The client is invited to send once Walrus has accepted the header. Walrus may still end it in the middle: then the
+    rest of the body stays unread.
     """
-    assert operation.frame_class is not None
-    frame = operation.frame_class
     call = backends.open(operation)
     try:
         with cloud_errors():
-            if await _write(call, frame(header=header), limits):
-                async for chunk in content.chunks(limits.chunk_bytes):
-                    if not await _write(call, frame(chunk=chunk), limits):
-                        break
-                else:
-                    end = {"length": content.length, "trailers": content.trailers}
-                    if await _write(call, frame(end=end), limits):
-                        await call.done_writing()
+            if await _begin(call, operation, header, limits):
+                await invite()
+                await _send(call, operation, content, limits)
             async with asyncio.timeout(limits.commit_s):
                 answer: Message = await call
                 return answer
@@ -42,6 +44,26 @@ async def upload(
         raise Unavailable("The store does not answer.") from None
     finally:
         call.cancel()
+
+
+async def _begin(call: Any, operation: Operation, header: Message, limits: Limits) -> bool:
+    """False when Walrus refused the header."""
+    assert operation.frame_class is not None
+    if not await _write(call, operation.frame_class(header=header), limits):
+        return False
+    async with asyncio.timeout(limits.idle_s):
+        return await header_accepted(call)
+
+
+async def _send(call: Any, operation: Operation, content: Content, limits: Limits) -> None:
+    assert operation.frame_class is not None
+    frame = operation.frame_class
+    async for chunk in content.chunks(limits.chunk_bytes):
+        if not await _write(call, frame(chunk=chunk), limits):
+            return
+    end = {"length": content.length, "trailers": content.trailers}
+    if await _write(call, frame(end=end), limits):
+        await call.done_writing()
 
 
 async def _write(call: Any, message: Message, limits: Limits) -> bool:

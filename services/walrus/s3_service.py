@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from common.rpc.context import current_caller
+from common.rpc.uploads import accepting
 from mallee.s3.v1 import bucket_pb2, listing_pb2, multipart_pb2, object_pb2, service_pb2_grpc
 from services.walrus import buckets, delete, get, listing, multipart, put
 from services.walrus.store import Store
@@ -39,7 +40,7 @@ class S3Service(service_pb2_grpc.S3ServiceServicer):
     async def PutObject(
         self, request_iterator: AsyncIterator[object_pb2.PutObjectStream], context: Any
     ) -> object_pb2.PutObjectOutput:
-        return await put.put_object(self._store, aiter(request_iterator), current_caller())
+        return await put.put_object(self._store, accepting(aiter(request_iterator), context), current_caller())
 
     async def GetObject(
         self, request: object_pb2.GetObjectRequest, context: Any
@@ -78,7 +79,7 @@ class S3Service(service_pb2_grpc.S3ServiceServicer):
     async def UploadPart(
         self, request_iterator: AsyncIterator[multipart_pb2.UploadPartStream], context: Any
     ) -> multipart_pb2.UploadPartOutput:
-        return await multipart.upload_part(self._store, aiter(request_iterator), current_caller())
+        return await multipart.upload_part(self._store, accepting(aiter(request_iterator), context), current_caller())
 
     async def CompleteMultipartUpload(
         self, request: multipart_pb2.CompleteMultipartUploadRequest, context: Any

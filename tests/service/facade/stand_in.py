@@ -18,6 +18,7 @@ from common.pki import Identity
 from common.rpc import context as rpc_context
 from common.rpc.channel import CloudChannel, connect
 from common.rpc.server import RpcServer
+from common.rpc.uploads import accepting
 from ec2_facade.auth.claim import Scope
 from ec2_facade.protocol.model import Contract, Operation, Stream
 from mallee.clc.v1 import service_pb2, service_pb2_grpc
@@ -81,7 +82,7 @@ class StandInIdentities(service_pb2_grpc.IdentityServiceServicer):
 
 
 class StandInService:
-    """Every action of a contract: unary ones answered by `answers`, by name; all requests are kept with their caller."""
+    """Every action of a contract: unary ones answered by `answers`; all requests are kept with their caller."""
 
     def __init__(self, service: str) -> None:
         self.contract = Contract(service)
@@ -147,7 +148,7 @@ class StandInWalrus(StandInService):
         header: Any = None
         body, ended = bytearray(), False
         try:
-            async for frame in frames:
+            async for frame in accepting(aiter(frames), context):
                 match frame.WhichOneof("part"):
                     case "header":
                         header = frame.header
@@ -244,5 +245,5 @@ class Backstage:
 async def until(holds: Callable[[], bool], *, within_s: float = 5.0) -> None:
     """Waits for something that has no event of its own."""
     async with asyncio.timeout(within_s):
-        while not holds():
+        while not holds():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
