@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from common.errors import CloudError
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import bucket_pb2, multipart_pb2, object_pb2
-from services.walrus import buckets, get, put
+from services.walrus import buckets, get, multipart, put
 from services.walrus.drivers.embedded.blobs import FileBlobs
 from services.walrus.drivers.embedded.index import SqliteIndex
 from services.walrus.store import Limits, Store
@@ -80,3 +83,35 @@ async def get_object(
     request = object_pb2.GetObjectRequest(bucket=bucket, key=key, **members)
     async with get.opened_object(store, request, caller) as (header, chunks):
         return header, b"".join([chunk async for chunk in chunks])
+
+
+async def upload_part(store: Store, key: str, upload_id: str, number: int, body: bytes, **members: Any) -> str:
+    """The part's ETag."""
+    answer = await multipart.upload_part(store, part_stream(key, upload_id, number, body, **members), ALICE)
+    return answer.e_tag
+
+
+async def begin_upload(store: Store, key: str, **members: Any) -> str:
+    request = multipart_pb2.CreateMultipartUploadRequest(bucket="bucket", key=key, **members)
+    return (await multipart.create_upload(store, request, ALICE)).upload_id
+
+
+async def complete(
+    store: Store, key: str, upload_id: str, parts: dict[int, str], **members: Any
+) -> multipart_pb2.CompleteMultipartUploadOutput:
+    request = multipart_pb2.CompleteMultipartUploadRequest(bucket="bucket", key=key, upload_id=upload_id, **members)
+    for number, etag in parts.items():
+        request.multipart_upload.parts.add(part_number=number, e_tag=etag)
+    return await multipart.complete_upload(store, request, ALICE)
+
+
+async def refused(code: str, call: Awaitable[object]) -> CloudError:
+    with pytest.raises(CloudError) as caught:
+        await call
+    assert caught.value.code == code, caught.value
+    return caught.value
+
+
+def files_of(root: Path) -> list[Path]:
+    """Every blob and every file in the making."""
+    return [path for folder in ("blobs", "staging") for path in (root / folder).rglob("*") if path.is_file()]

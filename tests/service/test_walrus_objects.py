@@ -11,11 +11,21 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import CloudError
 from mallee.s3.v1 import bucket_pb2, object_pb2
 from services.walrus import buckets, delete, get, put
 from services.walrus.store import Limits, Store
-from tests.walrus_store import ALICE, BOB, get_bytes, get_object, make_bucket, opened_store, put_bytes, stream
+from tests.walrus_store import (
+    ALICE,
+    BOB,
+    files_of,
+    get_bytes,
+    get_object,
+    make_bucket,
+    opened_store,
+    put_bytes,
+    refused,
+    stream,
+)
 
 SMALL = b"hello"
 LARGE = bytes(range(256)) * 40
@@ -26,18 +36,6 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
     async with opened_store(tmp_path / "walrus") as store:
         await make_bucket(store)
         yield store
-
-
-def files(tmp_path: Path) -> list[Path]:
-    root = tmp_path / "walrus"
-    return [path for folder in ("blobs", "staging") for path in (root / folder).rglob("*") if path.is_file()]
-
-
-async def refused(code: str, call: object) -> CloudError:
-    with pytest.raises(CloudError) as caught:
-        await call  # type: ignore[misc]
-    assert caught.value.code == code, caught.value
-    return caught.value
 
 
 @pytest.mark.parametrize("body", [b"", SMALL, LARGE])
@@ -74,12 +72,12 @@ async def test_a_stream_without_its_end_stores_nothing(store: Store, tmp_path: P
         messages = stream(object_pb2.PutObjectStream, header, body, ended=False)
         await refused("IncompleteBody", put.put_object(store, messages, ALICE))
     await refused("NoSuchKey", get_bytes(store, "k"))
-    assert files(tmp_path) == []
+    assert files_of(tmp_path / "walrus") == []
 
 
 async def test_a_body_of_another_length_than_announced_stores_nothing(store: Store, tmp_path: Path) -> None:
     await refused("IncompleteBody", put_bytes(store, "k", LARGE, content_length=len(LARGE) + 1))
-    assert files(tmp_path) == []
+    assert files_of(tmp_path / "walrus") == []
 
 
 async def test_a_cancelled_upload_leaves_no_file(store: Store, tmp_path: Path) -> None:
@@ -93,11 +91,11 @@ async def test_a_cancelled_upload_leaves_no_file(store: Store, tmp_path: Path) -
 
     task = asyncio.ensure_future(put.put_object(store, stalled(), ALICE))
     await written.wait()
-    assert len(files(tmp_path)) == 1
+    assert len(files_of(tmp_path / "walrus")) == 1
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert files(tmp_path) == []
+    assert files_of(tmp_path / "walrus") == []
 
 
 async def test_a_stalled_upload_is_given_up(tmp_path: Path) -> None:
