@@ -78,6 +78,10 @@ class Guest:
         return InterfaceId(self.interface.interface_id)
 
     @property
+    def public(self) -> str:
+        return self.interface.public_ipv4
+
+    @property
     def private(self) -> str:
         return self.interface.private_ipv4
 
@@ -226,12 +230,15 @@ def pings(namespace: str, address: str, *, within_s: float = 0.7) -> bool:
 
 
 class Lab:
+    """Two nodes (or as many as the configuration has) and the guests on them."""
+
     def __init__(self, cloud: CloudConfig) -> None:
         self.cloud = cloud
         self.nodes = [node for zone in cloud.zones for node in zone.nodes]
         self.networks = {node.name: HostNetwork(cloud, node) for node in self.nodes}
         self.guests: list[Guest] = []
         self._count = 0
+        self._published = 0
 
     def network(self, guest: Guest) -> HostNetwork:
         return self.networks[guest.node.name]
@@ -241,8 +248,18 @@ class Lab:
         self.networks[node.name] = HostNetwork(self.cloud, node)
         await self.networks[node.name].open()
 
-    async def guest(self, vpc: VpcId, private: str, *, node: int = 0, public: str = "", groups: tuple[str, ...] = (),
-                    vpc_cidr: str = "172.31.0.0/16", subnet: str = "172.31.0.0/20", dhcp: bool = True) -> Guest:
+    async def guest(
+        self,
+        vpc: VpcId,
+        private: str,
+        *,
+        node: int = 0,
+        public: str = "",
+        groups: tuple[str, ...] = (),
+        vpc_cidr: str = "172.31.0.0/16",
+        subnet: str = "172.31.0.0/20",
+        dhcp: bool = True,
+    ) -> Guest:
         interface_id = InterfaceId.new()
         spec = instance_pb2.NetworkInterface(
             interface_id=interface_id,
@@ -251,17 +268,22 @@ class Lab:
             private_ipv4=private,
             subnet_cidr=subnet,
             vpc_cidr=vpc_cidr,
-            public_ipv4=public,
+            public_ipv4=self.public() if public == "new" else public,
             security_group_ids=groups,
         )
+        guest = await self.plug(spec, node=node)
+        if dhcp:
+            guest.ask_dhcp()
+        return guest
+
+    async def plug(self, spec: instance_pb2.NetworkInterface, *, node: int = 0) -> Guest:
+        """A guest that has not asked for its address yet."""
         self._count += 1
         guest = Guest(spec, self.nodes[node], f"m{CLOUD}-guest-{self._count}")
         self.add_cable(guest)
         await self.network(guest).prepare_interface(spec)
         await self.network(guest).plug_interface(spec)
         self.guests.append(guest)
-        if dhcp:
-            guest.ask_dhcp()
         return guest
 
     def add_cable(self, guest: Guest) -> None:
@@ -275,13 +297,29 @@ class Lab:
         )
         host.links(["link set lo up", "link set eth0 up"], namespace=guest.namespace)
 
+    def public(self) -> str:
+        """A public address nobody has had yet."""
+        self._published += 1
+        return f"{POOL.rsplit('.', 1)[0]}.{self._published}"
+
+    async def clear(self) -> None:
+        for guest in list(self.guests):
+            await self.remove(guest)
+
     async def remove(self, guest: Guest) -> None:
         await self.network(guest).remove_interface(guest.interface_id, VpcId(guest.interface.vpc_id))
         self.guests.remove(guest)
         host.delete_namespace(guest.namespace)
 
-    def plan(self, vpc: VpcId, revision: int, groups: dict[str, network_pb2.PlanGroup], *, vni: int = 0,
-             public: dict[str, str] | None = None) -> network_pb2.VpcPlan:
+    def plan(
+        self,
+        vpc: VpcId,
+        revision: int,
+        groups: dict[str, network_pb2.PlanGroup],
+        *,
+        vni: int = 0,
+        public: dict[str, str] | None = None,
+    ) -> network_pb2.VpcPlan:
         """The plan that the CLC would make of the guests that stand; `public` overrides by private address."""
         return network_pb2.VpcPlan(
             vpc_id=vpc,
@@ -317,12 +355,11 @@ def rule(protocol: str, first: int = -1, last: int | None = None, peer: str = AN
     return made
 
 
-def group(group_id: str, *ingress: network_pb2.PlanRule,
-          egress: tuple[network_pb2.PlanRule, ...] | None = None) -> network_pb2.PlanGroup:
+def group(
+    group_id: str, *ingress: network_pb2.PlanRule, egress: tuple[network_pb2.PlanRule, ...] | None = None
+) -> network_pb2.PlanGroup:
     """Everything may leave unless `egress` says otherwise, as in a new group of AWS."""
-    return network_pb2.PlanGroup(
-        group_id=group_id, ingress=ingress, egress=[rule("-1")] if egress is None else egress
-    )
+    return network_pb2.PlanGroup(group_id=group_id, ingress=ingress, egress=[rule("-1")] if egress is None else egress)
 
 
 @contextlib.contextmanager
