@@ -17,5 +17,13 @@ PATH="$bin:$PATH" "$py" -m grpc_tools.protoc --descriptor_set_in="$new/etcd.binp
     --grpc_python_out="$new" --mypy_out="$new" --mypy_grpc_out="$new" etcdrpc/kv.proto etcdrpc/auth.proto etcdrpc/rpc.proto
 printf 'from etcdrpc.rpc_pb2 import *\nfrom etcdrpc.rpc_pb2_grpc import *\n' >"$new/etcdrpc/__init__.py"
 rm "$new/etcd.binpb"
-chmod 755 "$new"
-rm -rf gen && mv "$new" gen && trap - EXIT
+# File by file, so that whoever imports from gen/ meanwhile finds it whole.
+mkdir -p gen
+(cd "$new" && find . -type f | sort) >"$new.list"
+trap 'rm -rf "$new" "$new.list"' EXIT
+while read -r file; do
+    cmp -s "$new/$file" "gen/$file" || { mkdir -p "gen/$(dirname "$file")" && mv "$new/$file" "gen/$file"; }
+done <"$new.list"
+(cd gen && find . -type f ! -path '*/__pycache__/*' | sort) | comm -13 "$new.list" - | while read -r stale; do
+    rm "gen/$stale"
+done

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.message import Message
 
@@ -27,7 +27,10 @@ from services.clc.store import Store
 _RETRY_S: Final = 0.5
 _log = get_logger(__name__)
 
-Stub = service_pb2_grpc.ClusterControllerServiceAsyncStub
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    Stub: TypeAlias = service_pb2_grpc.ClusterControllerServiceAsyncStub
 
 
 class Cluster:

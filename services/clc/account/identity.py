@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -27,23 +28,14 @@ class IdentityService(service_pb2_grpc.IdentityServiceServicer):
     async def GetSigningKey(
         self, request: service_pb2.GetSigningKeyRequest, context: Any
     ) -> service_pb2.GetSigningKeyResponse:
-        store = self._cloud.store
-        found = store.get(record_pb2.AccessKeyRecord, request.access_key_id)
-        account = store.get(record_pb2.AccountRecord, found.record.account_id) if found else None
-        if found is None or account is None or account.record.deleting:
-            raise NotFound("The access key id you provided does not exist in our records.", code="InvalidAccessKeyId")
-        key = found.record
-        secret = secrets.unseal(self._cloud.master_key, key.access_key_id, key.sealed_secret)
-        return service_pb2.GetSigningKeyResponse(
-            signing_key=secrets.signing_key(secret, date=request.date, region=request.region, service=request.service),
-            caller=Caller(
-                account_id=key.account_id,
-                arn=key.arn,
-                user_id=key.user_id,
-                access_key_id=key.access_key_id,
-                canonical_user_id=account.record.canonical_user_id,
-            ),
-        )
+        secret, caller = self._unsealed(request.access_key_id)
+        key = secrets.signing_key(secret, date=request.date, region=request.region, service=request.service)
+        return service_pb2.GetSigningKeyResponse(signing_key=key, caller=caller)
+
+    async def SignV2(self, request: service_pb2.SignV2Request, context: Any) -> service_pb2.SignV2Response:
+        secret, caller = self._unsealed(request.access_key_id)
+        signature = hmac.digest(secret.encode(), request.string_to_sign.encode(), "sha1")
+        return service_pb2.SignV2Response(signature=signature, caller=caller)
 
     async def WatchAccessKeys(
         self, request: service_pb2.WatchAccessKeysRequest, context: Any
@@ -56,6 +48,24 @@ class IdentityService(service_pb2_grpc.IdentityServiceServicer):
                 yield service_pb2.WatchAccessKeysResponse(access_key_ids=[await queue.get()])
         finally:
             self._watchers.discard(queue)
+
+    def _unsealed(self, access_key_id: str) -> tuple[str, Caller]:
+        """The secret and whom it speaks for. Raises NotFound."""
+        store = self._cloud.store
+        found = store.get(record_pb2.AccessKeyRecord, access_key_id)
+        account = store.get(record_pb2.AccountRecord, found.record.account_id) if found else None
+        if found is None or account is None or account.record.deleting:
+            raise NotFound("The access key id you provided does not exist in our records.", code="InvalidAccessKeyId")
+        key = found.record
+        secret = secrets.unseal(self._cloud.master_key, key.access_key_id, key.sealed_secret)
+        caller = Caller(
+            account_id=key.account_id,
+            arn=key.arn,
+            user_id=key.user_id,
+            access_key_id=key.access_key_id,
+            canonical_user_id=account.record.canonical_user_id,
+        )
+        return secret, caller
 
     def _heard(self, kind: type[Message], latest: Message, new: Message | None) -> None:
         match latest:
