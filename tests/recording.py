@@ -5,7 +5,8 @@
     assert not unread(request)
 
 It stands in for its message wherever that is read: fields, HasField, repeated and inner messages. Reading a repeated
-scalar or a map in any way reads all of it. Messages of types named in `whole` count as read when they are handed out,
+scalar or a map in any way reads all of it. What the contract accepts at certain values alone need not be read: the
+facade has seen to it. Messages of types named in `whole` count as read when they are handed out,
 and are the real ones, so that they can be stored.
 """
 
@@ -16,6 +17,8 @@ from typing import Any, Final, TypeVar, cast
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
+
+from ec2_facade.protocol.model import accepted_values
 
 M = TypeVar("M", bound=Message)
 Path = tuple[str | int, ...]
@@ -82,10 +85,14 @@ class _Recording:
         return _Recording(message, path, self._reads, self._whole)
 
     def _unread(self) -> Iterator[Path]:
-        return (path for path, _ in _leaves(self._message, self._path) if path not in self._reads)
+        return (
+            path
+            for path, field in _leaves(self._message, self._path)
+            if path not in self._reads and accepted_values(field) is None
+        )
 
 
-def _leaves(message: Message, path: Path) -> Iterator[tuple[Path, FieldDescriptor | None]]:
+def _leaves(message: Message, path: Path) -> Iterator[tuple[Path, FieldDescriptor]]:
     """Every set field that holds no message with set fields of its own."""
     for field, value in message.ListFields():
         inner = (*path, field.name)
@@ -99,8 +106,7 @@ def _leaves(message: Message, path: Path) -> Iterator[tuple[Path, FieldDescripto
 
 
 def _message_leaves(message: Message, path: Path, field: FieldDescriptor) -> Iterator[tuple[Path, FieldDescriptor]]:
-    leaves = list(_leaves(message, path))
-    yield from [(leaf, field) for leaf, _ in leaves] or [(path, field)]
+    yield from list(_leaves(message, path)) or [(path, field)]
 
 
 def _spelt(path: Path) -> str:

@@ -2,8 +2,8 @@
 
     python -m tools.conformance [--out conformance-report]
 
-Prints the report and writes it as report.txt and index.html. Nothing in it is written by hand: actions and members come
-from the contracts, accepted values from proto/contract.toml, filters from the tables that the CLC evaluates.
+Prints the report and writes it as report.txt and index.html. Nothing in it is written by hand: actions, members and
+accepted values come from the contracts, filters from the tables that the CLC evaluates.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import argparse
 import html
 import re
 import sys
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +21,9 @@ from botocore.model import ListShape, Shape, StructureShape
 from google.protobuf.descriptor import Descriptor
 
 from ec2_facade.protocol import Contract, Operation
-from ec2_facade.protocol.model import descriptor_of, members
-from tools.import_shapes import ROOT, SETTINGS, parse_member
+from ec2_facade.protocol.model import accepted_values, descriptor_of, members
 
+ROOT: Final = Path(__file__).resolve().parent.parent
 SERVICES: Final = ("ec2", "sts", "s3")
 # Filters stand in the model as a list in its documentation alone.
 _FILTER: Final = re.compile(r"<li> *<p> *<code>([^<]+)</code>")
@@ -71,46 +70,39 @@ class Service:
 def survey(service: str, filters: Mapping[str, tuple[str, ...]]) -> Service:
     """One service as it is served. `filters`: action -> the filters that are evaluated."""
     contract = Contract(service)
-    restrictions = _restrictions(service)
     return Service(
         name=service,
         title=str(contract.model.metadata["serviceFullName"]),
-        served=tuple(_action(operation, restrictions, filters) for _, operation in sorted(contract.operations.items())),
+        served=tuple(_action(operation, filters) for _, operation in sorted(contract.operations.items())),
         refused=tuple(name for name in contract.model.operation_names if name not in contract.operations),
     )
 
 
-def _action(
-    operation: Operation, restrictions: Mapping[tuple[str, str], str], filters: Mapping[str, tuple[str, ...]]
-) -> Action:
+def _action(operation: Operation, filters: Mapping[str, tuple[str, ...]]) -> Action:
     model = operation.model
     return Action(
         name=operation.name,
-        input=_members(model.input_shape, descriptor_of(operation.request_class), restrictions),
-        output=_members(model.output_shape, descriptor_of(operation.response_class), {}),
+        input=_members(model.input_shape, descriptor_of(operation.request_class), restricts=True),
+        output=_members(model.output_shape, descriptor_of(operation.response_class), restricts=False),
         filters=_filters(operation, filters),
     )
 
 
-def _members(shape: Shape | None, descriptor: Descriptor, restrictions: Mapping[tuple[str, str], str]) -> Members:
+def _members(shape: Shape | None, descriptor: Descriptor, *, restricts: bool) -> Members:
     honoured, restricted, missing = [], [], []
-    for path, accepted, present in _walk(shape, descriptor, restrictions):
-        if not present or accepted == "":
+    for path, accepted, present in _walk(shape, descriptor, restricts=restricts):
+        if not present or accepted == frozenset():
             missing.append(path)
         elif accepted is not None:
-            restricted.append(f"{path} ({accepted.replace('|', ', ')})")
+            restricted.append(f"{path} ({', '.join(sorted(accepted))})")
         else:
             honoured.append(path)
     return Members(honoured=tuple(honoured), restricted=tuple(restricted), missing=tuple(missing))
 
 
 def _walk(
-    shape: Shape | None,
-    descriptor: Descriptor,
-    restrictions: Mapping[tuple[str, str], str],
-    prefix: str = "",
-    above: tuple[str, ...] = (),
-) -> Iterator[tuple[str, str | None, bool]]:
+    shape: Shape | None, descriptor: Descriptor, prefix: str = "", above: tuple[str, ...] = (), *, restricts: bool
+) -> Iterator[tuple[str, frozenset[str] | None, bool]]:
     """(path, accepted values, whether the contract has it) of all members; what is missing is not looked into."""
     for name, member, field in members(shape, descriptor):
         assert shape is not None
@@ -119,25 +111,12 @@ def _walk(
         # A body's bytes are no field of the contract's messages: they are its stream.
         streamed = bool(member.serialization.get("streaming"))
         nested = field.message_type if field is not None and isinstance(inner, StructureShape) else None
-        accepted = restrictions.get((shape.name, name))
+        accepted = accepted_values(field) if restricts and field is not None else None
         if nested is None or inner.name in above or accepted is not None:
             yield path, accepted, field is not None or streamed
         else:
             mark = "[]." if inner is not member else "."
-            yield from _walk(inner, nested, restrictions, path + mark, (*above, inner.name))
-
-
-def _restrictions(service: str) -> dict[tuple[str, str], str]:
-    """(shape, member) -> the values it is accepted at, empty where it is refused."""
-    table = tomllib.loads((ROOT / "contract.toml").read_text())[service]
-    return {
-        (shape, member): accepted
-        for noun, content in table.items()
-        if noun not in SETTINGS
-        for shape, entries in content.get("shapes", {}).items()
-        for member, accepted in map(parse_member, entries.split())
-        if accepted is not None
-    }
+            yield from _walk(inner, nested, path + mark, (*above, inner.name), restricts=restricts)
 
 
 def _filters(operation: Operation, evaluated: Mapping[str, tuple[str, ...]]) -> Filters | None:
@@ -207,7 +186,7 @@ def _rows(action: Action) -> list[tuple[str, tuple[str, ...]]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="What of AWS this cloud serves.")
-    parser.add_argument("--out", type=Path, default=ROOT.parent / "conformance-report")
+    parser.add_argument("--out", type=Path, default=ROOT / "conformance-report")
     out: Path = parser.parse_args().out
     filters = evaluated_filters()
     services = [survey(service, filters if service == "ec2" else {}) for service in SERVICES]

@@ -190,12 +190,18 @@ class Importer:
             if member not in shape.members:
                 raise ContractError(f"{self.service}: {name} has no member {member}")
             member_shape = shape.members[member]
-            option = " [debug_redact = true]" if member_shape.metadata.get("sensitive") else ""
-            lines.append((_restriction(accepted), field_name(member), self._field_type(member_shape, proto), option))
+            options = []
+            if accepted is not None:
+                proto.imports.add("mallee/common/v1/contract.proto")
+                options.append(f'(mallee.common.v1.accepted) = "{accepted}"')
+            if member_shape.metadata.get("sensitive"):
+                options.append("debug_redact = true")
+            option = f" [{', '.join(options)}]" if options else ""
+            lines.append((field_name(member), self._field_type(member_shape, proto), option))
         return self._render(name, lines)
 
-    def _render(self, name: str, lines: list[tuple[str, str, str, str]]) -> str:
-        numbering = self.numbers.get(f"{self.package}.{name}", Numbering()).number([line[1] for line in lines])
+    def _render(self, name: str, lines: list[tuple[str, str, str]]) -> str:
+        numbering = self.numbers.get(f"{self.package}.{name}", Numbering()).number([line[0] for line in lines])
         if not numbering.fields and not numbering.retired:
             return f"message {name} {{}}\n"
         body = ""
@@ -203,8 +209,8 @@ class Importer:
             numbers = ", ".join(str(number) for number in numbering.retired.values())
             names = ", ".join(f'"{retired}"' for retired in numbering.retired)
             body += f"  reserved {numbers};\n  reserved {names};\n"
-        for comment, field_, type_, option in sorted(lines, key=lambda line: numbering.fields[line[1]]):
-            body += f"{comment}  {type_} {field_} = {numbering.fields[field_]}{option};\n"
+        for field_, type_, option in sorted(lines, key=lambda line: numbering.fields[line[0]]):
+            body += f"  {type_} {field_} = {numbering.fields[field_]}{option};\n"
         return f"message {name} {{\n{body}}}\n"
 
     def _field_type(self, shape: Any, proto: ProtoFile) -> str:
@@ -270,15 +276,6 @@ def parse_member(entry: str) -> tuple[str, str | None]:
     """Tenancy=default -> ("Tenancy", "default"), Tenancy= -> ("Tenancy", ""), Tenancy -> ("Tenancy", None)"""
     member, restricted, values = entry.partition("=")
     return member, values if restricted else None
-
-
-def _restriction(accepted: str | None) -> str:
-    match accepted:
-        case None:
-            return ""
-        case "":
-            return "  // Refused in a request.\n"
-    return f"  // In a request: {accepted.replace('|', ', ')}; nothing else.\n"
 
 
 def existing_numbers(root: Path, service: str) -> dict[str, Numbering]:

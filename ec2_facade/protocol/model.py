@@ -19,6 +19,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from common.aws_names import field_name
+from mallee.common.v1 import contract_pb2
 
 
 class Stream(enum.Enum):
@@ -122,6 +123,14 @@ def _header(frame: Descriptor) -> Descriptor:
 
 def descriptor_of(message: Message | type[Message]) -> Descriptor:
     return cast(Descriptor, message.DESCRIPTOR)
+
+
+def accepted_values(field: FieldDescriptor) -> frozenset[str] | None:
+    """The only values of a member that a request may have, in AWS's spelling; None: any. Unset is always accepted."""
+    options = field.GetOptions()
+    if not options.HasExtension(contract_pb2.accepted):
+        return None
+    return frozenset(filter(None, options.Extensions[contract_pb2.accepted].split("|")))
 
 
 def members(shape: Shape | None, descriptor: Descriptor) -> Iterable[tuple[str, Shape, FieldDescriptor | None]]:

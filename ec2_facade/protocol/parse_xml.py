@@ -63,7 +63,9 @@ class XmlParser:
             name = str(member_shape.serialization.get("name", member))
             if isinstance(member_shape, ListShape) and member_shape.serialization.get("flattened"):
                 name = str(member_shape.member.serialization.get("name", name))
-            children[name] = self._open(member_shape, field) if field is not None else _refuse(name)
+            children[name] = (
+                self._open(member_shape, field) if field is not None and query_parse.takes(field) else _refuse(name)
+            )
             if isinstance(shape, StructureShape) and member in shape.required_members:
                 required.append(name)
         return children, required

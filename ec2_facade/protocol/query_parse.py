@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from common.errors import CloudError, InvalidArgument, Unsupported
-from ec2_facade.protocol.model import Operation, descriptor_of, members
+from ec2_facade.protocol.model import Operation, accepted_values, descriptor_of, members
 
 # A value, or what stands below a dot.
 Node = dict[str, "Node | str"]
@@ -86,7 +86,7 @@ class ParameterParser:
         self._structures[descriptor.full_name] = (setters, required)
         for member, member_shape, field in members(shape, descriptor):
             name = self._name(member, member_shape)
-            setters[name] = self._setter(member_shape, field) if field is not None else refuse
+            setters[name] = self._setter(member_shape, field) if field is not None and takes(field) else refuse
             if isinstance(shape, StructureShape) and member in shape.required_members:
                 required.append(name)
         return setters, required
@@ -214,7 +214,32 @@ def refuse(_message: Message, _below: Node | str, path: str) -> None:
     raise Unsupported(f"The parameter {path} is not supported by this cloud.")
 
 
+def takes(field: FieldDescriptor) -> bool:
+    """A request may have it at all. A scalar that accepts no value may still be sent empty, as some clients do."""
+    return not (field.is_repeated or field.message_type is not None) or accepted_values(field) is None
+
+
 def scalar(field: FieldDescriptor) -> Scalar:
+    """The conversion of one value. Raises InvalidArgument, or Unsupported for one that the contract does not accept."""
+    convert = _conversion(field)
+    accepted = accepted_values(field)
+    if accepted is None:
+        return convert
+
+    def restricted(value: str, path: str) -> Any:
+        converted = convert(value, path)
+        if value and canonical(converted) not in accepted:
+            raise Unsupported(f"The value {value[:100]} of the parameter {path} is not supported by this cloud.")
+        return converted
+
+    return restricted
+
+
+def canonical(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _conversion(field: FieldDescriptor) -> Scalar:
     match field.type:
         case FieldDescriptor.TYPE_STRING:
             return text

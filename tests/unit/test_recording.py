@@ -22,7 +22,6 @@ def test_all_that_is_set_is_unread_at_first() -> None:
         "min_count",
         "monitoring",
         "placement.availability_zone",
-        "placement.tenancy",
         "security_group_ids",
         "tag_specifications[0].resource_type",
         "tag_specifications[0].tags[0].key",

@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from hypothesis import strategies as st
 
-from ec2_facade.protocol.model import descriptor_of, members
+from ec2_facade.protocol.model import accepted_values, descriptor_of, members
 
 # XML 1.0's characters but for the carriage return and what lies outside the Basic Multilingual Plane by chance.
 TEXT: Final = st.text(
@@ -45,9 +45,12 @@ def _structure(shape: Shape | None, message: type[Message]) -> st.SearchStrategy
     required: dict[str, st.SearchStrategy[Any]] = {}
     optional: dict[str, st.SearchStrategy[Any]] = {}
     for name, member, field in members(shape, descriptor_of(message)):
-        if field is None:
+        accepted = accepted_values(field) if field is not None else None
+        if field is None or accepted == frozenset():
             continue
         strategy = _value(member, field)
+        if accepted is not None:
+            strategy = st.sampled_from([False if value == "false" else value for value in sorted(accepted)])
         needed = isinstance(shape, StructureShape) and name in shape.required_members
         (required if needed else optional)[name] = strategy
     return st.fixed_dictionaries(required, optional=optional)

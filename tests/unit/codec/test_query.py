@@ -32,7 +32,9 @@ def refusal(protocol: QueryProtocol, params: dict[str, str]) -> tuple[str, str]:
         ({"SecurityGroupId.x": "sg-1"}, "UnknownParameter", "The parameter SecurityGroupId.x is not recognized"),
         ({"Placement": "here"}, "UnknownParameter", "The parameter Placement is not recognized"),
         ({"BlockDeviceMapping.1.DeviceName": "sda"}, "UnsupportedOperation", "The parameter BlockDeviceMapping is not"),
-        ({"Placement.HostId": "h-1"}, "UnsupportedOperation", "The parameter Placement.HostId is not supported"),
+        ({"Placement.Affinity": "x"}, "UnsupportedOperation", "The parameter Placement.Affinity is not supported"),
+        ({"Placement.Tenancy": "host"}, "UnsupportedOperation", "The value host of the parameter Placement.Tenancy is"),
+        ({"EbsOptimized": "true"}, "UnsupportedOperation", "The value true of the parameter EbsOptimized is not"),
         ({"MaxCount": "many"}, "InvalidParameterValue", "Value (many) for parameter MaxCount is invalid."),
         ({"MaxCount": "2147483648"}, "InvalidParameterValue", "Value (2147483648) for parameter MaxCount is invalid."),
         ({"DryRun": "perhaps"}, "InvalidParameterValue", "Value (perhaps) for parameter DryRun is invalid."),
@@ -59,6 +61,11 @@ def test_a_missing_parameter_is_named() -> None:
 
 def test_a_name_of_many_parts_costs_no_more_than_its_length() -> None:
     assert refusal(EC2, RUN | {"A" + ".1" * 30_000: "x"})[0] == "UnknownParameter"
+
+
+def test_defaults_that_clients_send_are_accepted() -> None:
+    defaults = {"Placement.Tenancy": "default", "Placement.GroupName": "", "EbsOptimized": "False"}
+    assert EC2.parse(RUN | defaults)[0].name == "RunInstances"
 
 
 def test_older_versions_of_ec2_are_served_alike() -> None:

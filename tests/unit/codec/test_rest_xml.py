@@ -96,6 +96,14 @@ def test_a_member_of_s3s_that_we_lack_is_refused_by_name() -> None:
     assert caught.value.code == "NotImplemented"
 
 
+def test_a_value_that_is_not_accepted_is_not_implemented() -> None:
+    operation = S3.route("PUT", "b", None, {}, {})
+    assert S3.parse(operation, "b", None, {}, {"x-amz-acl": "private"})
+    with pytest.raises(CloudError, match="public-read") as caught:
+        S3.parse(operation, "b", None, {}, {"x-amz-acl": "public-read"})
+    assert S3.render_error(caught.value, "id").status == 501
+
+
 def test_presigned_headers_travel_in_the_query() -> None:
     query = {"X-Amz-Signature": "s", "x-amz-acl": "private", "x-amz-meta-Colour": "red", "x-amz-checksum-crc32": "c"}
     operation = S3.route("PUT", "b", "k", query, {})

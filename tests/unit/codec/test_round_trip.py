@@ -16,7 +16,7 @@ from ec2_facade.protocol import Contract, Operation, QueryProtocol, RestXmlProto
 from tests.unit.codec.samples import fill, values
 
 EC2, STS, S3 = QueryProtocol("ec2"), QueryProtocol("sts"), RestXmlProtocol("s3")
-few = settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+few = settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def operations(*contracts: Contract) -> list[Any]:
