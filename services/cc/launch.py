@@ -1,0 +1,193 @@
+"""Launching: place, write the placements in one transaction, then order all nodes at once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Final
+
+from common import ticket
+from common.errors import CloudError, InvalidArgument, NoCapacity, Unavailable, Unsupported
+from common.ids import InstanceId
+from common.log import get_logger
+from common.metrics import counter
+from mallee.cc.v1.service_pb2 import Placed
+from mallee.nc.v1 import instance_pb2, service_pb2
+from services.cc.ledger import Ledger, Placement
+from services.cc.nodes import Listener, Nodes
+from services.cc.placement import Room, Want
+from services.cc.plans import Plans
+from services.cc.removal import Removal
+from services.cc.store import PlacementStore
+
+Spec = instance_pb2.InstanceSpec
+
+LAUNCHES: Final = counter("mallee_cc_launches", "Orders to launch, by outcome: OK or an AWS error code", ("code",))
+_ORDER_TIMEOUT_S: Final = 5.0
+
+_log = get_logger(__name__)
+
+
+class Launch:
+    def __init__(
+        self,
+        nodes: Nodes,
+        ledger: Ledger,
+        store: PlacementStore,
+        *,
+        plans: Plans,
+        removal: Removal,
+        listener: Listener,
+        epoch: int,
+    ) -> None:
+        self._nodes = nodes
+        self._ledger = ledger
+        self._store = store
+        self._plans = plans
+        self._removal = removal
+        self._listener = listener
+        self._epoch = epoch
+        # Instances in the hands of a call; another call for one of them waits.
+        self._busy: dict[str, asyncio.Future[None]] = {}
+
+    async def ensure(self, specs: Sequence[Spec]) -> list[Placed]:
+        """One answer per spec. Raises Unavailable when the placements could not be written; asking again is safe."""
+        wanted = {spec.instance_id: spec for spec in specs}
+        async with self.alone(wanted):
+            answers = await self._ensure(wanted)
+        for answer in answers.values():
+            LAUNCHES.labels(answer.error_code or "OK").inc()
+        return [answers[spec.instance_id] for spec in specs]
+
+    @contextlib.asynccontextmanager
+    async def alone(self, instance_ids: Iterable[str]) -> AsyncIterator[None]:
+        """No launch of one of these runs inside."""
+        ids = set(instance_ids)
+        while waiting := {self._busy[i] for i in ids if i in self._busy}:
+            await asyncio.wait(waiting)
+        done = asyncio.get_running_loop().create_future()
+        self._busy.update(dict.fromkeys(ids, done))
+        try:
+            yield
+        finally:
+            for instance_id in ids:
+                del self._busy[instance_id]
+            done.set_result(None)
+
+    async def _ensure(self, wanted: dict[str, Spec]) -> dict[str, Placed]:
+        answers: dict[str, Placed] = {}
+        refused_by: defaultdict[str, set[str]] = defaultdict(set)
+        placements = self._settle(wanted.values(), answers)
+        while placements:
+            # Before any node hears of it: whoever leads next must know.
+            await self._store.write([placement for placement in placements if not placement.written])
+            refused = []
+            for placement, error in await self._order_all(placements, wanted):
+                if isinstance(error, NoCapacity):
+                    refused.append(placement)
+                else:
+                    answers[placement.instance_id] = self._answer(placement, error)
+            placements = await self._move(refused, refused_by, answers)
+        return answers
+
+    def _settle(self, specs: Iterable[Spec], answers: dict[str, Placed]) -> list[Placement]:
+        """The placements to order: those that stand, and new ones for which there is room."""
+        standing: list[Placement] = []
+        fresh: dict[str, Spec] = {}
+        for spec in specs:
+            placement = self._ledger.placements.get(spec.instance_id)
+            if not InstanceId.matches(spec.instance_id):
+                answers[spec.instance_id] = _failed(spec.instance_id, InvalidArgument("the instance id is malformed"))
+            elif placement is None:
+                fresh[spec.instance_id] = spec
+            elif placement.terminating or spec.generation < placement.generation:
+                error = Unavailable("the instance is being taken away, or was ordered anew meanwhile")
+                answers[spec.instance_id] = self._answer(placement, error)
+            else:
+                if spec.generation > placement.generation:
+                    placement.generation, placement.written = spec.generation, False
+                standing.append(placement)
+        wants = [Want(instance_id=i, need=Room.of(spec.shape)) for i, spec in fresh.items()]
+        made = self._ledger.reserve(wants, lambda i, node: _placement(fresh[i], node)) if wants else []
+        for instance_id in fresh.keys() - {placement.instance_id for placement in made}:
+            answers[instance_id] = _failed(instance_id, NoCapacity("no node of the zone has room for it"))
+        return standing + made
+
+    async def _order_all(
+        self, placements: Sequence[Placement], wanted: dict[str, Spec]
+    ) -> list[tuple[Placement, CloudError | None]]:
+        async with asyncio.TaskGroup() as tasks:
+            orders = [(p, tasks.create_task(self._order(p, wanted[p.instance_id]))) for p in placements]
+        return [(placement, order.result()) for placement, order in orders]
+
+    async def _order(self, placement: Placement, spec: Spec) -> CloudError | None:
+        """What the node said against it."""
+        self._plans.nudge(placement.vpc_id, placement.node)
+        order = service_pb2.EnsureInstanceRequest(epoch=self._epoch, spec=_bound_to(placement.node, spec))
+        try:
+            answer = await self._nodes.stub(placement.node).EnsureInstance(order, timeout=_ORDER_TIMEOUT_S)
+        except CloudError as error:
+            return error
+        self._listener.observed(placement.node, answer.observation)
+        return None
+
+    async def _move(
+        self, refused: Sequence[Placement], refused_by: defaultdict[str, set[str]], answers: dict[str, Placed]
+    ) -> list[Placement]:
+        """To other nodes. Where the nodes count otherwise than we do nothing started, so nothing has to be fenced."""
+        moved: list[Placement] = []
+        for old in refused:
+            instance_id = old.instance_id
+            _log.warning("a node has less room than it told", node=old.node, instance_id=instance_id)
+            refused_by[instance_id].add(old.node)
+            self._ledger.release(instance_id)
+            want = Want(instance_id=instance_id, need=old.need, not_on=frozenset(refused_by[instance_id]))
+            made = self._ledger.reserve([want], lambda _, node, old=old: old.on(node))  # type: ignore[misc]
+            if made:
+                moved += made
+            else:
+                await self._store.delete(old)
+                answers[instance_id] = _failed(instance_id, NoCapacity("no node of the zone has room for it"))
+            self._plans.nudge(old.vpc_id, old.node)
+            self._nodes.describe_again(old.node)
+        return moved
+
+    def _answer(self, placement: Placement, error: CloudError | None) -> Placed:
+        placed = Placed(
+            instance_id=placement.instance_id,
+            node=placement.node,
+            node_address=self._ledger.node(placement.node).underlay_address,
+        )
+        if isinstance(error, InvalidArgument | Unsupported):
+            # For good: nothing of it is to be left, by the way that everything is taken away.
+            self._removal.start(placement)
+            return _failed(placement.instance_id, error)
+        if error is not None:
+            placed.error_code, placed.error_message = Unavailable.default_code, error.message
+        return placed
+
+
+def _placement(spec: Spec, node: str) -> Placement:
+    return Placement(
+        instance_id=spec.instance_id,
+        node=node,
+        generation=spec.generation,
+        need=Room.of(spec.shape),
+        vpc_id=spec.interface.vpc_id,
+    )
+
+
+def _failed(instance_id: str, error: CloudError) -> Placed:
+    return Placed(instance_id=instance_id, error_code=error.code, error_message=error.message)
+
+
+def _bound_to(node: str, spec: Spec) -> Spec:
+    """With tickets that only this node can use."""
+    bound = Spec()
+    bound.CopyFrom(spec)
+    for image in (bound.boot.machine, bound.boot.kernel, bound.boot.ramdisk):
+        if image.ticket:
+            image.ticket = ticket.narrow(image.ticket, node=node)
+    return bound

@@ -1,0 +1,133 @@
+"""The gRPC handlers of the cluster controller. Only in a term of its own does it answer."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+from common import metrics
+from common.errors import NotFound, Unavailable
+from common.etcd.client import Etcd
+from common.etcd.election import Leadership
+from common.etcd.membership import Membership
+from common.pki import Identity
+from common.rpc.context import remaining_s
+from mallee.cc.v1 import service_pb2 as cc
+from mallee.cc.v1.service_pb2_grpc import ClusterControllerServiceServicer
+from mallee.nc.v1 import service_pb2 as nc
+from services.cc.term import Term, leading
+
+# Of ApplyVpcPlan, when its caller is more patient.
+_PLAN_PATIENCE_S: Final = 8.0
+
+Context = Any
+
+
+class ClusterController(ClusterControllerServiceServicer):
+    """`lead` is its part in the election; outside of it every call answers Unavailable."""
+
+    def __init__(self, zone: str) -> None:
+        self.zone = zone
+        self._term: Term | None = None
+        self._count()
+
+    async def lead(
+        self, leadership: Leadership, etcd: Etcd, membership: Membership, identity: Identity, *, underlay_cidr: str
+    ) -> None:
+        """Serves until the term is lost."""
+        async with leading(
+            etcd, membership, identity, zone=self.zone, underlay_cidr=underlay_cidr, leadership=leadership
+        ) as term:
+            self._term = term
+            try:
+                await leadership.lost.wait()
+            finally:
+                self._term = None
+
+    @property
+    def leads(self) -> bool:
+        return self._term is not None
+
+    async def stop(self) -> None:
+        """Ends the watches, so that the server can drain."""
+        if self._term is not None:
+            self._term.end()
+
+    async def EnsureInstances(self, request: cc.EnsureInstancesRequest, context: Context) -> cc.EnsureInstancesResponse:
+        return cc.EnsureInstancesResponse(placed=await self._leader().launch.ensure(request.specs))
+
+    async def TerminateInstances(
+        self, request: cc.TerminateInstancesRequest, context: Context
+    ) -> cc.TerminateInstancesResponse:
+        term = self._leader()
+        instances = [(order.instance_id, order.generation) for order in request.instances]
+        async with term.launch.alone(instance_id for instance_id, _ in instances):
+            return cc.TerminateInstancesResponse(gone=await term.removal.terminate(instances))
+
+    async def RebootInstance(self, request: cc.RebootInstanceRequest, context: Context) -> cc.RebootInstanceResponse:
+        term = self._leader()
+        order = nc.RebootInstanceRequest(epoch=term.epoch, instance_id=request.instance_id)
+        await term.nodes.stub(self._node_of(term, request.instance_id)).RebootInstance(order)
+        return cc.RebootInstanceResponse()
+
+    async def GetConsoleOutput(
+        self, request: cc.GetConsoleOutputRequest, context: Context
+    ) -> cc.GetConsoleOutputResponse:
+        term = self._leader()
+        stub = term.nodes.stub(self._node_of(term, request.instance_id))
+        answer = await stub.GetConsoleOutput(nc.GetConsoleOutputRequest(instance_id=request.instance_id))
+        return cc.GetConsoleOutputResponse(output=answer.output, written_at_ms=answer.written_at_ms)
+
+    async def ApplyVpcPlan(self, request: cc.ApplyVpcPlanRequest, context: Context) -> cc.ApplyVpcPlanResponse:
+        patience_s = min(_PLAN_PATIENCE_S, remaining_s() or _PLAN_PATIENCE_S)
+        missing = await self._leader().plans.apply(request.plan, patience_s=patience_s)
+        return cc.ApplyVpcPlanResponse(missing_nodes=missing)
+
+    async def WatchInstances(
+        self, request: cc.WatchInstancesRequest, context: Context
+    ) -> AsyncIterator[cc.WatchInstancesResponse]:
+        async for response in self._leader().instances.watch():
+            yield response
+
+    async def WatchCapacity(
+        self, request: cc.WatchCapacityRequest, context: Context
+    ) -> AsyncIterator[cc.WatchCapacityResponse]:
+        async for response in self._leader().capacity.watch():
+            yield response
+
+    async def DescribeNodes(self, request: cc.DescribeNodesRequest, context: Context) -> cc.DescribeNodesResponse:
+        ledger = self._leader().ledger
+        return cc.DescribeNodesResponse(nodes=[ledger.capacity(name) for name in sorted(ledger.nodes)])
+
+    def _leader(self) -> Term:
+        if self._term is None:
+            raise Unavailable(f"this cluster controller does not lead {self.zone} now")
+        return self._term
+
+    def _node_of(self, term: Term, instance_id: str) -> str:
+        placement = term.ledger.placements.get(instance_id)
+        if placement is None:
+            raise NotFound(f"{instance_id} is not in {self.zone}", code="InvalidInstanceID.NotFound")
+        return placement.node
+
+    def _count(self) -> None:
+        """Gauges; a standby owns nothing and shows zeros."""
+
+        def nodes(term: Term, *, alive: bool) -> int:
+            return sum(node.takes_instances is alive for node in term.ledger.nodes.values())
+
+        def show(name: str, help_: str, read: Any) -> None:
+            metrics.gauge(name, help_, read=lambda: float(read(self._term)) if self._term else 0.0)
+
+        show("mallee_cc_leads", "1 on the leader of the zone", lambda _: 1)
+        show("mallee_cc_nodes_alive", "Nodes that take instances", lambda t: nodes(t, alive=True))
+        show("mallee_cc_nodes_away", "Nodes that do not", lambda t: nodes(t, alive=False))
+        show("mallee_cc_placements", "Instances placed", lambda t: len(t.ledger.placements))
+        for unit in ("vcpus", "memory_bytes", "disk_bytes"):
+            for side, help_ in (("free", "not placed yet, on nodes that take instances"), ("used", "placed")):
+
+                def read(term: Term, unit: str = unit, side: str = side) -> int:
+                    taking = (n for n in term.ledger.nodes.values() if side == "used" or n.takes_instances)
+                    return sum(getattr(getattr(node, side), unit) for node in taking)
+
+                show(f"mallee_cc_{side}_{unit}", f"{unit} {help_}", read)
