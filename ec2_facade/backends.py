@@ -12,6 +12,7 @@ from ec2_facade.auth.claim import Scope
 from ec2_facade.auth.keys import SigningKey
 from ec2_facade.protocol import Operation, Stream
 from mallee.clc.v1 import service_pb2, service_pb2_grpc
+from mallee.common.v1 import caller_pb2
 
 
 class Channels(Protocol):
@@ -77,3 +78,10 @@ class ClcIdentities:
         )
         answer = await stub.GetSigningKey(request)
         return SigningKey(answer.signing_key, answer.caller)
+
+    async def sign_v2(self, access_key_id: str, string_to_sign: str) -> tuple[bytes, caller_pb2.Caller]:
+        stub = self._watched or service_pb2_grpc.IdentityServiceStub(self._clc.channel())
+        answer = await stub.SignV2(
+            service_pb2.SignV2Request(access_key_id=access_key_id, string_to_sign=string_to_sign)
+        )
+        return answer.signature, answer.caller

@@ -10,6 +10,7 @@ from common.process import ServiceContext, run_service
 from common.rpc.peers import Peers
 from ec2_facade.auth.authenticate import Authenticator
 from ec2_facade.auth.keys import KeyCache
+from ec2_facade.auth.legacy import LegacyAuthenticator
 from ec2_facade.auth.watch import follow_access_keys
 from ec2_facade.backends import Backends, ClcIdentities
 from ec2_facade.limits import Limits
@@ -35,6 +36,7 @@ async def build(ctx: ServiceContext) -> None:
     pipeline = Pipeline(
         Protocols.load(),
         Authenticator(keys, identities, region=config.region, clock_skew_s=facade.clock_skew_s),
+        LegacyAuthenticator(identities),
         Backends(clc=clc, walrus=walrus),
         limits=limits,
         domains=facade.domains,

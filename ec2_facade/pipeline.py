@@ -16,6 +16,7 @@ from common.log import get_logger
 from common.rpc import context as rpc_context
 from ec2_facade.auth.authenticate import Authenticator
 from ec2_facade.auth.failures import refusal
+from ec2_facade.auth.legacy import LegacyAuthenticator
 from ec2_facade.auth.problem import AuthProblem
 from ec2_facade.backends import Backends
 from ec2_facade.body import HeldBytes
@@ -48,6 +49,7 @@ class Pipeline:
         self,
         protocols: Protocols,
         authenticator: Authenticator,
+        legacy: LegacyAuthenticator,
         backends: Backends,
         *,
         limits: Limits,
@@ -59,7 +61,7 @@ class Pipeline:
         self._held = HeldBytes(limits.held_bytes)
         self._sts_actions = frozenset(protocols.query["sts"].contract.model.operation_names)
         self._query = QueryPipeline(protocols.query, authenticator, backends, limits)
-        self._s3 = S3Pipeline(protocols.s3, authenticator, backends, limits, domains=domains)
+        self._s3 = S3Pipeline(protocols.s3, authenticator, legacy, backends, limits, domains=domains)
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         exchange = Exchange(request, new_request_id(), self._limits, self._held)

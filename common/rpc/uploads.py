@@ -1,7 +1,7 @@
 """Client-streaming calls whose first message is a header that may be refused: chunks wait until it was accepted.
 
-Without that a refusal crosses with a chunk under way, and grpc.aio then tells the sender of an internal error instead of
-what the server said. And whoever feeds the stream need not be asked for bytes that nobody wants.
+Without that a refusal crosses with a chunk under way, and grpc.aio then tells the sender of an internal error instead
+of what the server said. And whoever feeds the stream need not be asked for bytes that nobody wants.
 """
 
 from __future__ import annotations

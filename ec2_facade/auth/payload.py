@@ -75,6 +75,15 @@ def read_payload(request: WireRequest, claim: Claim) -> Payload:
     return Payload(framing=framing, hash=declared, length=length, trailer_names=names)
 
 
+def undeclared_payload(request: WireRequest) -> Payload:
+    """Of a request whose signature says nothing of the body. A framing that would need more is refused."""
+    declared = request.header("x-amz-content-sha256") or UNSIGNED_PAYLOAD
+    framing = _framing(declared)
+    if framing.chunked:
+        raise AuthProblem(Reason.BAD_PAYLOAD_HASH, declared[:256])
+    return Payload(framing=framing, hash=declared, length=_length(request, "content-length"))
+
+
 def _framing(declared: str) -> Framing:
     if _SHA256.match(declared):
         return Framing.HASHED

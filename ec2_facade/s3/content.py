@@ -17,12 +17,12 @@ class Content:
     Raises Refused and AuthProblem when they are not.
     """
 
-    def __init__(self, pieces: AsyncIterator[bytes], payload: Payload, identified: Identified) -> None:
+    def __init__(self, pieces: AsyncIterator[bytes], payload: Payload, identified: Identified | None) -> None:
         self._pieces = pieces
         self._payload = payload
         self._decoder: ChunkDecoder | None = None
         if payload.framing.chunked:
-            signer = ChunkSigner(identified) if payload.framing.signed else None
+            signer = ChunkSigner(identified) if identified and payload.framing.signed else None
             self._decoder = ChunkDecoder(payload, signer)
         self._hash = hashlib.sha256() if payload.framing is Framing.HASHED else None
         self.length = 0

@@ -4,25 +4,40 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from aiohttp import web
+from google.protobuf.message import Message
 
 from common.rpc import context as rpc_context
 from ec2_facade.auth.authenticate import Authenticator, Identified
-from ec2_facade.auth.payload import Payload, read_payload
+from ec2_facade.auth.legacy import LegacyAuthenticator, is_legacy
+from ec2_facade.auth.payload import Payload, read_payload, undeclared_payload
 from ec2_facade.backends import Backends
 from ec2_facade.errors import Refused
 from ec2_facade.exchange import Exchange
 from ec2_facade.limits import Limits
 from ec2_facade.protocol import Operation, RestXmlProtocol, Stream
-from ec2_facade.s3.address import Address, read_address, read_query
+from ec2_facade.s3.address import read_address, read_query
 from ec2_facade.s3.content import Content
 from ec2_facade.s3.digest import check_body
 from ec2_facade.s3.download import download
 from ec2_facade.s3.upload import upload
+from ec2_facade.services import bare_host, bucket_of_host
 from ec2_facade.wire import WireRequest
+from mallee.common.v1 import caller_pb2
 
 _CHUNKED = "aws-chunked"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proved:
+    """Who asks, and what was signed about the body."""
+
+    caller: caller_pb2.Caller
+    payload: Payload
+    # What chunk signatures follow from; None where there are none.
+    identified: Identified | None
 
 
 class S3Pipeline:
@@ -30,6 +45,7 @@ class S3Pipeline:
         self,
         protocol: RestXmlProtocol,
         authenticator: Authenticator,
+        legacy: LegacyAuthenticator,
         backends: Backends,
         limits: Limits,
         *,
@@ -37,6 +53,7 @@ class S3Pipeline:
     ) -> None:
         self._protocol = protocol
         self._authenticator = authenticator
+        self._legacy = legacy
         self._backends = backends
         self._limits = limits
         self._domains = domains
@@ -44,59 +61,58 @@ class S3Pipeline:
 
     async def answer(self, exchange: Exchange) -> web.StreamResponse:
         wire = exchange.wire
+        proved = await self._authenticate(wire)
+        exchange.account_id = proved.caller.account_id
+        address = read_address(wire, self._domains)
+        query, headers = read_query(wire), object_headers(wire, proved.payload)
+        operation = self._protocol.route(wire.method, address.bucket, address.key, query, headers)
+        exchange.action = operation.name
+
+        def parse(body: bytes = b"") -> Message:
+            return self._protocol.parse(operation, address.bucket, address.key, query, headers, body)
+
+        with rpc_context.bind(caller=proved.caller):
+            match operation.stream:
+                case Stream.UPLOAD:
+                    return await self._upload(exchange, operation, parse(), proved)
+                case Stream.DOWNLOAD:
+                    with self._transfer():
+                        return await download(
+                            exchange, self._backends, self._protocol, operation, parse(), self._limits
+                        )
+                case Stream.NONE:
+                    await exchange.invite_body()
+                    body, trailers = await self._read_xml(exchange, proved)
+                    check_body(operation, body, headers, trailers)
+                    answer = await self._backends.call(operation, parse(body), timeout_s=self._limits.commit_s)
+                    return await exchange.send(self._protocol.render(operation, answer, exchange.request_id))
+
+    async def _authenticate(self, wire: WireRequest) -> Proved:
+        if is_legacy(wire):
+            host_bucket = bucket_of_host(bare_host(wire.host), self._domains)
+            caller = await self._legacy.authenticate(wire, host_bucket=host_bucket)
+            return Proved(caller=caller, payload=undeclared_payload(wire), identified=None)
         identified = await self._authenticator.identify(wire, "s3")
         payload = read_payload(wire, identified.claim)
         self._authenticator.verify(wire, identified, payload_hash=payload.hash)
-        caller = identified.caller(wire.source_ip)
-        exchange.account_id = caller.account_id
-        address = read_address(wire, self._domains)
-        query, headers = read_query(wire), object_headers(wire, payload)
-        operation = self._protocol.route(wire.method, address.bucket, address.key, query, headers)
-        exchange.action = operation.name
-        with rpc_context.bind(caller=caller):
-            match operation.stream:
-                case Stream.UPLOAD:
-                    return await self._upload(exchange, operation, address, identified, payload)
-                case Stream.DOWNLOAD:
-                    message = self._protocol.parse(operation, address.bucket, address.key, query, headers)
-                    with self._transfer():
-                        return await download(
-                            exchange, self._backends, self._protocol, operation, message, self._limits
-                        )
-                case Stream.NONE:
-                    return await self._call(exchange, operation, address, identified, payload)
+        return Proved(caller=identified.caller(wire.source_ip), payload=payload, identified=identified)
 
     async def _upload(
-        self, exchange: Exchange, operation: Operation, address: Address, identified: Identified, payload: Payload
+        self, exchange: Exchange, operation: Operation, header: Message, proved: Proved
     ) -> web.StreamResponse:
-        query, headers = read_query(exchange.wire), object_headers(exchange.wire, payload)
-        _check_length(payload, self._limits)
-        header = self._protocol.parse(operation, address.bucket, address.key, query, headers)
+        _check_length(proved.payload, self._limits)
         with self._transfer():
-            content = Content(exchange.body.pieces(), payload, identified)
+            content = Content(exchange.body.pieces(), proved.payload, proved.identified)
             answer = await upload(self._backends, operation, header, content, self._limits, invite=exchange.invite_body)
         return await exchange.send(self._protocol.render(operation, answer, exchange.request_id))
 
-    async def _call(
-        self, exchange: Exchange, operation: Operation, address: Address, identified: Identified, payload: Payload
-    ) -> web.StreamResponse:
-        query, headers = read_query(exchange.wire), object_headers(exchange.wire, payload)
-        await exchange.invite_body()
-        body, trailers = await self._read_xml(exchange, payload, identified)
-        check_body(operation, body, headers, trailers)
-        message = self._protocol.parse(operation, address.bucket, address.key, query, headers, body)
-        answer = await self._backends.call(operation, message, timeout_s=self._limits.commit_s)
-        return await exchange.send(self._protocol.render(operation, answer, exchange.request_id))
-
-    async def _read_xml(
-        self, exchange: Exchange, payload: Payload, identified: Identified
-    ) -> tuple[bytes, dict[str, str]]:
+    async def _read_xml(self, exchange: Exchange, proved: Proved) -> tuple[bytes, dict[str, str]]:
         raw = await exchange.body.whole(self._limits.xml_bytes)
 
         async def once() -> AsyncIterator[bytes]:
             yield raw
 
-        content = Content(once(), payload, identified)
+        content = Content(once(), proved.payload, proved.identified)
         body = b"".join([chunk async for chunk in content.chunks(self._limits.xml_bytes)])
         return body, content.trailers
 

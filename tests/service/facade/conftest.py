@@ -16,6 +16,7 @@ from botocore.config import Config
 from common.background import Background
 from ec2_facade.auth.authenticate import Authenticator
 from ec2_facade.auth.keys import KeyCache
+from ec2_facade.auth.legacy import LegacyAuthenticator
 from ec2_facade.auth.watch import follow_access_keys
 from ec2_facade.backends import Backends, ClcIdentities
 from ec2_facade.limits import Limits
@@ -81,7 +82,14 @@ async def _open(stack: AsyncExitStack, folder: Path, protocols: Protocols, **lim
     clc, walrus = await backstage.start()
     keys, identities, bounds = KeyCache(), ClcIdentities(clc), Limits(**limits)
     authenticator = Authenticator(keys, identities, region=REGION, clock_skew_s=900)
-    pipeline = Pipeline(protocols, authenticator, Backends(clc=clc, walrus=walrus), limits=bounds, domains=DOMAINS)
+    pipeline = Pipeline(
+        protocols,
+        authenticator,
+        LegacyAuthenticator(identities),
+        Backends(clc=clc, walrus=walrus),
+        limits=bounds,
+        domains=DOMAINS,
+    )
     tasks = await stack.enter_async_context(Background())
     tasks.start(follow_access_keys(keys, identities, retry_s=0.05))
     server = FacadeServer(pipeline, bounds, [("127.0.0.1", 0)])

@@ -21,7 +21,7 @@ from tests.unit.facade.signing import ACCESS_KEY, REGION, SECRET, sha256, signin
 _CHUNK = 65536
 
 
-class _DeclaredAuth(S3SigV4Auth):  # type: ignore[misc]
+class _DeclaredAuth(S3SigV4Auth):
     """Signs with the payload declaration it is given."""
 
     def __init__(self, declaration: str) -> None:

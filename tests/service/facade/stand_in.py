@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import hmac
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -50,22 +51,35 @@ class StandInIdentities(service_pb2_grpc.IdentityServiceServicer):
         self, request: service_pb2.GetSigningKeyRequest, context: Any
     ) -> service_pb2.GetSigningKeyResponse:
         self.asked += 1
-        secret = self.secrets.get(request.access_key_id)
-        if secret is None:
-            raise NotFound("no such access key", code="InvalidClientTokenId")
         scope = Scope(
             access_key_id=request.access_key_id, date=request.date, region=request.region, service=request.service
         )
-        caller = caller_pb2.Caller(
+        secret = self._secret(request.access_key_id)
+        return service_pb2.GetSigningKeyResponse(
+            signing_key=signing_key(scope, secret), caller=self._caller(request.access_key_id)
+        )
+
+    async def SignV2(self, request: service_pb2.SignV2Request, context: Any) -> service_pb2.SignV2Response:
+        secret = self._secret(request.access_key_id)
+        signature = hmac.digest(secret.encode(), request.string_to_sign.encode(), "sha1")
+        return service_pb2.SignV2Response(signature=signature, caller=self._caller(request.access_key_id))
+
+    def _secret(self, access_key_id: str) -> str:
+        secret = self.secrets.get(access_key_id)
+        if secret is None:
+            raise NotFound("no such access key", code="InvalidAccessKeyId")
+        return secret
+
+    def _caller(self, access_key_id: str) -> caller_pb2.Caller:
+        return caller_pb2.Caller(
             account_id=ACCOUNT,
             arn=f"arn:aws:iam::{ACCOUNT}:root",
             user_id=ACCOUNT,
-            access_key_id=request.access_key_id,
+            access_key_id=access_key_id,
             canonical_user_id="c" * 64,
         )
-        return service_pb2.GetSigningKeyResponse(signing_key=signing_key(scope, secret), caller=caller)
 
-    async def WatchAccessKeys(  # type: ignore[override]
+    async def WatchAccessKeys(
         self, request: service_pb2.WatchAccessKeysRequest, context: Any
     ) -> AsyncIterator[service_pb2.WatchAccessKeysResponse]:
         changes: asyncio.Queue[list[str] | None] = asyncio.Queue()

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from common.errors import NotFound, WrongState
 from ec2_facade.limits import MIB
@@ -138,7 +139,7 @@ async def test_a_refusal_by_walrus_reaches_a_client_that_still_sends(stage: Stag
     with pytest.raises(ClientError) as caught:
         await in_thread(stage.client("s3").put_object, Bucket="b", Key="k", Body=os.urandom(8 * MIB))
     assert caught.value.response["Error"]["Code"] == "NoSuchBucket"
-    assert caught.value.response["Error"]["BucketName"] == "b"
+    assert dict(caught.value.response["Error"])["BucketName"] == "b"
 
 
 async def test_nobody_is_invited_to_send_a_body_before_he_is_known(stage: Stage) -> None:
@@ -316,7 +317,7 @@ async def test_the_aws_cli_copies_and_presigns(stage: Stage, tmp_path: Path) -> 
     source, copy = tmp_path / "source", tmp_path / "copy"
     source.write_bytes(os.urandom(2 * MIB))
     stage.backstage.walrus.answers["HeadObject"] = lambda request: object_pb2.HeadObjectOutput(
-        content_length=2 * MIB, e_tag='"x"', last_modified={"seconds": 1700000000}
+        content_length=2 * MIB, e_tag='"x"', last_modified=Timestamp(seconds=1700000000)
     )
     await in_thread(aws, stage, "s3", "cp", str(source), "s3://b/k")
     await in_thread(aws, stage, "s3", "cp", "s3://b/k", str(copy))

@@ -239,7 +239,7 @@ async def test_any_authorization_header_is_answered_with_a_refusal(header: str, 
 @pytest.mark.parametrize("service", ["ec2", "sts", "s3"])
 def test_every_reason_has_words_in_every_protocol(reason: Reason, service: str) -> None:
     # Whatever is asked for is there.
-    facts = collections.defaultdict(lambda: "x")
+    facts: dict[str, str] = collections.defaultdict(lambda: "x")
     problem = AuthProblem(reason, "detail")
     problem.facts = facts
     answer = refusal(problem, service)

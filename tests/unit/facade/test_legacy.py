@@ -1,0 +1,100 @@
+"""Presigned URLs of Signature Version 2 against botocore's own signer."""
+
+from __future__ import annotations
+
+import dataclasses
+import hmac
+from datetime import UTC, datetime, timedelta
+from urllib.parse import quote
+
+import pytest
+from botocore.auth import HmacV1QueryAuth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.errors import NotFound
+from ec2_facade.auth.legacy import LegacyAuthenticator, is_legacy
+from ec2_facade.auth.problem import AuthProblem, Reason
+from ec2_facade.wire import WireRequest
+from mallee.common.v1 import caller_pb2
+from tests.unit.facade.signing import ACCESS_KEY, ENDPOINT, SECRET, wire_of
+
+
+class Holder:
+    async def sign_v2(self, access_key_id: str, string_to_sign: str) -> tuple[bytes, caller_pb2.Caller]:
+        if access_key_id != ACCESS_KEY:
+            raise NotFound("no such key")
+        signature = hmac.digest(SECRET.encode(), string_to_sign.encode(), "sha1")
+        return signature, caller_pb2.Caller(access_key_id=access_key_id)
+
+
+def presigned(
+    method: str,
+    path: str,
+    *,
+    headers: dict[str, str] | None = None,
+    auth_path: str | None = None,
+    access_key: str = ACCESS_KEY,
+) -> WireRequest:
+    request = AWSRequest(method=method, url=ENDPOINT + path, headers=dict(headers or {}), auth_path=auth_path)
+    HmacV1QueryAuth(Credentials(access_key, SECRET), expires=60).add_auth(request)
+    # What is in the query now is not sent as a header.
+    for name in headers or {}:
+        del request.headers[name]
+    wire = wire_of(request)
+    return dataclasses.replace(wire, headers=tuple(pair for pair in wire.headers if pair[0] != "date"))
+
+
+async def admit(request: WireRequest, *, host_bucket: str | None = None, later_s: int = 0) -> None:
+    assert is_legacy(request)
+    subject = LegacyAuthenticator(Holder(), now=lambda: datetime.now(UTC) + timedelta(seconds=later_s))
+    await subject.authenticate(request, host_bucket=host_bucket)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30), st.sampled_from(["GET", "PUT"]))
+async def test_any_key_that_botocore_presigns_is_admitted(key: str, method: str) -> None:
+    await admit(presigned(method, f"/bucket/{quote(key.encode(), safe='/~')}"))
+
+
+@pytest.mark.parametrize(
+    "query", ["uploads", "partNumber=3&uploadId=a%2Bb", "response-content-type=text%2Fplain&prefix=x", "acl"]
+)
+async def test_subresources_are_part_of_it(query: str) -> None:
+    await admit(presigned("GET", f"/bucket/key?{query}"))
+
+
+async def test_headers_that_travel_in_the_query_are_part_of_it() -> None:
+    headers = {"x-amz-meta-a": "1", "x-amz-acl": "private", "content-type": "text/plain"}
+    await admit(presigned("PUT", "/bucket/key", headers=headers))
+
+
+async def test_the_bucket_of_the_host_is_part_of_it() -> None:
+    await admit(presigned("GET", "/key", auth_path="/bucket/key"), host_bucket="bucket")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"raw_path": "/bucket/other"}, Reason.WRONG_SIGNATURE),
+        ({"method": "DELETE"}, Reason.WRONG_SIGNATURE),
+        ({"headers": (("host", "x"), ("x-amz-acl", "public-read"))}, Reason.WRONG_SIGNATURE),
+        ({"raw_query": "AWSAccessKeyId=AKIANONE&Signature=x&Expires=4000000000"}, Reason.UNKNOWN_KEY),
+        ({"raw_query": f"AWSAccessKeyId={ACCESS_KEY}&Signature=x&Expires=4000000000"}, Reason.WRONG_SIGNATURE),
+        ({"raw_query": f"AWSAccessKeyId={ACCESS_KEY}&Signature=x&Expires=soon"}, Reason.MALFORMED),
+        ({"raw_query": f"AWSAccessKeyId={ACCESS_KEY}&Signature=x&Expires={'9' * 40}"}, Reason.MALFORMED),
+        ({"raw_query": f"AWSAccessKeyId={ACCESS_KEY}&Signature=x&Expires=4000000000&acl=%FF"}, Reason.WRONG_SIGNATURE),
+    ],
+)
+async def test_what_was_changed_is_refused(change: dict[str, object], reason: Reason) -> None:
+    request = dataclasses.replace(presigned("GET", "/bucket/key"), **change)  # type: ignore[arg-type]
+    with pytest.raises(AuthProblem) as caught:
+        await admit(request)
+    assert caught.value.reason is reason
+
+
+async def test_it_ends_with_its_time() -> None:
+    with pytest.raises(AuthProblem) as caught:
+        await admit(presigned("GET", "/bucket/key"), later_s=120)
+    assert caught.value.reason is Reason.EXPIRED
