@@ -161,7 +161,7 @@ def drivers_of(config: CloudConfig, node: NodeConfig, paths: NodePaths) -> Drive
 
         return Drivers(
             hypervisor=FakeHypervisor(paths.fake),
-            network=FakeNetwork(paths.root / "fake-network"),
+            network=FakeNetwork(paths.root / "fake-network", node.address),
             make_overlay=ensure_empty_overlay,
             owner=None,
         )

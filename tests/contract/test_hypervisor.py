@@ -79,19 +79,19 @@ def _real(request: pytest.FixtureRequest, tmp_path: Path) -> Bench:
     def make() -> LibvirtHypervisor:
         return LibvirtHypervisor(uri=host.uri, cloud_id="c0de", kind="qemu")
 
-    def domain(instance_id: InstanceId) -> Domain:
-        disk = host.folder / f"{instance_id}.qcow2"
-        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(disk), "16M"], check=True)
-        os.chown(disk, *_qemu_user())
-        tap = f"tap{instance_id[-1]}"
-        with contextlib.suppress(subprocess.CalledProcessError):
-            host.add_tap(tap)
-        return _domain(instance_id, disk, tap, host.folder)
-
     def crash(instance_id: InstanceId) -> None:
         os.kill(host.qemu_pid(domain_name("c0de", instance_id)), 9)
 
-    return Bench(hypervisor=make(), again=make, domain=domain, crash=crash)
+    return Bench(hypervisor=make(), again=make, domain=lambda instance_id: _real_domain(host, instance_id), crash=crash)
+
+
+def _real_domain(host: LibvirtHost, instance_id: InstanceId) -> Domain:
+    disk, tap = host.folder / f"{instance_id}.qcow2", f"tap{instance_id[-1]}"
+    if not disk.exists():
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(disk), "16M"], check=True)
+        os.chown(disk, *_qemu_user())
+        host.add_tap(tap)
+    return _domain(instance_id, disk, tap, host.folder)
 
 
 def _qemu_user() -> tuple[int, int]:
@@ -232,12 +232,7 @@ async def test_libvirtd_may_die_and_every_domain_is_told_again(host: LibvirtHost
     await hypervisor.open()
     try:
         for instance_id in (FIRST, SECOND):
-            disk = host.folder / f"{instance_id}.qcow2"
-            subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(disk), "16M"], check=True)
-            os.chown(disk, *_qemu_user())
-            with contextlib.suppress(subprocess.CalledProcessError):
-                host.add_tap(f"tap{instance_id[-1]}")
-            await hypervisor.prepare(_domain(instance_id, disk, f"tap{instance_id[-1]}", host.folder))
+            await hypervisor.prepare(_real_domain(host, instance_id))
             await hypervisor.resume(instance_id)
         pid = host.qemu_pid(domain_name("c0de", FIRST))
         async with told(hypervisor, FIRST, Power.RUNNING):
