@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from common.background import Background
+from common.errors import Unavailable
 from common.etcd.client import Etcd
 from common.etcd.election import Election, Leadership
 from common.etcd.membership import Membership
@@ -90,19 +92,19 @@ class Zone:
         await eventually(lambda: self.controller.leads)
 
     async def watch(self) -> None:
-        """In the background, until it stops."""
+        """In the background, until the term ends."""
         tasks = await self._stack.enter_async_context(Background())
         tasks.start(self._watch_instances())
         tasks.start(self._watch_capacity())
 
     async def _watch_instances(self) -> None:
-        with cloud_errors():
+        with contextlib.suppress(Unavailable), cloud_errors():
             async for response in self.stub.WatchInstances(cc.WatchInstancesRequest()):
                 if response.HasField("observation"):
                     self.observations[response.observation.instance_id] = response.observation
 
     async def _watch_capacity(self) -> None:
-        with cloud_errors():
+        with contextlib.suppress(Unavailable), cloud_errors():
             async for response in self.stub.WatchCapacity(cc.WatchCapacityRequest()):
                 self.nodes.update({node.node: node for node in response.nodes})
                 self.placed.extend(response.placed_instance_ids)
@@ -146,6 +148,10 @@ class Stage:
             await zone.watch()
             await eventually(lambda: sum(node.alive for node in zone.nodes.values()) == nodes)
         return zone
+
+    async def depose(self) -> None:
+        """Takes the leader's key away behind its back."""
+        await self._etcd.delete_prefix(f"/mallee/election/cc/{ZONE}/")
 
     def records(self) -> dict[str, record_pb2.PlacementRecord]:
         """Placements as the independent witness reads them."""
