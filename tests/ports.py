@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 
 
@@ -10,3 +11,20 @@ def free_port(host: str = "127.0.0.1") -> int:
         probe.bind((host, 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def free_port_base() -> int:
+    """For `mallee up --port-base`: the ports of a cloud from there on, and its metrics 1000 above, are free."""
+    for base in random.sample(range(20000, 30000, 200), 40):
+        if all(_is_free(port) for start in (base, base + 1000) for port in range(start, start + 60)):
+            return base
+    raise AssertionError("no free range of ports")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
