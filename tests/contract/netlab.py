@@ -23,8 +23,8 @@ from common.config import CloudConfig, FacadeConfig, NetworkConfig, NodeConfig, 
 from common.ids import InterfaceId, VpcId, mac_of
 from deploy import fabric
 from mallee.nc.v1 import instance_pb2, network_pb2
-from services.nc.drivers.network import HostNetwork
-from services.nc.net import host, names
+from services.nc.drivers.network import HostNetwork, state_folder
+from services.nc.net import dhcp, host, names
 
 CLOUD = "7e51"
 MANAGEMENT = "100.64.201.1"
@@ -229,6 +229,27 @@ def pings(namespace: str, address: str, *, within_s: float = 0.7) -> bool:
             return False
 
 
+@contextlib.contextmanager
+def hold_tap(namespace: str, tap: str) -> Iterator[None]:
+    """As an engine does: the tap has carrier meanwhile."""
+
+    def attach() -> int:
+        descriptor = os.open("/dev/net/tun", os.O_RDWR)
+        # TUNSETIFF with IFF_TAP, IFF_NO_PI and IFF_VNET_HDR (linux/if_tun.h).
+        fcntl.ioctl(descriptor, 0x400454CA, struct.pack("16sH22x", tap.encode(), 0x0002 | 0x1000 | 0x4000))
+        return descriptor
+
+    descriptor = host.inside(namespace, attach)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def dnsmasq_processes() -> list[int]:
+    return list(dhcp.processes_of(state_folder(config())))
+
+
 class Lab:
     """Two nodes (or as many as the configuration has) and the guests on them."""
 
@@ -258,7 +279,7 @@ class Lab:
         groups: tuple[str, ...] = (),
         vpc_cidr: str = "172.31.0.0/16",
         subnet: str = "172.31.0.0/20",
-        dhcp: bool = True,
+        ask: bool = True,
     ) -> Guest:
         interface_id = InterfaceId.new()
         spec = instance_pb2.NetworkInterface(
@@ -272,7 +293,7 @@ class Lab:
             security_group_ids=groups,
         )
         guest = await self.plug(spec, node=node)
-        if dhcp:
+        if ask:
             guest.ask_dhcp()
         return guest
 

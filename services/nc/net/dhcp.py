@@ -28,7 +28,9 @@ class Scope:
 
     vpc_cidr: str
     subnets: tuple[str, ...]
+    # Of private and of public names.
     domain: str
+    public_domain: str
     facade_address: str
     mtu: int
 
@@ -49,7 +51,7 @@ def configuration(scope: Scope, folder: Path) -> str:
         f"addn-hosts={folder / 'dns-hosts'}",
         f"pid-file={folder / 'dnsmasq.pid'}",
         f"domain={scope.domain}",
-        f"local=/{scope.domain}/",
+        f"local=/{scope.domain}/{scope.public_domain}/",
         "local-ttl=5",
         "quiet-dhcp",
         f"dhcp-option=26,{scope.mtu}",

@@ -1,0 +1,110 @@
+"""A guest may send as itself and nothing else: no other address, card, DHCP server or protocol."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+
+import pytest
+
+from common.ids import VpcId
+from services.nc.net import host, names
+from tests.contract.frames import arp, ethernet, hears, udp
+from tests.contract.netlab import MANAGEMENT, Guest, Lab
+from tests.contract.network_fixtures import lab, opened, whole_lab
+
+__all__ = ["lab", "whole_lab"]
+
+pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="module")]
+
+
+async def test_a_guest_sends_as_itself_or_not_at_all(lab: Lab) -> None:
+    vpc = VpcId.new()
+    liar, near, far = await opened(lab, vpc, 0, 0, 1)
+    router, own = names.tap_mac(liar.interface.mac), liar.interface.mac
+    with liar.raw() as wire:
+        for victim in (near, far):
+            with victim.raw() as ear:
+
+                def says(
+                    source: str, mac: str = own, source_port: int = 9, body: bytes = b"", to: Guest = victim
+                ) -> bool:
+                    mark = body or f"{source}{mac}{source_port}".encode()
+                    wire.send(ethernet(router, mac, 0x0800, udp(source, to.private, source_port, 9, mark)))
+                    return hears(ear, mark)
+
+                assert says(liar.private)
+                assert not says("172.31.0.77"), "an address of nobody"
+                assert not says(near.private if victim is far else far.private), "a neighbour's address"
+                assert not says("8.8.8.8"), "somebody else's"
+                assert not says("169.254.169.254"), "the metadata service's"
+                assert not says(liar.private, mac=near.interface.mac), "a neighbour's card"
+                assert not says(liar.private, source_port=67), "a DHCP server's answer"
+
+
+async def test_a_guest_cannot_claim_an_address_by_arp(lab: Lab) -> None:
+    vpc = VpcId.new()
+    liar, near = await opened(lab, vpc, 0, 0)
+    namespace = f"{liar.node.namespace}-{vpc}"
+
+    def known() -> dict[str, str]:
+        return {e["dst"]: e.get("lladdr", "") for e in host.show("neigh show", namespace=namespace)[0]}
+
+    before = {address: mac for address, mac in known().items() if address != liar.private}
+    with liar.raw() as wire:
+        for operation in (1, 2):
+            for claimed in (near.private, "172.31.0.1", names.NODE_HOP, "169.254.169.254"):
+                wire.send(
+                    ethernet(
+                        "ff:ff:ff:ff:ff:ff",
+                        liar.interface.mac,
+                        0x0806,
+                        arp(operation, liar.interface.mac, claimed, claimed),
+                    )
+                )
+                wire.send(
+                    ethernet(
+                        "ff:ff:ff:ff:ff:ff",
+                        liar.interface.mac,
+                        0x0806,
+                        arp(operation, liar.interface.mac, claimed, "172.31.0.1"),
+                    )
+                )
+        assert {a: m for a, m in known().items() if a != liar.private} == before
+    with near.listen(80):
+        assert liar.reaches(near.private, 80), "the true owner still has it"
+
+
+async def test_arp_is_answered_for_what_is_there_and_nothing_else(lab: Lab) -> None:
+    asker, near, far = await opened(lab, VpcId.new(), 0, 0, 1)
+
+    def answered(target: str) -> bool:
+        mac = asker.interface.mac
+        with asker.raw() as wire:
+            wire.send(ethernet("ff:ff:ff:ff:ff:ff", mac, 0x0806, arp(1, mac, asker.private, target)))
+            return hears(
+                wire, b"\x00\x02" + bytes.fromhex(names.tap_mac(mac).replace(":", "")) + IPv4Address(target).packed
+            )
+
+    for target in (near.private, far.private, "172.31.0.1", "172.31.0.2", names.METADATA):
+        assert answered(target), target
+    for target in (asker.private, "172.31.0.200", "8.8.8.8", MANAGEMENT, "169.254.3.4"):
+        assert not answered(target), target
+
+
+async def test_a_guest_is_no_dhcp_server_for_its_neighbours(lab: Lab) -> None:
+    vpc = VpcId.new()
+    liar, near = await opened(lab, vpc, 0, 0)
+    with liar.raw() as wire, near.raw() as ear:
+        offer = udp("172.31.0.1", "255.255.255.255", 67, 68, b"a false offer")
+        wire.send(ethernet("ff:ff:ff:ff:ff:ff", liar.interface.mac, 0x0800, offer))
+        wire.send(ethernet(near.interface.mac, liar.interface.mac, 0x0800, offer))
+        assert not hears(ear, b"a false offer")
+
+
+async def test_ipv6_of_a_guest_goes_nowhere(lab: Lab) -> None:
+    liar, near = await opened(lab, VpcId.new(), 0, 0)
+    packet = bytes.fromhex("60000000" + "0010" + "11" + "40") + bytes(15) + b"\x01" + b"\xff\x02" + bytes(13) + b"\x01"
+    with liar.raw() as wire, near.raw() as ear:
+        for target in ("33:33:00:00:00:01", near.interface.mac, names.tap_mac(liar.interface.mac)):
+            wire.send(ethernet(target, liar.interface.mac, 0x86DD, packet + b"an IPv6 secret."))
+        assert not hears(ear, b"an IPv6 secret.")
