@@ -113,5 +113,5 @@ async def test_nothing_asked_is_nothing_truncated_and_nonsense_is_refused(store:
     page = await listing.list_objects_v2(store, listing_pb2.ListObjectsV2Request(bucket="bucket", max_keys=0), ALICE)
     assert (page.is_truncated, page.key_count) == (False, 0)
     for members in ({"max_keys": -1}, {"continuation_token": "?"}, {"encoding_type": "html"}):
-        request = listing_pb2.ListObjectsV2Request(bucket="bucket", **members)  # type: ignore[arg-type]
+        request = listing_pb2.ListObjectsV2Request(bucket="bucket", **members)
         await refused("InvalidArgument", listing.list_objects_v2(store, request, ALICE))
