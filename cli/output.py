@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
@@ -19,7 +20,8 @@ from deploy.machine import Unmet
 from deploy.s6 import SupervisorError
 from images.packages import ImageBuildError
 
-out = Console(highlight=False, soft_wrap=True)
+# Not cut to 80 columns where there is no terminal.
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Json = Annotated[bool, typer.Option("--json", help="JSON, for scripts.")]

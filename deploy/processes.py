@@ -13,6 +13,9 @@ from deploy.libvirt import daemon_service, log_daemon_service
 from deploy.names import CLC, FACADE, WALRUS
 from deploy.s6 import Service
 
+# Our children exec at once and never speak gRPC.
+_GRPC: Final = {"GRPC_ENABLE_FORK_SUPPORT": "0"}
+
 # glibc gives memory back to the kernel after every body that passes, and gets it again page by page: with these, bodies
 # stream about twice as fast at half the CPU.
 _MALLOC: Final = {
@@ -64,6 +67,6 @@ def _python(config: CloudConfig, code: Code, module: str, member: str, node: Nod
         command=[code.python, "-P", "-m", module, "--config", str(file), "--member", member],
         user="" if privileged else config.user,
         namespace=node.namespace if node else "",
-        environment={"PYTHONPATH": code.search_path, "PYTHONUNBUFFERED": "1", **_MALLOC},
+        environment={"PYTHONPATH": code.search_path, "PYTHONUNBUFFERED": "1", **_GRPC, **_MALLOC},
         reads=[file],
     )
