@@ -41,7 +41,11 @@ class Protocols:
 
     @classmethod
     def load(cls) -> Protocols:
-        return cls(query={service: QueryProtocol(service) for service in QUERY_SERVICES}, s3=RestXmlProtocol("s3"))
+        """Reads AWS's models now, rather than while the first client waits."""
+        made = cls(query={service: QueryProtocol(service) for service in QUERY_SERVICES}, s3=RestXmlProtocol("s3"))
+        for protocol in (*made.query.values(), made.s3):
+            assert protocol.contract.operations
+        return made
 
 
 class Pipeline:

@@ -23,7 +23,11 @@ class FacadeServer:
         self._addresses = tuple(addresses)
         self._listeners: list[asyncio.Server] = []
         self.ports: tuple[int, ...] = ()
-        metrics.gauge("mallee_http_connections", "Open connections", read=lambda: self._connections.open)
+        metrics.gauge("mallee_http_connections", "Open connections", read=lambda: self.open_connections)
+
+    @property
+    def open_connections(self) -> int:
+        return self._connections.open
 
     async def start(self) -> None:
         """Raises OSError when an address cannot be had; then none is taken."""

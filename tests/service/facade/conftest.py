@@ -29,12 +29,13 @@ DOMAINS = ("localhost", "s3.localhost")
 
 
 class Stage:
-    def __init__(self, backstage: Backstage, port: int, keys: KeyCache, server: FacadeServer) -> None:
+    def __init__(self, backstage: Backstage, protocols: Protocols, keys: KeyCache, server: FacadeServer) -> None:
         self.backstage = backstage
-        self.port = port
+        self.protocols = protocols
         self.keys = keys
         self.server = server
-        self.url = f"http://127.0.0.1:{port}"
+        self.port = server.ports[0]
+        self.url = f"http://127.0.0.1:{self.port}"
 
     def client(
         self, service: str, *, secret: str = SECRET, access_key: str = ACCESS_KEY, region: str = REGION, **config: Any
@@ -96,7 +97,7 @@ async def _open(stack: AsyncExitStack, folder: Path, protocols: Protocols, **lim
     await server.start()
     stack.push_async_callback(server.stop, 1)
     await until(lambda: keys.live)
-    return Stage(backstage, server.ports[0], keys, server)
+    return Stage(backstage, protocols, keys, server)
 
 
 async def in_thread(work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
