@@ -73,7 +73,8 @@ class ImageCache:
         self._in_use = in_use
         self._group_id = group_id
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._room = asyncio.Lock()
+        # Bytes of what is being fetched.
+        self._coming: dict[str, int] = {}
         # Contents somebody is waiting for or has just been given: not to be dropped either.
         self._held: Counter[str] = Counter()
 
@@ -106,9 +107,13 @@ class ImageCache:
             _LOOKUPS.labels("hit").inc()
             return path
         _LOOKUPS.labels("miss").inc()
-        await self._make_room(image)
-        await self._fetch(image, path)
-        _CACHED.set(await asyncio.to_thread(self._total_bytes))
+        # On the loop: a handful of names, and two that look for room must not see the same.
+        self._make_room(image)
+        try:
+            await self._fetch(image, path)
+        finally:
+            del self._coming[image.sha256]
+            _CACHED.set(self._total_bytes())
         return path
 
     def _verify(self, path: Path) -> bool:
@@ -165,31 +170,39 @@ class ImageCache:
         part.replace(path)
         _mark(path, path.with_suffix(".ok"))
 
-    async def _make_room(self, image: instance_pb2.Image) -> None:
-        async with self._room:
-            await asyncio.to_thread(self._evict_for, image)
-
-    def _evict_for(self, image: instance_pb2.Image) -> None:
+    def _make_room(self, image: instance_pb2.Image) -> None:
         keep = {*self._in_use(), *self._held}
-        left = {path.stem: path.stat().st_mtime for path in self._folder.glob("*.ok")}
-        partial = {path.stem for path in self._folder.glob("*.part")} - keep
-        for content in partial:
-            (self._folder / f"{content}.part").unlink(missing_ok=True)
-        for content in sorted(set(left) - keep, key=lambda content: left[content]):
-            if self._fits(image.size_bytes):
-                return
-            # The marker first: a file without one is nothing.
-            (self._folder / f"{content}.ok").unlink(missing_ok=True)
-            (self._folder / content).unlink(missing_ok=True)
-        if not self._fits(image.size_bytes):
+        for content in sorted(self._contents() - keep, key=self._last_use_s):
+            if self._fits(image):
+                break
+            self._drop(content)
+        if not self._fits(image):
             raise NoCapacity(f"no room for {image.image_id} ({image.size_bytes} bytes) in the node's image cache")
+        self._coming[image.sha256] = image.size_bytes
 
-    def _fits(self, size_bytes: int) -> bool:
+    def _fits(self, image: instance_pb2.Image) -> bool:
+        taken = self._total_bytes(but=image.sha256)
         free = shutil.disk_usage(self._folder).free - self._reserve_bytes
-        return self._total_bytes() + size_bytes <= self._limit_bytes and size_bytes <= free
+        return taken + image.size_bytes <= self._limit_bytes and image.size_bytes <= free
 
-    def _total_bytes(self) -> int:
-        return sum(path.stat().st_size for path in self._folder.iterdir() if path.suffix != ".ok")
+    def _total_bytes(self, *, but: str = "") -> int:
+        """With all of what is on its way, and without the parts of it that are here."""
+        coming = sum(size for content, size in self._coming.items() if content != but)
+        here = (path for path in self._folder.iterdir() if path.stem not in {*self._coming, but})
+        return coming + sum(path.stat().st_size for path in here)
+
+    def _contents(self) -> set[str]:
+        return {path.stem for path in self._folder.iterdir()}
+
+    def _last_use_s(self, content: str) -> float:
+        try:
+            return (self._folder / f"{content}.ok").stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+
+    def _drop(self, content: str) -> None:
+        for suffix in ("", ".ok", ".part"):
+            (self._folder / f"{content}{suffix}").unlink(missing_ok=True)
 
 
 def _sha256_of(path: Path) -> hashlib._Hash:

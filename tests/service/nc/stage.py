@@ -16,7 +16,7 @@ from common.errors import NotFound, Unavailable
 from common.ids import InstanceId
 from common.pki import Identity, create_authority, issue
 from common.process import ServiceContext
-from common.rpc.channel import connect
+from common.rpc.channel import cloud_errors, connect
 from mallee.nc.v1 import instance_pb2, service_pb2, service_pb2_grpc
 from services.nc.drivers.fake import FakeHypervisor
 from services.nc.drivers.network_fake import FakeNetwork
@@ -100,6 +100,7 @@ class Client:
         self.stub = stub
         # Last told, by instance.
         self.seen: dict[str, instance_pb2.InstanceObservation] = {}
+        self.follows = asyncio.Event()
         self._changed = asyncio.Event()
 
     async def ensure(self, spec: instance_pb2.InstanceSpec, *, epoch: int = 1) -> instance_pb2.InstanceObservation:
@@ -120,10 +121,21 @@ class Client:
         return self.seen[instance_id]
 
     async def follow(self) -> None:
-        async for told in self.stub.WatchInstances(service_pb2.WatchInstancesRequest()):
-            if told.HasField("observation"):
-                self.seen[told.observation.instance_id] = told.observation
-                self._changed.set()
+        """Again after each restart of the node."""
+        while True:
+            try:
+                with cloud_errors():
+                    calls = self.stub.WatchInstances(service_pb2.WatchInstancesRequest(), wait_for_ready=True)
+                    async for told in calls:
+                        self._take(told)
+            except Unavailable:
+                continue
+
+    def _take(self, told: service_pb2.WatchInstancesResponse) -> None:
+        if told.HasField("observation"):
+            self.seen[told.observation.instance_id] = told.observation
+        self.follows.set()
+        self._changed.set()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,137 @@
+"""kill -9 at any moment: what was acknowledged holds, and nothing is left that nobody ordered."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from common.errors import CloudError
+from mallee.nc.v1 import instance_pb2
+from services.nc.drivers.fake import FakeHypervisor
+from services.nc.drivers.network_fake import FakeNetwork
+from tests.service.nc.stage import NODE, Client, Site, connected, make_site
+from tests.unit.nc.specs import spec
+
+COUNT = 8
+KILLS = 6
+CONFIG = """\
+cloud_id = "c0de"
+home = "{home}"
+[nodes]
+hypervisor = "fake"
+cpu_overcommit = 2.0
+disk_reserve_bytes = 0
+[[zones]]
+name = "us-east-1a"
+cc_port = 1
+cc_metrics_port = 2
+[[zones.nodes]]
+name = "{node}"
+address = "127.0.0.1"
+port = {port}
+metrics_port = 0
+cores = 8
+memory_bytes = 1073741824
+disk_bytes = 1073741824
+"""
+
+
+@asynccontextmanager
+async def process(site: Site) -> AsyncIterator[asyncio.subprocess.Process]:
+    _, node = site.config.node(NODE)
+    config = Path(site.config.home) / "mallee.toml"
+    config.write_text(CONFIG.format(home=site.config.home, node=NODE, port=node.port))
+    started = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.service.nc.node_process", "--config", str(config), "--member", NODE),
+        env={"PYTHONPATH": ".:gen", "PATH": "/usr/bin:/bin"},
+    )
+    try:
+        yield started
+    finally:
+        if started.returncode is None:
+            started.send_signal(signal.SIGKILL)
+        await started.wait()
+
+
+class Orders:
+    """What was acknowledged, and what was sent and may have arrived."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.wanted: set[str] = set()
+        self.unsure: set[str] = set()
+
+    async def give(self, client: Client) -> None:
+        """Without end, until the node dies."""
+        while True:
+            made = spec(self.random.randrange(COUNT) + 1, generation=self.random.randrange(1, 1 << 40))
+            goes = self.random.random() < 0.4
+            self.unsure.add(made.instance_id)
+            try:
+                if goes:
+                    await client.terminate(made.instance_id, generation=1 << 41)
+                    self.wanted.discard(made.instance_id)
+                else:
+                    await client.ensure(made)
+                    self.wanted.add(made.instance_id)
+            except CloudError as error:
+                if error.code == "Unavailable":
+                    return
+            self.unsure.discard(made.instance_id)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_acknowledged_orders_hold_and_nothing_else_is_left(tmp_path: Path, seed: int) -> None:
+    site, orders = make_site(tmp_path), Orders(seed)
+    for _ in range(KILLS):
+        async with process(site) as node, connected(site) as client:
+            await asyncio.wait_for(client.follows.wait(), 30)
+            giving = asyncio.ensure_future(orders.give(client))
+            await asyncio.wait([giving], timeout=orders.random.random() * 0.5)
+            node.send_signal(signal.SIGKILL)
+            await node.wait()
+            giving.cancel()
+            await asyncio.gather(giving, return_exceptions=True)
+    async with process(site), connected(site) as client:
+        for instance_id in sorted(orders.unsure):
+            await client.terminate(instance_id, generation=1 << 41)
+        wanted = orders.wanted - orders.unsure
+        await _until_settled(site, wanted)
+        for instance_id in wanted:
+            await client.until(instance_id, instance_pb2.VM_STATE_RUNNING)
+            await client.terminate(instance_id, generation=1 << 41)
+        await _until_settled(site, set())
+        assert not list(site.paths.plans.iterdir())
+
+
+async def _until_settled(site: Site, wanted: set[str]) -> None:
+    """Domains, folders and interfaces are those of the instances that are wanted, and no others."""
+    engine = FakeHypervisor(site.paths.fake)
+    network = FakeNetwork(site.paths.root / "fake-network", "127.0.0.1")
+    cards = {spec(n).interface.interface_id for n in range(1, COUNT + 1) if spec(n).instance_id in wanted}
+    async with asyncio.timeout(30):
+        while True:
+            domains, interfaces = set(await engine.observe()), set(await network.observe())
+            folders = {path.name for path in site.paths.instances.iterdir()}
+            if domains == folders == wanted and interfaces == cards:
+                return
+            await asyncio.sleep(0.02)
+
+
+async def test_the_engine_outlives_the_node_controller(tmp_path: Path) -> None:
+    site = make_site(tmp_path)
+    async with process(site), connected(site) as client:
+        await client.ensure(spec())
+        await client.until(spec().instance_id, instance_pb2.VM_STATE_RUNNING)
+    engine = FakeHypervisor(site.paths.fake)
+    engine.guest_powers_off(next(iter(await engine.observe())))
+    async with process(site), connected(site) as client:
+        told = await client.until(spec().instance_id, instance_pb2.VM_STATE_POWERED_OFF)
+        assert told.reason_code == "Client.InstanceInitiatedShutdown"

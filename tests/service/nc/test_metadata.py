@@ -1,0 +1,197 @@
+"""The metadata service over real sockets. The fake network listens on 127.0.0.1, so guests have loopback addresses."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import pkcs7
+
+from mallee.nc.v1 import instance_pb2, network_pb2, service_pb2
+from tests.service.nc.stage import NODE, Node, Site, make_site, running
+from tests.unit.nc.specs import spec
+
+RUNNING = instance_pb2.VM_STATE_RUNNING
+OTHER_VPC = "vpc-0123456789abcdef1"
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        return self.body.decode()
+
+
+def guest(number: int, vpc: str = "vpc-0123456789abcdef0") -> instance_pb2.InstanceSpec:
+    made = spec(number, vpc=vpc)
+    # Two VPCs with the same addresses.
+    last = 10 if vpc == OTHER_VPC else number + 9
+    made.interface.private_ipv4 = f"127.31.0.{last}"
+    made.interface.subnet_cidr, made.interface.vpc_cidr = "127.31.0.0/20", "127.31.0.0/16"
+    return made
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return make_site(tmp_path)
+
+
+@pytest.fixture
+async def node(site: Site) -> AsyncIterator[Node]:
+    async with running(site) as started:
+        plain, strict, closed, foreign = guest(1), guest(2), guest(3), guest(4, OTHER_VPC)
+        strict.metadata_options.tokens_required = True
+        strict.ClearField("user_data")
+        strict.has_user_data = False
+        closed.metadata_options.endpoint_disabled = True
+        for made in (plain, strict, closed, foreign):
+            await started.client.ensure(made)
+            await started.client.until(made.instance_id, RUNNING)
+        yield started
+
+
+async def ask(
+    node: Node, path: str, *, method: str = "GET", number: int = 1, vpc: str = "vpc-0123456789abcdef0", **headers: str
+) -> Answer:
+    """From the guest's own address."""
+    port = int((node.site.paths.root / "fake-network" / vpc / "metadata-port").read_text())
+    source = guest(number, vpc).interface.private_ipv4
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(source, 0))
+    lines = [f"{method} {path} HTTP/1.1", "Host: 169.254.169.254", "Connection: close"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    writer.write("\r\n".join([*lines, "", ""]).encode())
+    raw = await asyncio.wait_for(reader.read(), 10)
+    writer.close()
+    head, _, body = raw.partition(b"\r\n\r\n")
+    first, *rest = head.decode().split("\r\n")
+    return Answer(int(first.split()[1]), dict(line.split(": ", 1) for line in rest), body)
+
+
+async def token(node: Node, number: int = 1) -> str:
+    answer = await ask(
+        node, "/latest/api/token", method="PUT", number=number, X_aws_ec2_metadata_token_ttl_seconds="60"
+    )
+    assert answer.status == 200
+    assert answer.headers["X-aws-ec2-metadata-token-ttl-seconds"] == "60"
+    return answer.text
+
+
+@pytest.mark.parametrize("version", ["latest", "2021-03-23", "2018-09-24", "2016-09-02", "2009-04-04", "1.0"])
+async def test_every_version_answers(node: Node, version: str) -> None:
+    assert (await ask(node, f"/{version}/meta-data/instance-id")).text == spec(1).instance_id
+
+
+async def test_a_guest_reads_its_own_metadata_alone(node: Node) -> None:
+    for number in (1, 4):
+        vpc = OTHER_VPC if number == 4 else spec().interface.vpc_id
+        # The same address in two VPCs.
+        assert guest(number, vpc).interface.private_ipv4 == "127.31.0.10"
+        told = await ask(node, "/latest/meta-data/instance-id", number=number, vpc=vpc)
+        assert told.text == spec(number).instance_id
+    stranger = await ask(node, "/latest/meta-data/instance-id", number=9)
+    assert stranger.status == 404
+
+
+async def test_folders_are_listed_and_the_unknown_is_an_xhtml_404(node: Node) -> None:
+    root = await ask(node, "/")
+    assert root.text.splitlines()[-1] == "latest"
+    top = (await ask(node, "/latest/meta-data/")).text.splitlines()
+    assert {"ami-id", "network/", "placement/", "public-keys/"} <= set(top)
+    assert (await ask(node, "/latest/meta-data/public-keys/")).text == "0=laptop"
+    assert (await ask(node, "/latest/meta-data/public-keys/0/")).text == "openssh-key"
+    for path in ("/latest/meta-data/nothing", "/2000-01-01/meta-data/", "/latest/meta-data/spot/instance-action"):
+        missing = await ask(node, path)
+        assert missing.status == 404
+        assert "<h1>404 - Not Found</h1>" in missing.text
+
+
+async def test_user_data_is_given_byte_for_byte_or_not_at_all(node: Node) -> None:
+    assert (await ask(node, "/latest/user-data")).body == spec(1).user_data
+    held = await token(node, 2)
+    assert (await ask(node, "/latest/user-data", number=2, X_aws_ec2_metadata_token=held)).status == 404
+
+
+async def test_where_tokens_are_required_there_is_nothing_without_one(node: Node) -> None:
+    assert (await ask(node, "/latest/meta-data/instance-id", number=2)).status == 401
+    held = await token(node, 2)
+    answer = await ask(node, "/latest/meta-data/instance-id", number=2, X_aws_ec2_metadata_token=held)
+    assert answer.text == spec(2).instance_id
+    stolen = await ask(node, "/latest/meta-data/instance-id", number=1, X_aws_ec2_metadata_token=held)
+    assert stolen.status == 401
+
+
+async def test_tokens_outlive_a_restart_of_the_node_controller(site: Site) -> None:
+    async with running(site) as node:
+        await node.client.ensure(guest(1))
+        await node.client.until(spec(1).instance_id, RUNNING)
+        held = await token(node)
+    async with running(site) as node:
+        answer = await ask(node, "/latest/meta-data/instance-id", X_aws_ec2_metadata_token=held)
+        assert answer.text == spec(1).instance_id
+
+
+@pytest.mark.parametrize("ttl", ["0", "21601", "x"])
+async def test_a_token_needs_a_sensible_ttl_and_no_proxy(node: Node, ttl: str) -> None:
+    path = "/latest/api/token"
+    assert (await ask(node, path, method="PUT", X_aws_ec2_metadata_token_ttl_seconds=ttl)).status == 400
+    assert (await ask(node, path, method="PUT")).status == 400
+    forwarded = await ask(
+        node, path, method="PUT", X_aws_ec2_metadata_token_ttl_seconds="60", X_Forwarded_For="10.0.0.1"
+    )
+    assert forwarded.status == 403
+
+
+async def test_a_disabled_endpoint_and_other_methods_are_refused(node: Node) -> None:
+    assert (await ask(node, "/latest/meta-data/", number=3)).status == 403
+    assert (await ask(node, "/latest/meta-data/", method="POST")).status == 405
+    assert (await ask(node, "/latest/meta-data/", method="HEAD")).status == 200
+
+
+async def test_the_identity_document_is_signed_by_the_node(node: Node) -> None:
+    document = (await ask(node, "/latest/dynamic/instance-identity/document")).body
+    assert json.loads(document)["instanceId"] == spec(1).instance_id
+    certificate = x509.load_pem_x509_certificate(node.site.identity(NODE).certificate_pem)
+    signature = base64.b64decode((await ask(node, "/latest/dynamic/instance-identity/signature")).body)
+    key = certificate.public_key()
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    key.verify(signature, document, ec.ECDSA(hashes.SHA256()))
+    bundle = base64.b64decode((await ask(node, "/latest/dynamic/instance-identity/pkcs7")).body)
+    assert pkcs7.load_der_pkcs7_certificates(bundle) == [certificate]
+    assert document in bundle
+
+
+async def test_the_latest_plan_decides_the_public_address(node: Node) -> None:
+    of = guest(1).interface
+    plan = network_pb2.VpcPlan(vpc_id=of.vpc_id, revision=5, vni=7, cidr=of.vpc_cidr)
+    plan.interfaces.add(
+        interface_id=of.interface_id,
+        instance_id=spec(1).instance_id,
+        mac=of.mac,
+        private_ipv4=of.private_ipv4,
+        public_ipv4="198.51.100.77",
+        node_address="127.0.0.1",
+        subnet_id=of.subnet_id,
+    )
+    await node.client.stub.ApplyVpcPlan(service_pb2.ApplyVpcPlanRequest(epoch=1, plan=plan))
+    assert (await ask(node, "/latest/meta-data/public-ipv4")).text == "198.51.100.77"
+
+
+async def test_rubbish_does_not_stop_it(node: Node) -> None:
+    port = int((node.site.paths.root / "fake-network" / spec().interface.vpc_id / "metadata-port").read_text())
+    for rubbish in (b"\0\1\2\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"GET " + b"x" * 100_000 + b" HTTP/1.1\r\n\r\n"):
+        with socket.create_connection(("127.0.0.1", port)) as plain:
+            plain.sendall(rubbish)
+    assert (await ask(node, "/latest/meta-data/instance-id")).text == spec(1).instance_id
