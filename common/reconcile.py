@@ -133,9 +133,22 @@ class Reconciler:
             # A CloudError says it all; anything else is a bug, and its traceback is wanted.
             _log.warning(
                 "a pass failed and will be run again",
-                reconciler=self.name, key=key, failures=failures, delay_s=round(delay_s, 3), error=str(error),
-                kind=type(error).__name__, exc_info=not isinstance(error, CloudError),
+                reconciler=self.name, key=key, failures=failures, delay_s=round(delay_s, 3), error=_words(error),
+                kind=type(error).__name__, exc_info=not _is_expected(error),
             )  # fmt: skip
             return delay_s
         self._failures.pop(key, None)
         return again_s
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(map(_words, error.exceptions))
+    return str(error)
+
+
+def _is_expected(error: BaseException) -> bool:
+    """A CloudError, or those that steps of a TaskGroup raised together."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_is_expected, error.exceptions))
+    return isinstance(error, CloudError)

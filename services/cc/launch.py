@@ -112,7 +112,7 @@ class Launch:
         wants = [Want(instance_id=i, need=Room.of(spec.shape)) for i, spec in fresh.items()]
         made = self._ledger.reserve(wants, lambda i, node: _placement(fresh[i], node)) if wants else []
         for instance_id in fresh.keys() - {placement.instance_id for placement in made}:
-            answers[instance_id] = _failed(instance_id, NoCapacity("no node of the zone has room for it"))
+            answers[instance_id] = self._no_room(instance_id)
         return standing + made
 
     async def _order_all(
@@ -149,10 +149,15 @@ class Launch:
                 moved += made
             else:
                 await self._store.delete(old)
-                answers[instance_id] = _failed(instance_id, NoCapacity("no node of the zone has room for it"))
+                answers[instance_id] = self._no_room(instance_id)
             self._plans.nudge(old.vpc_id, old.node)
             self._nodes.describe_again(old.node)
         return moved
+
+    def _no_room(self, instance_id: str) -> Placed:
+        if self._nodes.surveyed:
+            return _failed(instance_id, NoCapacity("no node of the zone has room for it"))
+        return _failed(instance_id, Unavailable("not all nodes of the zone have been heard from yet"))
 
     def _answer(self, placement: Placement, error: CloudError | None) -> Placed:
         placed = Placed(

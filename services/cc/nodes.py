@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import random
+import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 FIRST_RETRY_S: Final = 0.1
 LAST_RETRY_S: Final = 3.0
 _DESCRIBE_TIMEOUT_S: Final = 5.0
+# As long as a membership's time to live: who has not come by then was not just restarted.
+SURVEY_S: Final = 10.0
 
 _log = get_logger(__name__)
 
@@ -43,13 +46,22 @@ class Nodes:
     """Use as an async context. Every node that was ever there in this term keeps its link: it may come back."""
 
     def __init__(
-        self, membership: Membership, identity: Identity, zone: str, *, ledger: Ledger, underlay_cidr: str
+        self,
+        membership: Membership,
+        identity: Identity,
+        zone: str,
+        *,
+        ledger: Ledger,
+        underlay_cidr: str,
+        survey_s: float = SURVEY_S,
     ) -> None:
         self._membership = membership
         self._identity = identity
         self._zone = zone
         self._ledger = ledger
         self._underlay = ipaddress.ip_network(underlay_cidr)
+        self._survey_s = survey_s
+        self._began = time.monotonic()
         self._links: dict[str, _Link] = {}
         self._tasks = Background()
         self._listener: Listener
@@ -82,6 +94,15 @@ class Nodes:
     def connected(self) -> set[str]:
         """Those that answer now and whose whole state is known."""
         return {name for name, link in self._links.items() if link.connected}
+
+    @property
+    def surveyed(self) -> bool:
+        """Whether room that is not there now is not there at all: a new leader has yet to hear from its nodes, and
+        after a start of the whole cloud they have yet to come."""
+        if time.monotonic() - self._began > self._survey_s:
+            return True
+        nodes = self._ledger.nodes.values()
+        return bool(nodes) and all(node.alive and node.described for node in nodes)
 
     def describe_again(self, node: str) -> None:
         """What it told of its room is in doubt."""

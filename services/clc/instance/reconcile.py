@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Final
 
+from common.errors import Unavailable
 from common.log import get_logger
 from mallee.cc.v1 import service_pb2 as cc
 from mallee.clc.v1 import record_pb2
@@ -105,16 +106,22 @@ class InstanceReconciler:
         answer = await self._cloud.clusters.stub(zone).EnsureInstances(order)
         placed = {p.instance_id: p for p in answer.placed}
         changes = Changes()
+        unrecorded: list[cc.Placed] = []
         for instance in instances:
             it = placed.get(instance.record.instance_id)
             if it is None:
                 continue
             if not it.error_code:
                 self._accepted(instance.record)
-                if it.node == instance.record.node:
+            elif it.error_code == Unavailable.default_code:
+                unrecorded.append(it)
+                if not it.node:
                     continue
+            known = (instance.record.node, instance.record.node_address)
+            if it.node and known == (it.node, it.node_address or known[1]):
+                continue
             draft = instance.draft()
-            if it.error_code:
+            if not it.node:
                 code = it.error_code if "." in it.error_code else f"Server.{it.error_code}"
                 transition = f"{it.error_message} ({gmt(self._cloud.clock())})"
                 shut_down(draft, code, f"{code}: {it.error_message}", transition=transition)
@@ -123,6 +130,9 @@ class InstanceReconciler:
             changes.update(instance, draft)
         if changes:
             await self._cloud.store.commit(changes)
+        if unrecorded:
+            # No node has recorded the order: it is given again.
+            raise Unavailable(f"{unrecorded[0].instance_id}: {unrecorded[0].error_message}")
 
     def _accepted(self, record: record_pb2.InstanceRecord) -> None:
         """The node has recorded the order: it need not be given again until the zone's stream says otherwise."""

@@ -94,3 +94,14 @@ async def test_a_dead_node_keeps_its_placements_and_gets_no_more(stage: Stage) -
     assert {p.node for p in placed} == {"nc-1", "nc-2"}
     processes[0].node.say(instance_id(1), instance_pb2.VM_STATE_RUNNING)
     await eventually(lambda: zone.observations[instance_id(1)].state == instance_pb2.VM_STATE_RUNNING)
+
+
+async def test_a_new_leader_refuses_nobody_for_lack_of_room_before_it_heard_from_the_nodes(stage: Stage) -> None:
+    zone = await stage.zone("cc-1", nodes=0)
+    (placed,) = await zone.ensure(spec(1))
+    assert (placed.node, placed.error_code) == ("", "Unavailable")
+    await stage.node("nc-1", vcpus=1)
+    await eventually(lambda: "nc-1" in zone.nodes and zone.nodes["nc-1"].alive)
+    placed, too_much = await zone.ensure(spec(1), spec(2))
+    assert placed.node == "nc-1"
+    assert too_much.error_code == "InsufficientInstanceCapacity"
