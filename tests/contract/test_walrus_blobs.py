@@ -1,0 +1,124 @@
+"""What every blob engine of Walrus promises (services/walrus/drivers/base.py)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from services.walrus.drivers.base import BlobId, BlobMissing, Blobs
+from services.walrus.drivers.embedded.blobs import FileBlobs
+
+MIB = 1 << 20
+
+
+@pytest.fixture(params=["embedded"])
+async def blobs(tmp_path: Path) -> AsyncIterator[Blobs]:
+    engine = FileBlobs(tmp_path / "store")
+    await engine.open()
+    yield engine
+    await engine.close()
+
+
+async def put(blobs: Blobs, body: bytes) -> BlobId:
+    async with blobs.stage() as staged:
+        await staged.write(body)
+        await staged.seal()
+        staged.keep()
+    return staged.blob
+
+
+async def read(blobs: Blobs, blob: BlobId, start: int, end: int) -> bytes:
+    return b"".join([chunk async for chunk in blobs.read(blob, start=start, end=end)])
+
+
+async def all_blobs(blobs: Blobs) -> set[BlobId]:
+    return {blob async for batch in blobs.scan() for blob in batch}
+
+
+@pytest.mark.parametrize("size", [0, 1, MIB, MIB + 1])
+async def test_a_kept_blob_is_read_back_whole_and_in_part(blobs: Blobs, size: int) -> None:
+    body = bytes(n % 251 for n in range(size))
+    blob = await put(blobs, body)
+    assert await read(blobs, blob, 0, size) == body
+    assert await read(blobs, blob, size // 3, size // 2) == body[size // 3 : size // 2]
+    chunks = [len(chunk) async for chunk in blobs.read(blob, start=0, end=size)]
+    assert max(chunks, default=0) <= MIB
+
+
+async def test_a_blob_that_is_not_kept_is_gone_whatever_happened(blobs: Blobs) -> None:
+    async with blobs.stage() as staged:
+        await staged.write(b"x")
+    with suppress(ZeroDivisionError):
+        async with blobs.stage() as sealed:
+            await sealed.write(b"x")
+            await sealed.seal()
+            raise ZeroDivisionError
+    for blob in (staged.blob, sealed.blob):
+        with pytest.raises(BlobMissing):
+            await read(blobs, blob, 0, 1)
+    assert await all_blobs(blobs) == set()
+
+
+async def test_a_blob_whose_staging_is_open_is_not_scanned(blobs: Blobs) -> None:
+    kept = await put(blobs, b"x")
+    async with blobs.stage() as staged:
+        await staged.write(b"x")
+        await staged.seal()
+        assert await all_blobs(blobs) == {kept}
+        staged.keep()
+    assert await all_blobs(blobs) == {kept, staged.blob}
+
+
+async def test_cancelling_a_write_leaves_nothing(blobs: Blobs) -> None:
+    async def writes() -> None:
+        async with blobs.stage() as staged:
+            while True:
+                await staged.write(bytes(MIB))
+
+    task = asyncio.ensure_future(writes())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await all_blobs(blobs) == set()
+
+
+async def test_deleting_tells_the_bytes_and_may_be_repeated(blobs: Blobs) -> None:
+    first, second = await put(blobs, b"abc"), await put(blobs, b"defg")
+    assert await blobs.delete([first, second]) == 7
+    assert await blobs.delete([first, second]) == 0
+    with pytest.raises(BlobMissing):
+        await read(blobs, first, 0, 1)
+
+
+async def test_an_open_blob_is_read_to_its_end_although_it_is_deleted(blobs: Blobs) -> None:
+    blob = await put(blobs, bytes(3 * MIB))
+    reader = blobs.read(blob, start=0, end=3 * MIB)
+    first = await anext(reader)
+    await blobs.delete([blob])
+    assert len(first) + sum([len(chunk) async for chunk in reader]) == 3 * MIB
+
+
+async def test_a_blob_that_is_shorter_than_asked_is_an_error(blobs: Blobs) -> None:
+    blob = await put(blobs, b"abc")
+    with pytest.raises(BlobMissing):
+        await read(blobs, blob, 0, 4)
+
+
+async def test_blobs_are_exported_as_one_file(blobs: Blobs, tmp_path: Path) -> None:
+    first, second = await put(blobs, b"abc"), await put(blobs, b"defg")
+    await blobs.export([first, second], tmp_path / "both")
+    await blobs.export([first], tmp_path / "one")
+    await blobs.delete([first])
+    assert ((tmp_path / "both").read_bytes(), (tmp_path / "one").read_bytes()) == (b"abcdefg", b"abc")
+    with pytest.raises(BlobMissing):
+        await blobs.export([second, first], tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+async def test_there_is_room(blobs: Blobs) -> None:
+    assert await blobs.free_bytes() > 0

@@ -1,0 +1,84 @@
+"""kill -9 under load: what was acknowledged is there, what was not is the old or the new, and nothing is left over."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from common.errors import NotFound
+from services.walrus.drivers.base import BlobId, Scan, Summary
+from services.walrus.reclaim import Reclaimer
+from services.walrus.store import Store
+from tests.walrus_store import ALICE, files_of, get_bytes, opened_store
+
+_ROUNDS = 4
+_CHANGES = 150
+
+# Key -> what may be there: md5 of a body, or None for no object.
+Possible = dict[str, set[str | None]]
+
+
+async def test_acknowledged_changes_survive_kill_9_and_nothing_is_torn_or_left_over(tmp_path: Path) -> None:
+    root = tmp_path / "walrus"
+    possible: Possible = {}
+    for seed in range(_ROUNDS):
+        await _write_until_killed(root, seed, possible)
+        async with opened_store(root) as store:
+            await _check(store, possible)
+            await _check_nothing_left_over(store, root)
+
+
+async def _write_until_killed(root: Path, seed: int, possible: Possible) -> None:
+    environment = os.environ | {"PYTHONPATH": ":".join(filter(None, sys.path))}
+    command = ("-m", "tests.service.walrus_writer", str(root), str(seed))
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, *command, stdout=asyncio.subprocess.PIPE, env=environment
+    )
+    assert child.stdout is not None
+    done = 0
+    async for line in child.stdout:
+        # The last line may be cut off; then it was not said.
+        if not line.endswith(b"\n"):
+            break
+        said = json.loads(line)
+        if said["event"] == "begun":
+            possible.setdefault(said["key"], {None}).add(said["md5"])
+        else:
+            possible[said["key"]] = {said["md5"]}
+            done += 1
+        if done == _CHANGES and child.returncode is None:
+            child.send_signal(signal.SIGKILL)
+    assert await child.wait() == -signal.SIGKILL
+    assert done >= _CHANGES
+
+
+async def _check(store: Store, possible: Possible) -> None:
+    assert await store.index.find_bucket("bucket")
+    for key, bodies in possible.items():
+        found: str | None
+        try:
+            found = hashlib.md5(await get_bytes(store, key)).hexdigest()
+        except NotFound:
+            found = None
+        assert found in bodies, key
+        possible[key] = {found}
+
+
+async def _check_nothing_left_over(store: Store, root: Path) -> None:
+    reclaimer = Reclaimer(store)
+    await reclaimer.sweep_orphans()
+    while await reclaimer.collect():
+        pass
+    bucket = await store.bucket("bucket", ALICE)
+    named = {path.name for path in files_of(root)}
+    blobs = await store.index.named([BlobId(name) for name in named])
+    assert {str(blob) for blob in blobs} == named
+    page = await store.index.list_objects(bucket, Scan())
+    usage = await store.index.usage()
+    sizes = [entry.size for entry in page.entries if isinstance(entry, Summary)]
+    assert (usage.objects, usage.size) == (len(sizes), sum(sizes))
