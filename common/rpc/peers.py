@@ -20,6 +20,7 @@ from mallee.common.v1.caller_pb2 import Member
 
 # A member that left answers what it has begun.
 _CLOSE_GRACE_S: Final = 10.0
+_FAILED: Final = grpc.ChannelConnectivity.TRANSIENT_FAILURE
 
 Stub = TypeVar("Stub")
 StubType = Callable[[grpc.aio.Channel], Stub]
@@ -119,7 +120,10 @@ class Peers:
         if not self._peers:
             raise Unavailable(f"no {self._role}{' in ' + self._zone if self._zone else ''} is there now")
         peers = list(self._peers.values())
-        return peers[next(self._turn) % len(peers)]
+        turn = next(self._turn) % len(peers)
+        # One that died is a member until its lease ends: it is passed over as soon as its connection failed.
+        in_turn = peers[turn:] + peers[:turn]
+        return next((peer for peer in in_turn if peer.channel.get_state() is not _FAILED), in_turn[0])
 
     def _follow(self) -> None:
         alive = {member.id: member for member in self._membership.members(self._role, self._zone)}
