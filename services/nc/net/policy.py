@@ -5,7 +5,6 @@ The ruleset is rendered from this model and the cutting of revoked flows asks it
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
@@ -155,7 +154,9 @@ def _group(group: network_pb2.PlanGroup) -> Group:
 
 
 def _rule(rule: network_pb2.PlanRule) -> Rule:
-    peer = _group_id(rule.group_id) if rule.WhichOneof("peer") == "group_id" else ipaddress.IPv4Network(rule.cidr_ipv4)
+    peer = (
+        _group_id(rule.group_id) if rule.WhichOneof("peer") == "group_id" else IPv4Network(rule.cidr_ipv4, strict=False)
+    )
     protocol = None if rule.protocol in ("-1", "all") else _NAMES.get(rule.protocol)
     if protocol is None and rule.protocol not in ("-1", "all"):
         protocol = int(rule.protocol)
@@ -164,7 +165,7 @@ def _rule(rule: network_pb2.PlanRule) -> Rule:
     first, last = rule.from_port, rule.to_port
     if not (-1 <= first <= 65535 and -1 <= last <= 65535):
         raise ValueError(f"ports {first} to {last}")
-    if protocol in (TCP, UDP) and (first == -1) != (last == -1):
+    if protocol in (TCP, UDP) and ((first == -1) != (last == -1) or first > last):
         raise ValueError(f"ports {first} to {last}")
     if protocol == ICMP and (first > 255 or last > 255):
         raise ValueError(f"ICMP type {first} code {last}")
