@@ -6,7 +6,6 @@ import base64
 import binascii
 from collections.abc import Callable
 from typing import Any, Final
-from urllib.parse import quote
 
 from common.errors import InvalidArgument
 from mallee.common.v1.caller_pb2 import Caller
@@ -171,11 +170,12 @@ def _limit(request: Any, field: str, name: str) -> int:
 
 
 def _shower(encoding: str) -> Callable[[bytes], str]:
+    """Names go out as they are: the facade writes them in the encoding asked for."""
     if encoding not in ("", "url"):
         raise errors.invalid_argument(
             "Invalid Encoding Method specified in Request", name="encoding-type", value=encoding
         )
-    return (lambda name: quote(name, safe="/")) if encoding else errors.shown
+    return errors.shown
 
 
 def _token(name: bytes) -> str:
