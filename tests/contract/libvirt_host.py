@@ -31,8 +31,8 @@ host_uuid = "{host_uuid}"
 """
 QEMU = """\
 user = "libvirt-qemu"
-group = "kvm"
-dynamic_ownership = 0
+group = "libvirt-qemu"
+dynamic_ownership = 1
 remember_owner = 0
 security_driver = "none"
 namespaces = []
