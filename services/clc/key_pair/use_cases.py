@@ -85,6 +85,10 @@ async def describe_key_pairs(
 async def delete_key_pair(cloud: Cloud, call: Call, request: ec2.DeleteKeyPairRequest) -> ec2.DeleteKeyPairResult:
     if not request.key_pair_id and not request.key_name:
         raise InvalidArgument("The request must contain the parameter keyName or keyPairId", code="MissingParameter")
+    if request.key_pair_id and request.key_name:
+        raise InvalidArgument(
+            "The parameter keyName cannot be used with the parameter keyPairId", code="InvalidParameterCombination"
+        )
     if request.key_pair_id:
         KEY_PAIR.check(request.key_pair_id)
     end_dry_run(request)

@@ -46,18 +46,18 @@ def matches(thing: Thing, **filters: list[str]) -> bool:
         ("a[b]", "a[b]", True),
     ],
 )
-def test_wildcards(pattern, value, expected):
+def test_wildcards(pattern: str, value: str, expected: bool) -> None:
     assert matches(Thing(name=value), name=[pattern]) is expected
 
 
-def test_values_are_alternatives_and_filters_all_hold():
+def test_values_are_alternatives_and_filters_all_hold() -> None:
     thing = Thing(name="a", number=3, good=True, groups=["x", "y"])
     assert matches(thing, name=["b", "a"], number=["3"], good=["true"], group=["y"])
     assert not matches(thing, name=["b", "a"], number=["4"])
     assert not matches(thing, name=[])
 
 
-def test_tags_by_key_by_value_and_by_both():
+def test_tags_by_key_by_value_and_by_both() -> None:
     thing = Thing(tags={"Role": "web", "Stage": "prod"})
     assert matches(thing, tag_Role=["web"])
     assert not matches(thing, tag_Role=["prod"])
@@ -65,12 +65,12 @@ def test_tags_by_key_by_value_and_by_both():
     assert TABLE.matcher([Filter(name="tag-value", values=["prod"])])(thing)
 
 
-def test_an_unknown_filter_is_an_error():
+def test_an_unknown_filter_is_an_error() -> None:
     with pytest.raises(InvalidArgument, match="The filter 'colour' is invalid"):
         matches(Thing(), colour=["red"])
 
 
 @given(st.text(), st.text())
-def test_a_value_without_wildcards_matches_itself_alone(wanted, value):
+def test_a_value_without_wildcards_matches_itself_alone(wanted: str, value: str) -> None:
     if not any(c in wanted for c in "*?\\"):
         assert matches(Thing(name=value), name=[wanted]) is (wanted == value)

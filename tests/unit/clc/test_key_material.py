@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,7 @@ from services.clc.key_pair import material
 
 
 @pytest.mark.parametrize("key_type", ["rsa", "ed25519"])
-def test_the_private_half_belongs_to_the_public_one(tmp_path, key_type):
+def test_the_private_half_belongs_to_the_public_one(tmp_path: Path, key_type: str) -> None:
     key = material.create(key_type)
     path = tmp_path / "key"
     path.write_text(key.private_pem)
@@ -22,7 +23,7 @@ def test_the_private_half_belongs_to_the_public_one(tmp_path, key_type):
     assert shown.split()[:2] == key.public.openssh.split()
 
 
-def test_imported_rsa_has_the_md5_of_its_der(tmp_path):
+def test_imported_rsa_has_the_md5_of_its_der(tmp_path: Path) -> None:
     key = material.create("rsa")
     again = material.read_public(key.public.openssh.encode())
     path = tmp_path / "public"
@@ -38,7 +39,7 @@ def test_imported_rsa_has_the_md5_of_its_der(tmp_path):
     assert again.openssh == key.public.openssh
 
 
-def test_ed25519_has_openssh_s_own_fingerprint(tmp_path):
+def test_ed25519_has_openssh_s_own_fingerprint(tmp_path: Path) -> None:
     key = material.create("ed25519")
     path = tmp_path / "public"
     path.write_text(key.public.openssh + "\n")
@@ -47,7 +48,7 @@ def test_ed25519_has_openssh_s_own_fingerprint(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["RFC4716", "PKCS8", "PEM"])
-def test_other_spellings_of_a_public_key_are_read(tmp_path, form):
+def test_other_spellings_of_a_public_key_are_read(tmp_path: Path, form: str) -> None:
     key = material.create("rsa")
     path = tmp_path / "public"
     path.write_text(key.public.openssh + "\n")
@@ -56,7 +57,7 @@ def test_other_spellings_of_a_public_key_are_read(tmp_path, form):
 
 
 @pytest.mark.parametrize("junk", [b"", b"hello", b"ssh-rsa AAAA", b"ssh-dss AAAAB3NzaC1kc3MAAACBAP1", b"\xff\x00"])
-def test_junk_is_refused(junk):
+def test_junk_is_refused(junk: bytes) -> None:
     with pytest.raises(InvalidArgument) as caught:
         material.read_public(junk)
     assert caught.value.code == "InvalidKey.Format"

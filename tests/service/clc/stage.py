@@ -1,0 +1,211 @@
+"""A CLC for tests: its real store on a real etcd, with zones and an image store that the test plays."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+from common.config import CloudConfig, ZoneConfig
+from common.errors import InvalidArgument, Unavailable
+from common.etcd.client import Etcd
+from common.etcd.replica import Replica
+from common.rpc.peers import Peers
+from mallee.cc.v1 import service_pb2 as cc
+from mallee.common.v1.caller_pb2 import Caller
+from mallee.nc.v1 import instance_pb2 as nc
+from mallee.nc.v1 import service_pb2 as node
+from mallee.walrus.v1 import service_pb2 as walrus
+from services.clc.account.create import create_account
+from services.clc.clusters import Clusters
+from services.clc.store import PREFIX, Store
+from services.clc.use_case import USE_CASES, Call, Cloud, load_use_cases
+from services.clc.vpc.addresses import AddressBook
+from services.clc.walrus import Pinned
+from tests.eventually import eventually
+
+START = 1_800_000_000.0
+GIB = 1 << 30
+
+
+class PlayedZone:
+    """A cluster controller that places where it is told to and says what it is told to say."""
+
+    def __init__(self, zone: str, *, nodes: int = 2, vcpus: int = 8) -> None:
+        self.zone = zone
+        self.nodes = {
+            f"nc-{zone}-{n}": node.Resources(vcpus=vcpus, memory_bytes=16 * GIB, disk_bytes=200 * GIB)
+            for n in range(1, nodes + 1)
+        }
+        self.placed: dict[str, tuple[str, nc.InstanceSpec]] = {}
+        self.plans: list[Any] = []
+        self.orders: list[list[str]] = []
+        self.away = False
+        self.refuse: dict[str, tuple[str, str]] = {}
+        self._capacity: list[asyncio.Queue[cc.WatchCapacityResponse]] = []
+        self._instances: list[asyncio.Queue[cc.WatchInstancesResponse]] = []
+        self.ended: set[str] = set()
+
+    # What Peers would give.
+    def leader_stub(self, _: object) -> PlayedZone:
+        if self.away:
+            raise Unavailable("nobody leads the zone now")
+        return self
+
+    async def EnsureInstances(self, request: cc.EnsureInstancesRequest) -> cc.EnsureInstancesResponse:
+        self.orders.append([spec.instance_id for spec in request.specs])
+        placed = []
+        for spec in request.specs:
+            if spec.instance_id in self.refuse:
+                code, message = self.refuse[spec.instance_id]
+                placed.append(cc.Placed(instance_id=spec.instance_id, error_code=code, error_message=message))
+                continue
+            name = sorted(self.nodes)[len(self.placed) % len(self.nodes)]
+            self.placed.setdefault(spec.instance_id, (name, spec))
+            placed.append(cc.Placed(instance_id=spec.instance_id, node=name, node_address="100.64.0.11"))
+        for queue in self._capacity:
+            queue.put_nowait(self._news([p.instance_id for p in placed if p.node]))
+        return cc.EnsureInstancesResponse(placed=placed)
+
+    async def TerminateInstances(self, request: cc.TerminateInstancesRequest) -> cc.TerminateInstancesResponse:
+        gone = [i.instance_id for i in request.instances]
+        for instance_id in gone:
+            self.placed.pop(instance_id, None)
+            self.ended.add(instance_id)
+        return cc.TerminateInstancesResponse(gone=gone)
+
+    async def ApplyVpcPlan(self, request: cc.ApplyVpcPlanRequest) -> cc.ApplyVpcPlanResponse:
+        self.plans.append(request.plan)
+        return cc.ApplyVpcPlanResponse()
+
+    async def GetConsoleOutput(self, request: cc.GetConsoleOutputRequest) -> cc.GetConsoleOutputResponse:
+        return cc.GetConsoleOutputResponse(output=b"hello", written_at_ms=1_800_000_000_500)
+
+    async def RebootInstance(self, request: cc.RebootInstanceRequest) -> cc.RebootInstanceResponse:
+        return cc.RebootInstanceResponse()
+
+    async def WatchCapacity(self, _: object) -> AsyncIterator[cc.WatchCapacityResponse]:
+        queue: asyncio.Queue[cc.WatchCapacityResponse] = asyncio.Queue()
+        self._capacity.append(queue)
+        yield self._news(list(self.placed))
+        while True:
+            yield await queue.get()
+
+    async def WatchInstances(self, _: object) -> AsyncIterator[cc.WatchInstancesResponse]:
+        queue: asyncio.Queue[cc.WatchInstancesResponse] = asyncio.Queue()
+        self._instances.append(queue)
+        yield cc.WatchInstancesResponse(snapshot_complete=True)
+        while True:
+            yield await queue.get()
+
+    def says(self, instance_id: str, state: int, **more: Any) -> None:
+        observation = nc.InstanceObservation(
+            instance_id=instance_id, generation=1, state=cast("nc.VmState.ValueType", state), **more
+        )
+        for queue in self._instances:
+            queue.put_nowait(cc.WatchInstancesResponse(observation=observation))
+
+    def _news(self, placed: list[str]) -> cc.WatchCapacityResponse:
+        taken: dict[str, int] = dict.fromkeys(self.nodes, 0)
+        for name, spec in self.placed.values():
+            taken[name] += spec.shape.vcpus
+        return cc.WatchCapacityResponse(
+            nodes=[
+                cc.NodeCapacity(
+                    node=name,
+                    alive=True,
+                    total=total,
+                    free=node.Resources(
+                        vcpus=total.vcpus - taken[name], memory_bytes=total.memory_bytes, disk_bytes=total.disk_bytes
+                    ),
+                )
+                for name, total in self.nodes.items()
+            ],
+            placed_instance_ids=placed,
+        )
+
+
+class PlayedImages:
+    """Every key is an image: its first letter tells the kind."""
+
+    def __init__(self) -> None:
+        self.pins: dict[str, str] = {}
+        self.data: set[str] = set()
+
+    async def pin(self, image_id: str, *, bucket: str, key: str) -> Pinned:
+        kinds = {"k": walrus.IMAGE_KIND_KERNEL, "r": walrus.IMAGE_KIND_RAMDISK, "m": walrus.IMAGE_KIND_MACHINE}
+        if key[0] not in kinds:
+            raise InvalidArgument("The image has a backing file.", code="InvalidManifest")
+        self.pins[image_id] = f"{bucket}/{key}"
+        return Pinned(
+            kind=kinds[key[0]],
+            sha256="ab" * 32,
+            size_bytes=1 << 20,
+            format=nc.IMAGE_FORMAT_RAW,
+            virtual_size_bytes=1 << 20,
+        )
+
+    async def unpin(self, image_id: str) -> None:
+        self.pins.pop(image_id, None)
+
+    async def delete_account_data(self, account_id: str) -> None:
+        self.data.discard(account_id)
+
+    async def has_data(self, account_id: str) -> bool:
+        return account_id in self.data
+
+
+class Stage:
+    """`await stage.run("RunInstances", request)` as the account that was made first, or another."""
+
+    def __init__(self, cloud: Cloud, zones: dict[str, PlayedZone], images: PlayedImages, callers: list[Caller]) -> None:
+        self.cloud, self.zones, self.images, self.callers = cloud, zones, images, callers
+        self.now = START
+
+    async def run(self, action: str, request: Any, *, caller: int = 0) -> Any:
+        load_use_cases()
+        call = Call(caller=self.callers[caller], request_id="r-1", now=self.now)
+        return await USE_CASES[action if "." in action else f"ec2.{action}"](self.cloud, call, request)
+
+
+@contextlib.asynccontextmanager
+async def stage_on(address: str) -> AsyncIterator[Stage]:
+    """Starts from an empty /mallee/clc/."""
+    async with Etcd([address], None) as etcd:
+        await etcd.delete_prefix(PREFIX)
+        async with Replica(etcd, PREFIX) as replica, asyncio.TaskGroup() as tasks:
+            config = CloudConfig(
+                cloud_id="abcd",
+                home="/nowhere",
+                zones=tuple(ZoneConfig(name=f"us-east-1{z}", cc_port=1, cc_metrics_port=2) for z in "ab"),
+            )
+            zones = {zone.name: PlayedZone(zone.name) for zone in config.zones}
+            store, images = Store(etcd, replica), PlayedImages()
+            clusters = Clusters(store, cast("dict[str, Peers]", zones))
+            stage: Stage
+            cloud = Cloud(
+                config=config,
+                store=store,
+                clock=lambda: stage.now,
+                master_key=b"k" * 32,
+                clusters=clusters,
+                addresses=AddressBook(store, config.network.public_pool),
+                images=images,
+            )
+            stage = Stage(cloud, zones, images, [])
+            for name in ("alice", "bob"):
+                account, key_id, _ = await create_account(cloud, name)
+                stage.callers.append(
+                    Caller(
+                        account_id=account.account_id,
+                        arn=f"arn:aws:iam::{account.account_id}:root",
+                        user_id=account.account_id,
+                        access_key_id=key_id,
+                    )
+                )
+            following = [tasks.create_task(cluster.follow_capacity()) for cluster in clusters]
+            await eventually(lambda: all(cluster.connected for cluster in clusters))
+            yield stage
+            for task in following:
+                task.cancel()
