@@ -36,13 +36,13 @@ def test_room_on_two_nodes_is_not_room_for_one_large_instance() -> None:
 
 
 @given(st.lists(rooms, max_size=5), st.lists(shapes, max_size=5), shapes, st.integers(0, 20))
-def test_never_more_than_wanted_or_than_there_is(free: Any, pending: Any, shape: Any, wanted: str) -> None:
+def test_never_more_than_wanted_or_than_there_is(free: Any, pending: Any, shape: Any, wanted: int) -> None:
     count = admissible(free, pending, shape, wanted)
     assert 0 <= count <= max(0, wanted)
     assert count <= sum(node.fits(shape) for node in free)
 
 
 @given(st.lists(rooms, max_size=5), shapes, st.integers(1, 20))
-def test_what_is_admitted_can_be_placed(free: Any, shape: Any, wanted: str) -> None:
+def test_what_is_admitted_can_be_placed(free: Any, shape: Any, wanted: int) -> None:
     count = admissible(free, [], shape, wanted)
     assert count == min(wanted, sum(node.fits(shape) for node in free))
