@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Final
 
 from images.packages import run
-from images.trees import EPOCH
 
 ROOT_BYTES: Final = 64 << 20
 _BOOT_BYTES: Final = 48 << 20
@@ -24,18 +23,16 @@ _SIGNATURE: Final = 0x4D4C4C45
 
 
 def make_ext4(tree: Path, image: Path) -> None:
-    """Deterministic: a fixed UUID and hash seed, and mke2fs's own clock set."""
+    """With the tree's files, owners and modes."""
     image.unlink(missing_ok=True)
     with image.open("wb") as file:
         file.truncate(ROOT_BYTES)
-    identity = "6d616c6c-6565-4775-8573-74726f6f7400"
-    extended = f"hash_seed={identity},root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0"
     run(
         [
             *("mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-m", "1", "-L", "mallee-root"),
-            *("-U", identity, "-E", extended, "-d", str(tree), str(image)),
+            *("-E", "root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0", "-d", str(tree), str(image)),
         ],
-        env={"E2FSPROGS_FAKE_TIME": str(EPOCH), "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"},
+        env={"PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"},
     )
 
 
@@ -84,7 +81,6 @@ def _make_boot_partition(image: Path, boot: BootFiles, unpacked: Path) -> None:
         # mtools would refuse a partition whose size is no multiple of a track.
         "MTOOLS_SKIP_CHECK": "1",
         "MTOOLSRC": "/dev/null",
-        "SOURCE_DATE_EPOCH": str(EPOCH),
         "PATH": f"{unpacked / 'usr/bin'}:{os.environ['PATH']}",
     }
     tracks = _BOOT_BYTES // _SECTOR // 32 // 64
