@@ -43,8 +43,8 @@ class Protocols:
     def load(cls) -> Protocols:
         """Reads AWS's models now, rather than while the first client waits."""
         made = cls(query={service: QueryProtocol(service) for service in QUERY_SERVICES}, s3=RestXmlProtocol("s3"))
-        for protocol in (*made.query.values(), made.s3):
-            assert protocol.contract.operations
+        for contract in [made.s3.contract, *(protocol.contract for protocol in made.query.values())]:
+            assert contract.operations
         return made
 
 
