@@ -123,9 +123,8 @@ class LibvirtHypervisor:
             return True
 
         def pull_the_plug(connection: libvirt.virConnect) -> None:
-            domain = self._find(connection, instance_id)
-            if domain is not None and domain.isActive():
-                domain.destroy()
+            if (domain := self._find(connection, instance_id)) is not None:
+                _stop(domain)
 
         off = asyncio.ensure_future(
             self._feed.wait_for(
@@ -147,8 +146,7 @@ class LibvirtHypervisor:
             if domain is None:
                 return
             with _gone_is_fine():
-                if domain.isActive():
-                    domain.destroy()
+                _stop(domain)
                 domain.undefineFlags(_UNDEFINE)
 
         await self._call(instance_id, forget)
@@ -344,6 +342,16 @@ def _gone_is_fine() -> Any:
         yield
     except libvirt.libvirtError as error:
         if error.get_error_code() not in _GONE_CODES:
+            raise
+
+
+def _stop(domain: libvirt.virDomain) -> None:
+    """At once. It may end by itself at the same moment."""
+    try:
+        if domain.isActive():
+            domain.destroy()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:
             raise
 
 
