@@ -34,7 +34,8 @@ SCALARS: Final = {
     "long": "int64",
     "boolean": "bool",
     "double": "double",
-    "float": "float",
+    # Its text must come out as it went in.
+    "float": "double",
     "blob": "bytes",
     "timestamp": TIMESTAMP,
 }

@@ -4,6 +4,7 @@ have is kept, so a hostile body costs no more than its own size. Document types,
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Final
 from xml.parsers import expat
@@ -24,16 +25,24 @@ MAX_BYTES: Final = 4 << 20
 Open = Callable[[Message], "Frame"]
 
 
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Compiled:
+    """What may stand in one element. Filled after it is handed out: shapes may contain themselves."""
+
+    children: dict[str, Open] = dataclasses.field(default_factory=dict)
+    required: set[str] = dataclasses.field(default_factory=set)
+    # Local name -> the field it goes to.
+    attributes: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
 class Frame:
-    """An open element: either a structure (children) or a scalar (text)."""
+    """An open element: a structure or list (its message and what may stand in it) or a scalar (what takes its text)."""
 
-    __slots__ = ("children", "close", "message", "seen", "text")
+    __slots__ = ("close", "compiled", "message", "seen", "text")
 
-    def __init__(
-        self, message: Message | None, children: dict[str, Open] | None, close: Callable[[str], None] | None
-    ) -> None:
+    def __init__(self, message: Message, compiled: Compiled | None, close: Callable[[str], None] | None = None) -> None:
         self.message = message
-        self.children = children
+        self.compiled = compiled
         self.close = close
         self.text: list[str] = []
         self.seen: set[str] = set()
@@ -44,31 +53,32 @@ class XmlParser:
 
     def __init__(self, root: str, shape: StructureShape, descriptor: Descriptor) -> None:
         self._root = root
-        self._compiled: dict[str, tuple[dict[str, Open], list[str]]] = {}
-        self._children, _ = self._structure(shape, descriptor)
+        self._structures: dict[str, Compiled] = {}
+        self._compiled = self._structure(shape, descriptor)
 
     def parse(self, body: bytes, message: Message) -> None:
         """Raises MalformedXML, or NotImplemented for an element that S3 has and our contract does not."""
         if len(body) > MAX_BYTES:
             raise malformed()
-        _Reading(self._root, message, self._children, self._compiled).read(body)
+        _Reading(self._root, message, self._compiled).read(body)
 
-    def _structure(self, shape: Shape, descriptor: Descriptor) -> tuple[dict[str, Open], list[str]]:
-        if descriptor.full_name in self._compiled:
-            return self._compiled[descriptor.full_name]
-        children: dict[str, Open] = {}
-        required: list[str] = []
-        self._compiled[descriptor.full_name] = (children, required)
+    def _structure(self, shape: StructureShape, descriptor: Descriptor) -> Compiled:
+        if descriptor.full_name in self._structures:
+            return self._structures[descriptor.full_name]
+        compiled = self._structures[descriptor.full_name] = Compiled()
         for member, member_shape, field in members(shape, descriptor):
             name = str(member_shape.serialization.get("name", member))
+            if member_shape.serialization.get("xmlAttribute"):
+                if field is not None:
+                    compiled.attributes[name.rpartition(":")[2]] = field.name
+                continue
             if isinstance(member_shape, ListShape) and member_shape.serialization.get("flattened"):
                 name = str(member_shape.member.serialization.get("name", name))
-            children[name] = (
-                self._open(member_shape, field) if field is not None and query_parse.takes(field) else _refuse(name)
-            )
-            if isinstance(shape, StructureShape) and member in shape.required_members:
-                required.append(name)
-        return children, required
+            taken = field is not None and query_parse.takes(field)
+            compiled.children[name] = self._open(member_shape, field) if field and taken else _refuse(name)
+            if member in shape.required_members:
+                compiled.required.add(name)
+        return compiled
 
     def _open(self, shape: Shape, field: FieldDescriptor) -> Open:
         if isinstance(shape, MapShape):
@@ -77,51 +87,45 @@ class XmlParser:
             add = self._open_item(shape.member, field)
             if shape.serialization.get("flattened"):
                 return add
-            items = {str(shape.member.serialization.get("name", "member")): add}
-            return lambda message: Frame(message, items, None)
+            items = Compiled(children={str(shape.member.serialization.get("name", "member")): add})
+            return lambda message: Frame(message, items)
         return self._open_single(shape, field)
 
     def _open_item(self, shape: Shape, field: FieldDescriptor) -> Open:
         attribute = field.name
         if isinstance(shape, StructureShape):
             assert field.message_type is not None
-            children, _ = self._structure(shape, field.message_type)
-            return lambda message: Frame(getattr(message, attribute).add(), children, None)
+            compiled = self._structure(shape, field.message_type)
+            return lambda message: Frame(getattr(message, attribute).add(), compiled)
         convert = _scalar(field)
-        return lambda message: Frame(None, None, lambda text: getattr(message, attribute).append(convert(text)))
+        return lambda message: Frame(message, None, lambda text: getattr(message, attribute).append(convert(text)))
 
     def _open_single(self, shape: Shape, field: FieldDescriptor) -> Open:
         attribute = field.name
         if isinstance(shape, StructureShape):
             assert field.message_type is not None
-            children, _ = self._structure(shape, field.message_type)
+            compiled = self._structure(shape, field.message_type)
 
             def open_structure(message: Message) -> Frame:
                 inner = getattr(message, attribute)
                 inner.SetInParent()
-                return Frame(inner, children, None)
+                return Frame(inner, compiled)
 
             return open_structure
         convert = _scalar(field)
         if field.message_type is not None:
-            return lambda message: Frame(None, None, lambda text: getattr(message, attribute).CopyFrom(convert(text)))
-        return lambda message: Frame(None, None, lambda text: setattr(message, attribute, convert(text)))
+            return lambda message: Frame(
+                message, None, lambda text: getattr(message, attribute).CopyFrom(convert(text))
+            )
+        return lambda message: Frame(message, None, lambda text: setattr(message, attribute, convert(text)))
 
 
 class _Reading:
     """One body being read: a stack of open elements."""
 
-    def __init__(
-        self,
-        root: str,
-        message: Message,
-        children: dict[str, Open],
-        compiled: dict[str, tuple[dict[str, Open], list[str]]],
-    ) -> None:
+    def __init__(self, root: str, message: Message, compiled: Compiled) -> None:
         self._root = root
-        self._compiled = compiled
-        self._message = message
-        self._children = children
+        self._outermost = Frame(message, compiled)
         self._stack: list[Frame] = []
 
     def read(self, body: bytes) -> None:
@@ -136,28 +140,30 @@ class _Reading:
         except (expat.ExpatError, ValueError, LookupError):
             raise malformed() from None
 
-    def _start(self, name: str, _attributes: dict[str, str]) -> None:
+    def _start(self, name: str, attributes: dict[str, str]) -> None:
         name = name.rpartition(" ")[2]
-        if not self._stack:
-            if name != self._root:
-                raise malformed()
-            self._stack.append(Frame(self._message, self._children, None))
-            return
-        outer = self._stack[-1]
-        if outer.children is None or name not in outer.children:
+        frame = self._inner(name) if self._stack else self._outermost
+        if frame is self._outermost and name != self._root:
             raise malformed()
-        assert outer.message is not None
+        if frame.compiled is not None:
+            for attribute, value in attributes.items():
+                if to := frame.compiled.attributes.get(attribute.rpartition(" ")[2]):
+                    setattr(frame.message, to, value)
+        self._stack.append(frame)
+
+    def _inner(self, name: str) -> Frame:
+        outer = self._stack[-1]
+        if outer.compiled is None or name not in outer.compiled.children:
+            raise malformed()
         outer.seen.add(name)
-        self._stack.append(outer.children[name](outer.message))
+        return outer.compiled.children[name](outer.message)
 
     def _end(self, _name: str) -> None:
         frame = self._stack.pop()
         if frame.close is not None:
             frame.close("".join(frame.text))
-        elif frame.message is not None:
-            compiled = self._compiled.get(frame.message.DESCRIPTOR.full_name)
-            if compiled is not None and compiled[0] is frame.children and not frame.seen.issuperset(compiled[1]):
-                raise malformed()
+        elif frame.compiled is not None and not frame.seen >= frame.compiled.required:
+            raise malformed()
 
     def _text(self, text: str) -> None:
         if self._stack and self._stack[-1].close is not None:

@@ -9,7 +9,6 @@ import base64
 import binascii
 import re
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from botocore.model import ListShape, MapShape, Shape, StructureShape
@@ -19,6 +18,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from common.errors import CloudError, InvalidArgument, Unsupported
 from ec2_facade.protocol.model import Operation, accepted_values, descriptor_of, members
+from ec2_facade.protocol.text import parse_date
 
 # A value, or what stands below a dot.
 Node = dict[str, "Node | str"]
@@ -291,12 +291,9 @@ def blob(value: str, path: str) -> bytes:
 
 
 def timestamp(value: str, path: str) -> Timestamp:
-    try:
-        moment = datetime.fromisoformat(value)
-        found = Timestamp()
-        found.FromDatetime(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
-    except (ValueError, OverflowError):
-        raise invalid(value, path, "Expecting a date and time of ISO 8601.") from None
+    found = parse_date(value)
+    if found is None:
+        raise invalid(value, path, "Expecting a date and time of ISO 8601.")
     return found
 
 

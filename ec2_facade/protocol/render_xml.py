@@ -16,7 +16,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from ec2_facade.protocol.model import members
-from ec2_facade.protocol.text import escape, iso8601
+from ec2_facade.protocol.text import escape, iso8601, quote_attribute
 
 # What stands inside an element.
 Inside = Callable[[Any], str]
@@ -65,7 +65,7 @@ class XmlRenderer:
         for member, member_shape, field in members(shape, descriptor):
             if field is None:
                 continue
-            if "location" in member_shape.serialization:
+            if "location" in member_shape.serialization or "xmlAttribute" in member_shape.serialization:
                 elements[field] = _nothing
                 continue
             elements[field] = self._element(member, member_shape, field)
@@ -87,15 +87,28 @@ class XmlRenderer:
             return self._list(name, shape, field)
         if isinstance(shape, MapShape):
             return self._map(name, shape, field)
-        return _wrap(name, self._inside(shape, field))
+        return self._whole(name, shape, field)
+
+    def _whole(self, tag: str, shape: Shape, field: FieldDescriptor) -> Element:
+        """An element with what stands inside."""
+        inside = self._inside(shape, field)
+        attributes = _attributes(shape, field)
+        if not attributes:
+            return _wrap(tag, inside)
+
+        def element(message: Message) -> str:
+            given = "".join([text(message) for text in attributes])
+            return f"<{tag}{given}>{inside(message)}</{tag}>"
+
+        return element
 
     def _list(self, name: str, shape: ListShape, field: FieldDescriptor) -> Element:
-        item = self._inside(shape.member, field)
-        if shape.serialization.get("flattened"):
-            tag = shape.member.serialization.get("name", name)
-            return lambda values: "".join([f"<{tag}>{item(value)}</{tag}>" for value in values])
-        tag = shape.member.serialization.get("name", "member")
-        return lambda values: f"<{name}>{''.join([f'<{tag}>{item(value)}</{tag}>' for value in values])}</{name}>"
+        flattened = shape.serialization.get("flattened")
+        tag = shape.member.serialization.get("name", name if flattened else "member")
+        item = self._whole(tag, shape.member, field)
+        if flattened:
+            return lambda values: "".join([item(value) for value in values])
+        return lambda values: f"<{name}>{''.join([item(value) for value in values])}</{name}>"
 
     def _map(self, name: str, shape: MapShape, field: FieldDescriptor) -> Element:
         entry = field.message_type
@@ -150,6 +163,26 @@ def _wrap(name: str, inside: Inside) -> Element:
             else start + escape(text) + end
         )
     return lambda value: start + inside(value) + end
+
+
+def _attributes(shape: Shape, field: FieldDescriptor) -> list[Callable[[Message], str]]:
+    """The members that are attributes of the element, and the namespace they need: xsi:type of a grantee."""
+    found: list[Callable[[Message], str]] = []
+    if not isinstance(shape, StructureShape) or field.message_type is None:
+        return found
+    for _, member, inner in members(shape, field.message_type):
+        if inner is not None and member.serialization.get("xmlAttribute"):
+            namespace = shape.serialization.get("xmlNamespace", {})
+            declared = f' xmlns:{namespace["prefix"]}="{namespace["uri"]}"' if "prefix" in namespace else ""
+            found.append(_attribute(f"{declared} {member.serialization['name']}", inner.name))
+    return found
+
+
+def _attribute(name: str, field: str) -> Callable[[Message], str]:
+    def text(message: Message) -> str:
+        return f'{name}="{quote_attribute(getattr(message, field))}"' if message.HasField(field) else ""
+
+    return text
 
 
 def _nothing(_value: object) -> str:

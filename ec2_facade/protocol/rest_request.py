@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 from botocore.model import ListShape, Shape, StructureShape
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from common.errors import CloudError, InvalidArgument
 from ec2_facade.protocol import query_parse
 from ec2_facade.protocol.model import Operation, descriptor_of, members
 from ec2_facade.protocol.parse_xml import XmlParser
 from ec2_facade.protocol.rest_route import not_implemented
+from ec2_facade.protocol.text import parse_date
 
 # A recipient must ignore these when they are no dates (RFC 9110, 13.1.3 and 13.1.4).
 _CONDITIONS: Final = frozenset({"if-modified-since", "if-unmodified-since"})
@@ -38,6 +36,7 @@ class RequestParser:
         self._headers: dict[str, Put] = {}
         self._prefixes: list[tuple[str, str]] = []
         self._xml: tuple[str, XmlParser] | None = None
+        self._raw: FieldDescriptor | None = None
         self._body_required = False
         shape = operation.model.input_shape
         for member, member_shape, field in members(shape, descriptor_of(self._class)):
@@ -72,6 +71,9 @@ class RequestParser:
                     getattr(message, attribute)[name[len(prefix) :]] = value
 
     def _parse_body(self, message: Message, body: bytes) -> None:
+        if self._raw is not None:
+            is_text = self._raw.type == FieldDescriptor.TYPE_STRING
+            setattr(message, self._raw.name, _text(body) if is_text else body)
         if self._xml is None:
             return
         attribute, parser = self._xml
@@ -96,16 +98,25 @@ class RequestParser:
 
     def _bind_payload(self, shape: StructureShape) -> None:
         payload = shape.serialization.get("payload")
-        if not payload or not isinstance(shape.members[payload], StructureShape):
-            return
-        payload_shape = shape.members[payload]
-        for member, _, field in members(shape, descriptor_of(self._class)):
-            if member == payload and field is not None and field.message_type is not None:
-                root = str(payload_shape.serialization.get("name", payload_shape.name))
-                assert isinstance(payload_shape, StructureShape)
-                self._xml = (field.name, XmlParser(root, payload_shape, field.message_type))
-                # S3 wants a body for what is a list of things to do, though the model says so only for some.
-                self._body_required = payload in shape.required_members or payload == "MultipartUpload"
+        for member, member_shape, field in members(shape, descriptor_of(self._class)):
+            # An object's bytes are no field: they are the stream.
+            if member != payload or field is None:
+                continue
+            if not isinstance(member_shape, StructureShape):
+                self._raw = field
+                continue
+            assert field.message_type is not None
+            root = str(member_shape.serialization.get("name", member_shape.name))
+            self._xml = (field.name, XmlParser(root, member_shape, field.message_type))
+            # S3 wants a body for what is a list of things to do, though the model says so only for some.
+            self._body_required = member in shape.required_members or member == "MultipartUpload"
+
+
+def _text(body: bytes) -> str:
+    try:
+        return body.decode()
+    except UnicodeDecodeError:
+        raise InvalidArgument("The body is not UTF-8", code="InvalidArgument") from None
 
 
 def _put(name: str, shape: Shape, field: FieldDescriptor | None) -> Put:
@@ -135,26 +146,13 @@ def _put(name: str, shape: Shape, field: FieldDescriptor | None) -> Put:
 
 def _put_date(name: str, attribute: str) -> Put:
     def put(message: Message, value: str) -> None:
-        moment = date(value)
+        moment = parse_date(value)
         if moment is not None:
             getattr(message, attribute).CopyFrom(moment)
         elif name.lower() not in _CONDITIONS:
             raise invalid_argument(name, value, "timestamp")
 
     return put
-
-
-def date(value: str) -> Timestamp | None:
-    """An HTTP date or one of ISO 8601."""
-    for parse in (parsedate_to_datetime, datetime.fromisoformat):
-        try:
-            moment = parse(value)
-            found = Timestamp()
-            found.FromDatetime(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
-        except (ValueError, OverflowError, TypeError):
-            continue
-        return found
-    return None
 
 
 def invalid_argument(name: str, value: str, type_name: str) -> CloudError:

@@ -47,11 +47,21 @@ class ResponseHeaders:
 
 
 def has_body(operation: Operation) -> bool:
-    """An XML body: the output has a member that is no header."""
+    """The output has a member that is no header, and is not an object's bytes."""
     shape = operation.model.output_shape
     if shape is None or operation.stream is Stream.DOWNLOAD:
         return False
     return any("location" not in member.serialization for member in shape.members.values())
+
+
+def payload(operation: Operation) -> tuple[str, Shape, FieldDescriptor] | None:
+    """(member, its shape, its field) where one member is the whole body."""
+    shape = operation.model.output_shape
+    name = shape.serialization.get("payload") if shape is not None else None
+    for member, member_shape, field in members(shape, descriptor_of(operation.response_class)):
+        if member == name and field is not None:
+            return member, member_shape, field
+    return None
 
 
 def _single(name: str, text: Callable[[Any], str]) -> Render:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from botocore.model import StructureShape
 from google.protobuf.message import Message
 
 from common.errors import CloudError
@@ -16,7 +17,7 @@ from ec2_facade.protocol.errors import s3_error, s3_ids
 from ec2_facade.protocol.model import Contract, Operation, Response, descriptor_of
 from ec2_facade.protocol.render_xml import XmlRenderer
 from ec2_facade.protocol.rest_request import RequestParser
-from ec2_facade.protocol.rest_response import ResponseHeaders, has_body
+from ec2_facade.protocol.rest_response import ResponseHeaders, has_body, payload
 from ec2_facade.protocol.rest_route import Router
 from ec2_facade.protocol.text import escape
 
@@ -78,19 +79,31 @@ class RestXmlProtocol:
             status = 206
         if not has_body(operation):
             return Response(status=status, headers=headers)
-        body = f'<?xml version="1.0" encoding="UTF-8"?>\n{self._body(operation, message)}'
-        return Response(status=status, headers=[*headers, ("Content-Type", "application/xml")], body=body.encode())
+        content_type, body = self._body(operation, message)
+        return Response(status=status, headers=[*headers, ("Content-Type", content_type)], body=body)
 
     def render_error(self, error: CloudError, request_id: str, resource: str = "") -> Response:
         """`resource` is the path asked for. To a HEAD request send status and headers alone."""
         return s3_error(error, request_id, resource)
 
-    def _body(self, operation: Operation, message: Message) -> str:
+    def _body(self, operation: Operation, message: Message) -> tuple[str, bytes]:
+        """Content type and bytes."""
         renderer = self._key_renderer if getattr(message, "encoding_type", "") == "url" else self._renderer
         root = _ROOTS.get(operation.name, f"{operation.name}Result")
         if operation.name == "GetBucketLocation":
             # The one body that is a scalar: its only member's text stands in the root.
             root, inside = "LocationConstraint", escape(getattr(message, "location_constraint", ""))
+        elif whole := payload(operation):
+            root, shape, field = whole
+            value = getattr(message, field.name)
+            if not isinstance(shape, StructureShape):
+                # A policy, as it was put.
+                return "application/json", value if isinstance(value, bytes) else value.encode()
+            if not message.HasField(field.name):
+                return "application/xml", b""
+            root = str(shape.serialization.get("name", root))
+            inside = renderer.structure(shape, descriptor_of(value))(value)
         else:
             inside = renderer.structure(operation.model.output_shape, descriptor_of(message))(message)
-        return f'<{root} xmlns="{_NAMESPACE}">{inside}</{root}>'
+        body = f'<?xml version="1.0" encoding="UTF-8"?>\n<{root} xmlns="{_NAMESPACE}">{inside}</{root}>'
+        return "application/xml", body.encode()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from email.utils import format_datetime
+from email.utils import format_datetime, parsedate_to_datetime
 from functools import lru_cache
 from typing import Final
 
@@ -20,6 +20,11 @@ def escape(text: str) -> str:
     if _AWKWARD.search(text) is None:
         return text
     return _AWKWARD.sub(lambda match: _ENTITIES.get(match[0], ""), text)
+
+
+def quote_attribute(text: str) -> str:
+    """What stands between the quotes of an attribute: white space would be made blanks."""
+    return escape(text).replace('"', "&quot;").replace("\t", "&#9;").replace("\n", "&#10;")
 
 
 def element(name: str, text: str) -> str:
@@ -44,3 +49,16 @@ def _http_second(seconds: int) -> str:
 def http_date(moment: Timestamp) -> str:
     """Sat, 31 Jan 2026 12:00:00 GMT"""
     return _http_second(moment.seconds)
+
+
+def parse_date(text: str) -> Timestamp | None:
+    """A date and time of ISO 8601, in UTC where it does not say, or an HTTP date. None: neither."""
+    for parse in (datetime.fromisoformat, parsedate_to_datetime):
+        try:
+            moment = parse(text)
+            found = Timestamp()
+            found.FromDatetime(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+        except (ValueError, OverflowError, TypeError):
+            continue
+        return found
+    return None
