@@ -76,6 +76,11 @@ class Cloud:
             config=Config(retries={"total_max_attempts": 1}),
         )
 
+    def most_memory(self, member: str) -> int:
+        """The most that was ever resident, in bytes."""
+        status = Path(f"/proc/{self.processes[member].pid}/status").read_text()
+        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) << 10
+
     def is_ready(self, member: str) -> bool:
         log = (self.home / f"{member}.log").read_text()
         assert self.processes[member].poll() is None, log
@@ -148,6 +153,18 @@ async def test_the_whole_path_of_s3_to_a_real_store(cloud: Cloud) -> None:
     assert [item["Key"] for item in answer["Deleted"]] == ["a//b/../ü?"]
     await in_thread(client.delete_bucket, Bucket="bucket")
     await _shows_metrics(cloud)
+
+
+async def test_a_large_object_is_never_held_whole(cloud: Cloud) -> None:
+    client = cloud.client("s3")
+    await patiently(client.create_bucket, Bucket="bucket")
+    size = 256 * MIB
+    await in_thread(client.put_object, Bucket="bucket", Key="small", Body=os.urandom(4 * MIB))
+    before = cloud.most_memory("facade-1")
+    await in_thread(client.put_object, Bucket="bucket", Key="large", Body=b"\0" * size)
+    got = await in_thread(client.get_object, Bucket="bucket", Key="large")
+    assert await in_thread(lambda: sum(len(chunk) for chunk in got["Body"].iter_chunks(MIB))) == size
+    assert cloud.most_memory("facade-1") - before < 64 * MIB
 
 
 async def test_a_store_that_was_killed_is_found_again(cloud: Cloud) -> None:
