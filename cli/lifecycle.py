@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -105,16 +106,18 @@ def destroy(
 
 def first_lines(home: Path, machine_image: str) -> list[str]:
     """What to paste into a new shell: from nothing to a login."""
-    where = "" if home == default_home() else f" --home {home}"
+    where = "" if home == default_home() else f" --home {shlex.quote(str(home))}"
     find = "--query 'Reservations[0].Instances[0].PublicIpAddress' --output text"
     return [
         f'eval "$(mallee credentials{where})"',
-        "(umask 077; aws ec2 create-key-pair --key-name first --query KeyMaterial --output text > first.pem)",
+        "[ -s first.pem ] || (umask 077; "
+        "aws ec2 create-key-pair --key-name first --query KeyMaterial --output text > first.pem)",
         "aws ec2 authorize-security-group-ingress --group-name default --protocol tcp --port 22 --cidr 0.0.0.0/0",
         f"id=$(aws ec2 run-instances --image-id {machine_image} --instance-type t2.micro --key-name first "
         "--query 'Instances[0].InstanceId' --output text) && aws ec2 wait instance-running --instance-ids $id",
-        f"ssh -i first.pem -o StrictHostKeyChecking=accept-new -o ConnectionAttempts=60 "
-        f"root@$(aws ec2 describe-instances --instance-ids $id {find})",
+        # Addresses are used again by other machines, with other host keys.
+        "ssh -i first.pem -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR "
+        f"-o ConnectionAttempts=60 root@$(aws ec2 describe-instances --instance-ids $id {find})",
     ]
 
 

@@ -4,6 +4,7 @@
 #   deploy/setup.sh run    what `make run` needs; as root
 #   deploy/setup.sh test   the same, and what the tests need; as root
 #   deploy/setup.sh fake   a cloud without virtual machines; as any user, installs no Debian package
+#   deploy/setup.sh code   the snapshot alone, for tests: no package, and `mallee` stays what it was
 #
 # Repeating it does only what is missing. A requirement that is not met is one line on stderr and exit status 1.
 set -euo pipefail
@@ -25,7 +26,7 @@ main() {
     mkdir -p "$prefix"
     exec 8>"$prefix/.setup.lock"
     flock 8
-    [ "$goal" = fake ] || install_packages deploy/packages.txt
+    case "$goal" in run|test) install_packages deploy/packages.txt ;; esac
     [ "$goal" != test ] || install_packages deploy/packages-test.txt
     check_programs
     make_venv
@@ -37,20 +38,19 @@ fail() { printf 'mallee: %s\n' "$1" >&2; exit 1; }
 say() { printf '%s\n' "$1" >&2; }
 
 check_platform() {
-    case "$goal" in run|test|fake) ;; *) fail "unknown goal '$goal': use run, test or fake" ;; esac
+    case "$goal" in run|test) ;; fake|code) return ;; *) fail "unknown goal '$goal': use run, test, fake or code" ;; esac
     local ID='' VERSION_ID=''
     # shellcheck disable=SC1091
     [ ! -r /etc/os-release ] || . /etc/os-release
-    [ "$goal" = fake ] || [ "$ID $VERSION_ID" = "debian 12" ] ||
+    [ "$ID $VERSION_ID" = "debian 12" ] ||
         fail "this is '${ID:-unknown} ${VERSION_ID:-}', and only Debian 12 is supported: use a Debian 12 machine"
-    [ "$goal" = fake ] || [ "$(id -u)" = 0 ] ||
+    [ "$(uname -m)" = x86_64 ] || fail "this is $(uname -m), and only x86_64 is supported: use an x86_64 machine"
+    [ "$(id -u)" = 0 ] ||
         fail "virtual machines and networks need root: run it as root, or 'make run-fake' for a cloud without them"
-    [ "$goal" = fake ] || [ "$(uname -m)" = x86_64 ] || fail "this is $(uname -m), and only x86_64 is supported"
-    local need_mib=6144 target=/opt free_mib
-    [ "$goal" != fake ] || { need_mib=1024; target="$HOME"; }
-    free_mib=$(df -Pm "$target" | awk 'NR == 2 { print $4 }')
+    local need_mib=6144 free_mib
+    free_mib=$(df -Pm /opt | awk 'NR == 2 { print $4 }')
     [ "$free_mib" -ge "$need_mib" ] ||
-        fail "$target has $free_mib MiB free and $need_mib MiB are needed: make room there"
+        fail "/opt has $free_mib MiB free and $need_mib MiB are needed: make room there"
 }
 
 check_programs() {
@@ -118,7 +118,7 @@ disable_units() {
 make_venv() {
     local id venv lock=requirements.lock
     id=$(sha256sum "$lock" | cut -c1-12)
-    [ "$goal" != fake ] || [ "$(id -u)" = 0 ] || id="$id-fake"
+    [ "$(id -u)" = 0 ] || id="$id-fake"
     venv="$prefix/venv-$id"
     if [ ! -e "$venv/.complete" ]; then
         say "Installing Python packages into $venv …"
@@ -147,7 +147,11 @@ make_venv() {
 make_stubs() {
     if [ ! -d gen/mallee ] || [ -n "$(find proto tools/gen.sh -newer gen -print -quit)" ]; then
         say "Generating stubs …"
-        PYTHON="$bin/python" tools/gen.sh
+        local log
+        log=$(mktemp /tmp/mallee-gen.XXXXXX)
+        PYTHON="$bin/python" tools/gen.sh >"$log" 2>&1 || { cat "$log" >&2; fail "proto/ could not be compiled"; }
+        rm -f "$log"
+        touch gen
     fi
 }
 
@@ -171,9 +175,22 @@ make_snapshot() {
         chmod 755 "$new" "$new/bin/mallee"
         mv -T "$new" "$lib" 2>/dev/null || rm -rf "$new"
     fi
-    mkdir -p "$commands"
-    ln -sfn "$lib/bin/mallee" "$commands/mallee"
+    touch "$lib"
+    if [ "$goal" != code ]; then
+        mkdir -p "$commands"
+        ln -sfn "$lib/bin/mallee" "$commands/mallee"
+    fi
+    forget_old_snapshots
     printf '%s\n' "$lib/bin/mallee"
+}
+
+# Those of another day that no process runs from and no command points to.
+forget_old_snapshots() {
+    local old
+    find "$prefix" -maxdepth 1 -name 'lib-*' -mmin +1440 | while read -r old; do
+        [ "$(readlink "$commands/mallee")" = "$old/bin/mallee" ] || grep -qsF "$old" /proc/[0-9]*/environ ||
+            rm -rf "$old"
+    done
 }
 
 main

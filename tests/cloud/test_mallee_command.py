@@ -1,0 +1,172 @@
+"""The `mallee` command on a whole cloud with fake drivers."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.cloud_fixture import RunningCloud, command, mallee
+from tests.eventually import eventually
+from tests.ports import free_port_base
+
+NOBODY = 65534
+
+
+def test_status_shows_services_leaders_nodes_and_instances(fake_cloud: RunningCloud) -> None:
+    shown = fake_cloud.json("status")
+    assert shown["State"] == "up"
+    assert {service["Name"] for service in shown["Services"]} == set(fake_cloud.members)
+    assert {member["Role"] for member in shown["Members"]} == {"clc", "walrus", "facade", "cc", "nc"}
+    assert shown["Leaders"] == {"clc": "clc-1", "cc/us-east-1a": "cc-us-east-1a"}
+    assert [node["Node"] for node in shown["Nodes"]] == ["nc-us-east-1a-1", "nc-us-east-1a-2"]
+    text = fake_cloud.mallee("status").stdout
+    assert "is up" in text
+    assert "nc-us-east-1a-2" in text
+
+
+def test_nodes_show_used_and_free_room(fake_cloud: RunningCloud) -> None:
+    image = fake_cloud.image_id
+    before = sum(node["Used"]["Vcpus"] for node in fake_cloud.json("nodes"))
+    admin = fake_cloud.client("ec2")
+    run = admin.run_instances(ImageId=image, InstanceType="t2.nano", MinCount=1, MaxCount=1)
+    instance = run["Instances"][0]["InstanceId"]
+    admin.get_waiter("instance_running").wait(InstanceIds=[instance], WaiterConfig={"Delay": 1})
+    nodes = fake_cloud.json("nodes")
+    assert sum(node["Used"]["Vcpus"] for node in nodes) == before + 1
+    assert all(node["Used"]["Vcpus"] + node["Free"]["Vcpus"] == node["Total"]["Vcpus"] for node in nodes)
+    admin.terminate_instances(InstanceIds=[instance])
+
+
+def test_an_account_is_made_used_listed_and_deleted(fake_cloud: RunningCloud) -> None:
+    made = fake_cloud.json("accounts", "create", "passing")
+    assert sorted(made) == ["AccessKeyId", "AccountId", "CanonicalUserId", "SecretAccessKey"]
+    assert re.fullmatch(r"\d{12}", made["AccountId"])
+    assert re.fullmatch(r"[0-9a-f]{64}", made["CanonicalUserId"])
+    shown = fake_cloud.json("credentials", "passing")
+    assert shown["AWS_SECRET_ACCESS_KEY"] == made["SecretAccessKey"]
+    assert made["AccountId"] in {account["AccountId"] for account in fake_cloud.json("accounts", "list")}
+    again = fake_cloud.mallee("accounts", "create", "passing", check=False)
+    assert again.returncode == 1
+    assert len(again.stderr.strip().splitlines()) == 1
+    fake_cloud.mallee("accounts", "delete", "passing")
+    assert made["AccountId"] not in {account["AccountId"] for account in fake_cloud.json("accounts", "list")}
+
+
+def test_credentials_set_a_shell_up(fake_cloud: RunningCloud) -> None:
+    script = f"""
+set -eu
+AWS_SESSION_TOKEN=stale; export AWS_SESSION_TOKEN
+eval "$({command()} credentials --home {fake_cloud.home})"
+aws sts get-caller-identity --query Account --output text
+"""
+    done = subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.strip() == fake_cloud.account().account_id, done.stderr
+
+
+def test_repeating_up_changes_nothing(fake_cloud: RunningCloud) -> None:
+    before = {member: fake_cloud.pid(member) for member in fake_cloud.members}
+    fake_cloud.up()
+    assert {member: fake_cloud.pid(member) for member in fake_cloud.members} == before
+
+
+async def test_each_process_may_be_killed_and_comes_back(fake_cloud: RunningCloud) -> None:
+    for member in fake_cloud.members:
+        old = fake_cloud.kill(member)
+        await eventually(lambda member=member, old=old: fake_cloud.pid(member) not in (0, old))  # type: ignore[misc]
+    fake_cloud.up()
+    assert fake_cloud.json("status")["State"] == "up"
+    assert fake_cloud.client("sts").get_caller_identity()["Account"] == fake_cloud.account().account_id
+
+
+def test_what_was_kept_is_there_after_down_and_up(fake_cloud: RunningCloud) -> None:
+    s3 = fake_cloud.client("s3")
+    s3.create_bucket(Bucket="kept-through-the-night")
+    s3.put_object(Bucket="kept-through-the-night", Key="note", Body=b"still here")
+    fake_cloud.down()
+    down = fake_cloud.mallee("status", "--json", check=False)
+    assert down.returncode == 1
+    assert json.loads(down.stdout)["State"] == "down"
+    refused = fake_cloud.mallee("accounts", "list", check=False)
+    assert refused.returncode == 1
+    assert "mallee up" in refused.stderr
+    fake_cloud.up()
+    assert s3.get_object(Bucket="kept-through-the-night", Key="note")["Body"].read() == b"still here"
+
+
+def test_a_taken_port_is_one_line_and_nothing_is_started(tmp_path: Path) -> None:
+    base = free_port_base()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", base + 1))
+        taken.listen()
+        home = tmp_path / "cloud"
+        tried = mallee(
+            "up", "--hypervisor", "fake", "--port-base", str(base), "--home", str(home), check=False
+        )  # fmt: skip
+    assert tried.returncode == 1
+    assert [line for line in tried.stderr.splitlines() if "mallee:" in line] == tried.stderr.strip().splitlines()[-1:]
+    assert f"port {base + 1}" in tried.stderr
+    assert "--port-base" in tried.stderr
+    assert not home.exists() or not list(home.iterdir())
+
+
+def test_commands_without_a_cloud_say_how_to_make_one(tmp_path: Path) -> None:
+    for arguments in (["status"], ["down"], ["destroy", "--yes"], ["accounts", "list"], ["credentials"]):
+        tried = mallee(*arguments, "--home", str(tmp_path), check=False)
+        assert tried.returncode == 1
+        assert "mallee up" in tried.stderr
+        assert len(tried.stderr.strip().splitlines()) == 1
+
+
+def test_destroy_asks_first(fake_cloud: RunningCloud) -> None:
+    tried = fake_cloud.mallee("destroy", check=False)
+    assert tried.returncode == 1
+    assert "--yes" in tried.stderr
+    assert fake_cloud.json("status")["State"] == "up"
+
+
+@pytest.fixture
+def unprivileged_home() -> Iterator[Path]:
+    home = Path(f"/var/tmp/mallee-test-user-{os.getpid()}")
+    home.mkdir(mode=0o700)
+    os.chown(home, NOBODY, NOBODY)
+    yield home
+    shutil.rmtree(home)
+
+
+@pytest.mark.root
+def test_a_user_without_rights_has_a_whole_cloud(unprivileged_home: Path) -> None:
+    def as_user(*arguments: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", command(), *arguments],
+            env={"HOME": str(unprivileged_home), "PATH": "/usr/bin:/bin"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    try:
+        made = as_user("up", "--hypervisor", "fake", "--port-base", str(free_port_base()))
+        lines = made.stdout.strip().splitlines()[-5:]
+        assert lines[0] == 'eval "$(mallee credentials)"'
+        assert lines[4].startswith("ssh ")
+        services = json.loads(as_user("status", "--json").stdout)["Services"]
+        owners = {Path(f"/proc/{service['Pid']}").stat().st_uid for service in services}
+        assert owners == {NOBODY}
+        os.kill(next(s["Pid"] for s in services if s["Name"] == "clc-1"), signal.SIGKILL)
+        as_user("up", "--no-image")
+        as_user("down")
+    finally:
+        as_user("destroy", "--yes")
+    assert not (unprivileged_home / ".local/state/mallee").exists()
