@@ -29,7 +29,7 @@ async def delete_objects(
 ) -> object_pb2.DeleteObjectsOutput:
     """The facade has checked the digests of the XML body that named the keys (`checksum_algorithm` was for it)."""
     bucket = await store.bucket(request.bucket, caller, request.expected_bucket_owner)
-    wanted = request.delete.objects
+    wanted, quiet = request.delete.objects, request.delete.quiet
     if not 1 <= len(wanted) <= _KEYS_LIMIT:
         raise InvalidArgument(
             "The XML you provided was not well-formed or did not validate against our published schema",
@@ -53,7 +53,7 @@ async def delete_objects(
     for place, error in outcomes.items():
         if error is not None:
             answer.errors.add(key=wanted[place].key, code=error.code, message=error.message)
-        elif not request.delete.quiet:
+        elif not quiet:
             answer.deleted.add(key=wanted[place].key)
     return answer
 

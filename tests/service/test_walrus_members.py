@@ -1,0 +1,154 @@
+"""No input member of S3's contract that a client set stays unread by Walrus."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+
+from common.errors import CloudError
+from ec2_facade.protocol.model import accepted_values
+from mallee.s3.v1 import bucket_pb2, listing_pb2, multipart_pb2, object_pb2
+from services.walrus import buckets, delete, get, listing, multipart, put
+from services.walrus.store import Store
+from tests.recording import recording, unread
+from tests.walrus_store import ALICE, begin_upload, make_bucket, opened_store, put_bytes, upload_part
+
+UseCase = Callable[[Store, Any, Any], Awaitable[Any]]
+
+# What a member must say so that the action takes place; a string that is not here says "x", a number 1.
+VALUES: dict[str, Any] = {
+    "bucket": "bucket",
+    "key": "k",
+    "expected_bucket_owner": ALICE.account_id,
+    "encoding_type": "url",
+    "storage_class": "STANDARD",
+    "checksum_mode": "ENABLED",
+    "if_match": "*",
+    "bucket_region": "us-east-1",
+    "location_constraint": "us-east-1",
+}
+# Those that exclude another one, each with what it needs; they are looked at by themselves.
+ALONE = frozenset({"range", "part_number", "if_none_match", "continuation_token", "checksum_type", "upload_id_marker"})
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    async with opened_store(tmp_path / "walrus") as store:
+        await make_bucket(store)
+        await put_bytes(store, "k", b"abc")
+        yield store
+
+
+async def _get(store: Store, request: Any, caller: Any) -> None:
+    async with get.opened_object(store, request, caller):
+        pass
+
+
+CASES: list[tuple[type[Message], UseCase]] = [
+    (bucket_pb2.CreateBucketRequest, buckets.create_bucket),
+    (bucket_pb2.ListBucketsRequest, buckets.list_buckets),
+    (bucket_pb2.HeadBucketRequest, buckets.head_bucket),
+    (bucket_pb2.GetBucketLocationRequest, buckets.get_bucket_location),
+    (object_pb2.HeadObjectRequest, get.head_object),
+    (object_pb2.GetObjectRequest, _get),
+    (object_pb2.DeleteObjectRequest, delete.delete_object),
+    (object_pb2.DeleteObjectsRequest, delete.delete_objects),
+    (listing_pb2.ListObjectsRequest, listing.list_objects),
+    (listing_pb2.ListObjectsV2Request, listing.list_objects_v2),
+    (multipart_pb2.ListMultipartUploadsRequest, listing.list_multipart_uploads),
+    (multipart_pb2.CreateMultipartUploadRequest, multipart.create_upload),
+]
+
+
+@pytest.mark.parametrize(("kind", "use_case"), CASES, ids=lambda one: getattr(one, "__name__", ""))
+async def test_every_member_is_read(store: Store, kind: type[Message], use_case: UseCase) -> None:
+    for field in kind.DESCRIPTOR.fields:
+        request = kind()
+        fill(request, skip=ALONE - {field.name})
+        watched = recording(request)
+        try:
+            await use_case(store, watched, ALICE)
+        except CloudError:
+            # Refused for what it says: then it was read.
+            continue
+        # The facade checks the digest of the XML that named the keys.
+        checked_before = {"checksum_algorithm"} if kind is object_pb2.DeleteObjectsRequest else set()
+        assert set(unread(watched)) <= checked_before, field.name
+        if kind is object_pb2.DeleteObjectRequest:
+            await put_bytes(store, "k", b"abc")
+
+
+def fill(message: Message, *, skip: frozenset[str] = frozenset()) -> None:
+    field: Any
+    for field in message.DESCRIPTOR.fields:
+        if field.name in skip or field.name in ("nanos", "if_modified_since", "if_unmodified_since"):
+            continue
+        if accepted_values(field) is None:
+            _set(message, field)
+
+
+def _set(message: Message, field: Any) -> None:
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        getattr(message, field.name)["name"] = "value"
+    elif field.message_type is not None:
+        inner = getattr(message, field.name)
+        fill(inner.add() if field.is_repeated else inner)
+        if not field.is_repeated:
+            inner.SetInParent()
+    elif field.type == FieldDescriptor.TYPE_STRING:
+        setattr(message, field.name, VALUES.get(field.name, "CRC32" if field.name == "checksum_algorithm" else "x"))
+    elif field.type == FieldDescriptor.TYPE_BOOL:
+        setattr(message, field.name, False)
+    else:
+        setattr(message, field.name, 1)
+
+
+async def test_every_member_of_an_upload_is_read(store: Store) -> None:
+    upload_id = await begin_upload(store, "k", checksum_algorithm="CRC32")
+    etag = await upload_part(store, "k", upload_id, 1, b"abc", checksum_algorithm="CRC32")
+    headers: list[tuple[type[Message], type[Message], UseCase]] = [
+        (object_pb2.PutObjectRequest, object_pb2.PutObjectStream, put.put_object),
+        (multipart_pb2.UploadPartRequest, multipart_pb2.UploadPartStream, multipart.upload_part),
+    ]
+    for kind, frame, use_case in headers:
+        request = kind()
+        fill(request, skip=ALONE - {"part_number"} | {"upload_id", "content_md5"})
+        for field in kind.DESCRIPTOR.fields:
+            if field.name.startswith("checksum_") and field.name != "checksum_algorithm":
+                request.ClearField(field.name)
+        request.content_length = 3  # type: ignore[attr-defined]
+        request.content_md5 = "kAFQmDzST7DWlj99KOF/cg=="  # type: ignore[attr-defined]
+        if "upload_id" in kind.DESCRIPTOR.fields_by_name:
+            request.upload_id = upload_id  # type: ignore[attr-defined]
+        watched = recording(request)
+
+        async def messages(frame: Any = frame, watched: Any = watched) -> AsyncIterator[Any]:
+            yield Header(watched)
+            yield frame(chunk=b"abc")
+            yield frame(end={"length": 3})
+
+        await use_case(store, messages(), ALICE)
+        assert unread(watched) == [], kind.__name__
+    complete = multipart_pb2.CompleteMultipartUploadRequest(
+        bucket="bucket", key="k", upload_id=upload_id, mpu_object_size=3, checksum_type="COMPOSITE", if_match="*"
+    )
+    complete.expected_bucket_owner = ALICE.account_id
+    complete.multipart_upload.parts.add(part_number=1, e_tag=etag, checksum_crc32="NSRBwg==")
+    watched = recording(complete)
+    await multipart.complete_upload(store, watched, ALICE)
+    assert unread(watched) == []
+
+
+class Header:
+    """A stream's first message, whose header is watched."""
+
+    def __init__(self, header: Any) -> None:
+        self.header = header
+
+    def WhichOneof(self, name: str) -> str:
+        return "header"
