@@ -266,6 +266,8 @@ class Lab:
 
     async def restart(self, node: NodeConfig) -> None:
         """A new node controller in place of a killed one: nothing is told to it but the configuration."""
+        # Its timers and threads must not outlive it, as they would not in a process of its own.
+        await self.networks[node.name].close()
         self.networks[node.name] = HostNetwork(self.cloud, node)
         await self.networks[node.name].open()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import time
 
@@ -283,6 +285,14 @@ async def test_a_new_node_controller_cuts_no_flow(lab: Lab) -> None:
             assert all(echoes(flow) for flow in flows)
         await lab.apply(lab.plan(vpc, 2, ALL))
         assert all(echoes(flow) for flow in flows)
+
+
+async def test_a_dead_dnsmasq_comes_back_by_itself(lab: Lab) -> None:
+    guest = await lab.guest(VpcId.new(), "172.31.0.10")
+    [pid] = netlab.dnsmasq_processes()
+    os.kill(pid, signal.SIGKILL)
+    await eventually(lambda: netlab.dnsmasq_processes() not in ([], [pid]), within_s=20)
+    guest.ask_dhcp()
 
 
 async def test_what_somebody_took_away_comes_back(lab: Lab) -> None:

@@ -7,6 +7,7 @@ half a change is never left behind by a deadline.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import pwd
 import shutil
 import socket
@@ -17,16 +18,23 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from common.config import CloudConfig, NodeConfig
+from common.errors import CloudError
 from common.ids import InterfaceId, VpcId
+from common.log import get_logger
 from mallee.nc.v1 import instance_pb2, network_pb2
 from services.nc.net import host, names
 from services.nc.net.ruleset import Doors
 from services.nc.net.site import Site
 from services.nc.net.vpc import Vpc
 
+_log = get_logger(__name__)
+
 _THREADS: Final = 4
 # A neighbour that looked just before the address moved asks again; whoever missed one announcement hears the next.
 _ANNOUNCE_AGAIN_S: Final = (0.25, 1.0, 3.0)
+
+# How long a VPC may be without its dnsmasq: leases last an hour, names are asked for again.
+_LOOK_AFTER_S: Final = 5.0
 
 T = TypeVar("T")
 
@@ -61,11 +69,15 @@ class HostNetwork:
         )
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="network")
         self._locks: dict[VpcId, threading.Lock] = {}
+        self._next_look: asyncio.TimerHandle | None = None
 
     async def open(self) -> None:
         await self._run(self._open)
+        self._look_again()
 
     async def close(self) -> None:
+        if self._next_look:
+            self._next_look.cancel()
         # What still runs finishes first, off the loop.
         await asyncio.get_running_loop().run_in_executor(None, self._pool.shutdown)
 
@@ -101,13 +113,29 @@ class HostNetwork:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     async def _on(self, vpc_id: VpcId, work: Callable[[Vpc], T]) -> T:
-        lock = self._locks.setdefault(vpc_id, threading.Lock())
+        return await self._run(lambda: self._alone(vpc_id, work))
 
-        def alone() -> T:
-            with lock:
-                return work(Vpc(self._site, vpc_id))
+    def _alone(self, vpc_id: VpcId, work: Callable[[Vpc], T]) -> T:
+        with self._locks.setdefault(vpc_id, threading.Lock()):
+            return work(Vpc(self._site, vpc_id))
 
-        return await self._run(alone)
+    def _look_again(self) -> None:
+        loop = asyncio.get_running_loop()
+
+        def look() -> None:
+            with contextlib.suppress(RuntimeError):  # closed meanwhile
+                self._pool.submit(self._look_after)
+                self._look_again()
+
+        self._next_look = loop.call_later(_LOOK_AFTER_S, look)
+
+    def _look_after(self) -> None:
+        """dnsmasq is nobody's child: it is missed by looking."""
+        for vpc_id in self._site.vpcs():
+            try:
+                self._alone(vpc_id, Vpc.keep_serving)
+            except (CloudError, OSError) as error:
+                _log.warning("a VPC is without its dnsmasq", vpc_id=vpc_id, error=str(error))
 
     def _open(self) -> None:
         self._site.open()
@@ -145,10 +173,8 @@ class HostNetwork:
             )
 
     def _announce_again(self, addresses: list[str]) -> None:
-        try:
+        with contextlib.suppress(RuntimeError):  # closed meanwhile
             self._pool.submit(self._announce_what_is_here, addresses)
-        except RuntimeError:
-            return  # closed meanwhile
 
     def _announce_what_is_here(self, addresses: list[str]) -> None:
         """An address may have moved on since; announcing it then would steal it."""

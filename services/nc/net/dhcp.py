@@ -106,6 +106,7 @@ class Dnsmasq:
                 os.kill(pid, signal.SIGHUP)
             return
         self.stop()
+        self._folder.chmod(0o755)
         if stale_lease:
             # An address that changed hands stays with its old card until the lease ends. The guests' addresses are
             # all fixed, so a server without memory gives every one of them the same answer.

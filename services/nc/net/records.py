@@ -93,6 +93,7 @@ def _mac(value: str) -> str:
 
 def _replace(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.chmod(0o755)
     new = path.with_name(path.name + ".new")
     new.write_bytes(content)
     new.replace(path)

@@ -24,6 +24,21 @@ from services.nc.net.ruleset import Doors
 _ARP_REQUEST: Final = struct.Struct("!6s6sHHHBBH6s4s6s4s")
 _LARGEST_GUEST_MTU: Final = 9000
 
+# A new namespace takes over what the host has, and a hardened host has much that would keep a router from its work:
+# each of these is said, below ipv4/conf/<all, default, link>.
+ROUTER_SETTINGS: Final = {
+    "rp_filter": "0",
+    "proxy_arp": "0",
+    "arp_ignore": "0",
+    "arp_filter": "0",
+    "arp_announce": "0",
+    "send_redirects": "0",
+    "accept_redirects": "0",
+    "accept_source_route": "0",
+    "accept_local": "0",
+    "route_localnet": "0",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
@@ -46,14 +61,16 @@ class Site:
         """Raises Unavailable without the namespace and its leg on the underlay (deploy/fabric.py makes both)."""
         if not host.namespace_stands(self.namespace):
             raise Unavailable(f"network namespace {self.namespace} is missing; `mallee up` makes it")
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder.parent)
+        make_folder(self.folder)
         host.settings(
             {
                 "ipv4/ip_forward": "1",
-                **{f"ipv4/conf/{scope}/send_redirects": "0" for scope in ("all", "default", names.UNDERLAY)},
-                **{f"ipv4/conf/{scope}/accept_redirects": "0" for scope in ("all", "default", names.UNDERLAY)},
-                **{f"ipv4/conf/{scope}/accept_source_route": "0" for scope in ("all", "default")},
-                **{f"ipv4/conf/{scope}/rp_filter": "0" for scope in ("all", "default")},
+                **{
+                    f"ipv4/conf/{scope}/{name}": value
+                    for scope in ("all", "default", names.UNDERLAY)
+                    for name, value in ROUTER_SETTINGS.items()
+                },
                 # Answer for public addresses at once, and believe a moved address at once.
                 f"ipv4/neigh/{names.UNDERLAY}/proxy_delay": "0",
                 f"ipv4/neigh/{names.UNDERLAY}/locktime": "0",
@@ -187,6 +204,12 @@ class Site:
         held = {route["dst"] for route in routes if names.vpc_of_uplink(str(route.get("dev", "")))}
         orphans = [entry["dst"] for entry in proxies if entry["dst"] not in held]
         host.links((f"neigh del proxy {address} dev {names.UNDERLAY}" for address in orphans), namespace=self.namespace)
+
+
+def make_folder(path: Path) -> None:
+    """dnsmasq reads here as a user of its own, whatever our umask is."""
+    path.mkdir(parents=True, exist_ok=True)
+    path.chmod(0o755)
 
 
 def _link_address(link: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from common.ids import InterfaceId, VpcId
 from mallee.nc.v1 import instance_pb2, network_pb2
 from services.nc.net import dhcp, flows, host, names, policy, ruleset
 from services.nc.net.records import Record, Records, record_of
-from services.nc.net.site import Site
+from services.nc.net.site import ROUTER_SETTINGS, Site
 
 _METADATA_BACKLOG = 128
 
@@ -145,6 +145,11 @@ class Vpc:
             return set()
         return {i for link in host.link_kinds(self._namespace) if (i := names.interface_of(link))}
 
+    def keep_serving(self) -> None:
+        """Starts dnsmasq again if it has died."""
+        if host.namespace_stands(self._namespace):
+            self._serve_dhcp(self._records.view())
+
     def metadata_socket(self) -> socket.socket:
         def listen() -> socket.socket:
             listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
@@ -266,17 +271,7 @@ class Vpc:
 
 _KERNEL = {
     "ipv4/ip_forward": "1",
-    **{
-        f"ipv4/conf/{scope}/{name}": value
-        for scope in ("all", "default")
-        for name, value in (
-            ("rp_filter", "0"),
-            ("proxy_arp", "0"),
-            ("send_redirects", "0"),
-            ("accept_redirects", "0"),
-            ("accept_source_route", "0"),
-        )
-    },
+    **{f"ipv4/conf/{scope}/{name}": value for scope in ("all", "default") for name, value in ROUTER_SETTINGS.items()},
     "ipv6/conf/all/disable_ipv6": "1",
     "ipv6/conf/default/disable_ipv6": "1",
     # A revoked connection must not be taken up again in the middle, from either end.
