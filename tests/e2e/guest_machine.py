@@ -114,8 +114,12 @@ class Machine:
     def press_power_button(self) -> None:
         with socket.socket(socket.AF_UNIX) as monitor:
             monitor.connect(str(self._folder / "monitor"))
+            monitor.settimeout(30)
             monitor.sendall(b"system_powerdown\n")
-            monitor.recv(100)
+            # QEMU drops what it has not yet read when the connection ends: wait for the prompt after the command.
+            said = b""
+            while said.count(b"(qemu)") < 2:
+                said += monitor.recv(4096)
 
     def wait_until_off(self, within_s: float = 60) -> None:
         assert self._process.wait(within_s) == 0
