@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import signal
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -26,6 +28,29 @@ from services.nc.paths import NodePaths
 from tests.ports import free_port
 from tests.unit.nc.specs import KERNEL, MACHINE, RAMDISK
 
+CONFIG = """\
+cloud_id = "c0de"
+home = "{home}"
+[etcd]
+endpoints = {etcd}
+[nodes]
+hypervisor = "fake"
+cpu_overcommit = 2.0
+disk_reserve_bytes = 0
+[[zones]]
+name = "us-east-1a"
+cc_port = 1
+cc_metrics_port = 2
+[[zones.nodes]]
+name = "{node}"
+address = "127.0.0.1"
+port = {port}
+metrics_port = 0
+cores = 8
+memory_bytes = 1073741824
+disk_bytes = 1073741824
+"""
+ENVIRONMENT = {"PYTHONPATH": ".:gen", "PATH": "/usr/bin:/bin"}
 NODE, CC, ZONE = "nc-us-east-1a-1", "cc-us-east-1a", "us-east-1a"
 DEADLINE_S = 30
 
@@ -194,3 +219,24 @@ async def connected(site: Site) -> AsyncIterator[Client]:
         client = Client(service_pb2_grpc.NodeControllerServiceStub(channel))
         tasks.start(client.follow())
         yield client
+
+
+@asynccontextmanager
+async def process(
+    site: Site, module: str = "tests.service.nc.node_process", *, etcd: str = ""
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A node of its own process, ended by SIGKILL."""
+    _, node = site.config.node(NODE)
+    config = Path(site.config.home) / "mallee.toml"
+    endpoints = f'["{etcd}"]' if etcd else "[]"
+    config.write_text(CONFIG.format(home=site.config.home, node=NODE, port=node.port, etcd=endpoints))
+    started = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", module, "--config", str(config), "--member", NODE),
+        env=ENVIRONMENT,
+    )
+    try:
+        yield started
+    finally:
+        if started.returncode is None:
+            started.send_signal(signal.SIGKILL)
+        await started.wait()

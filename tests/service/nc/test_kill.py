@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -16,48 +13,11 @@ from common.errors import CloudError
 from mallee.nc.v1 import instance_pb2
 from services.nc.drivers.fake import FakeHypervisor
 from services.nc.drivers.network_fake import FakeNetwork
-from tests.service.nc.stage import NODE, Client, Site, connected, make_site
+from tests.service.nc.stage import Client, Site, connected, make_site, process
 from tests.unit.nc.specs import spec
 
 COUNT = 8
 KILLS = 6
-CONFIG = """\
-cloud_id = "c0de"
-home = "{home}"
-[nodes]
-hypervisor = "fake"
-cpu_overcommit = 2.0
-disk_reserve_bytes = 0
-[[zones]]
-name = "us-east-1a"
-cc_port = 1
-cc_metrics_port = 2
-[[zones.nodes]]
-name = "{node}"
-address = "127.0.0.1"
-port = {port}
-metrics_port = 0
-cores = 8
-memory_bytes = 1073741824
-disk_bytes = 1073741824
-"""
-
-
-@asynccontextmanager
-async def process(site: Site) -> AsyncIterator[asyncio.subprocess.Process]:
-    _, node = site.config.node(NODE)
-    config = Path(site.config.home) / "mallee.toml"
-    config.write_text(CONFIG.format(home=site.config.home, node=NODE, port=node.port))
-    started = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.service.nc.node_process", "--config", str(config), "--member", NODE),
-        env={"PYTHONPATH": ".:gen", "PATH": "/usr/bin:/bin"},
-    )
-    try:
-        yield started
-    finally:
-        if started.returncode is None:
-            started.send_signal(signal.SIGKILL)
-        await started.wait()
 
 
 class Orders:
