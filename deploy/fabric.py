@@ -12,12 +12,12 @@ import shutil
 from pathlib import Path
 from typing import Any, Final
 
+from common import netns
 from common.config import CloudConfig, NodeConfig
 from common.errors import CloudError
-from services.nc.net import dhcp, host, names
 
 # Guests get the customary 1500 beside VXLAN's headers; the bridge is ours, so it can carry both.
-UNDERLAY_MTU: Final = 1500 + names.VXLAN_OVERHEAD_BYTES
+UNDERLAY_MTU: Final = 1500 + netns.VXLAN_OVERHEAD_BYTES
 _BRIDGE: Final = "br0"
 _NO_IPV6: Final = {"ipv6/conf/all/disable_ipv6": "1", "ipv6/conf/default/disable_ipv6": "1"}
 
@@ -47,10 +47,10 @@ def ensure(config: CloudConfig) -> None:
     leg = host_link(config)
     underlay = ipaddress.IPv4Network(config.network.underlay_cidr)
     _ensure_switch(config)
-    host.settings({f"ipv6/conf/{leg}/disable_ipv6": "1", f"ipv4/neigh/{leg}/locktime": "0"})
+    netns.settings({f"ipv6/conf/{leg}/disable_ipv6": "1", f"ipv4/neigh/{leg}/locktime": "0"})
     # The rules stand before the first guest can speak.
-    host.rules(host_rules(config))
-    host.links(
+    netns.rules(host_rules(config))
+    netns.links(
         [
             f"link set {leg} mtu {UNDERLAY_MTU} up",
             f"addr replace {config.management_address}/{underlay.prefixlen} dev {leg}",
@@ -69,10 +69,10 @@ def check(config: CloudConfig) -> None:
         (ipaddress.IPv4Network(config.network.underlay_cidr), "network.underlay_cidr"),
         (ipaddress.IPv4Network(config.network.public_pool), "network.public_pool"),
     ]
-    present = host.link_kinds()
+    present = netns.link_kinds()
     if config.network.uplink and config.network.uplink not in present:
         raise FabricError(f"network.uplink names {config.network.uplink}, and this machine has no such interface")
-    for route in host.show("route show table main")[0]:
+    for route in netns.show("route show table main")[0]:
         if route["dst"] == "default" or route.get("dev") == leg:
             continue
         for network, key in ours:
@@ -89,17 +89,18 @@ def destroy(config: CloudConfig) -> None:
     """Nothing that the cloud's network made on this host is left. Repeating it is safe."""
     prefix = f"m{config.cloud_id}-"
     state = Path(f"/run/mallee-{config.cloud_id}")
-    for pid in dhcp.processes_of(state):
-        dhcp.end_process(pid)
     # Longest first: VPCs before their nodes.
-    for name in sorted((n for n in host.namespaces() if n.startswith(prefix)), key=len, reverse=True):
-        links = [link for link in host.link_kinds(name) if link[0] in "tpx" or link in (names.OVERLAY, names.UNDERLAY)]
-        for link in links:
-            host.quietly(["ip", "-n", name, "link", "del", link])
-        host.delete_namespace(name)
-    host.quietly(["ip", "link", "del", host_link(config)])
+    for name in sorted((n for n in netns.namespaces() if n.startswith(prefix)), key=len, reverse=True):
+        if "-vpc-" in name:
+            netns.end_processes(name)
+        # The kernel takes a namespace's links away some time after it; they are to be gone now.
+        for link in netns.link_kinds(name):
+            if link != "lo":
+                netns.quietly(["ip", "-n", name, "link", "del", link])
+        netns.delete_namespace(name)
+    netns.quietly(["ip", "link", "del", host_link(config)])
     _close_uplink(config)
-    host.rules(f"table inet {table_name(config)}\ndelete table inet {table_name(config)}\n")
+    netns.rules(f"table inet {table_name(config)}\ndelete table inet {table_name(config)}\n")
     shutil.rmtree(state, ignore_errors=True)
 
 
@@ -142,6 +143,11 @@ table inet {table} {{
 """
 
 
+def _mac(address: str) -> str:
+    """Told from the underlay address, so that nobody's neighbour table is wrong after a repair."""
+    return "02:4e:" + ":".join(f"{byte:02x}" for byte in ipaddress.IPv4Address(address).packed)
+
+
 def _nodes(config: CloudConfig) -> list[NodeConfig]:
     return [node for zone in config.zones for node in zone.nodes if node.namespace]
 
@@ -150,11 +156,11 @@ def _ensure_switch(config: CloudConfig) -> None:
     """The bridge has a namespace to itself, so that the host's own rules for bridged packets (br_netfilter, on any host
     with containers) never meet the traffic between nodes."""
     switch, leg = switch_namespace(config), host_link(config)
-    host.ensure_namespace(switch)
-    host.settings({**_NO_IPV6, "ipv4/ip_forward": "0"}, namespace=switch)
-    if _BRIDGE not in host.link_kinds(switch):
-        host.links([f"link add {_BRIDGE} mtu {UNDERLAY_MTU} type bridge"], namespace=switch)
-    host.links(
+    netns.ensure_namespace(switch)
+    netns.settings({**_NO_IPV6, "ipv4/ip_forward": "0"}, namespace=switch)
+    if _BRIDGE not in netns.link_kinds(switch):
+        netns.links([f"link add {_BRIDGE} mtu {UNDERLAY_MTU} type bridge"], namespace=switch)
+    netns.links(
         [
             f"link set {_BRIDGE} type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
             f"link set {_BRIDGE} mtu {UNDERLAY_MTU} up",
@@ -167,32 +173,32 @@ def _ensure_switch(config: CloudConfig) -> None:
 
 def _ensure_cable(switch: str, port: str, *, namespace: str, link: str, mac: str) -> None:
     """A veth pair from the bridge's `port` to `link` in a namespace (empty: the host's). Half a pair cannot stand."""
-    if link not in host.link_kinds(namespace):
-        if port in host.link_kinds(switch):
-            host.links([f"link del {port}"], namespace=switch)
+    if link not in netns.link_kinds(namespace):
+        if port in netns.link_kinds(switch):
+            netns.links([f"link del {port}"], namespace=switch)
         ends = f"link add {link} address {mac} mtu {UNDERLAY_MTU} type veth peer name {port} mtu {UNDERLAY_MTU}"
-        host.links([f"{ends} netns {switch}"], namespace=namespace)
-    host.links([f"link set {port} mtu {UNDERLAY_MTU} master {_BRIDGE} up"], namespace=switch)
+        netns.links([f"{ends} netns {switch}"], namespace=namespace)
+    netns.links([f"link set {port} mtu {UNDERLAY_MTU} master {_BRIDGE} up"], namespace=switch)
 
 
 def _ensure_node(config: CloudConfig, node: NodeConfig) -> None:
     underlay = ipaddress.IPv4Network(config.network.underlay_cidr)
     port = f"n{int(ipaddress.IPv4Address(node.address)) - int(underlay.network_address):x}"
-    host.ensure_namespace(node.namespace)
-    host.settings(_NO_IPV6, namespace=node.namespace)
-    mac = names.overlay_mac(node.address).replace("02:4d", "02:4e", 1)
-    _ensure_cable(switch_namespace(config), port, namespace=node.namespace, link=names.UNDERLAY, mac=mac)
+    netns.ensure_namespace(node.namespace)
+    netns.settings(_NO_IPV6, namespace=node.namespace)
+    mac = _mac(node.address)
+    _ensure_cable(switch_namespace(config), port, namespace=node.namespace, link=netns.UNDERLAY, mac=mac)
     lines = [
         "link set lo up",
-        f"link set {names.UNDERLAY} mtu {UNDERLAY_MTU} up",
-        f"addr replace {node.address}/{underlay.prefixlen} dev {names.UNDERLAY}",
-        f"route replace {config.network.public_pool} dev {names.UNDERLAY} src {node.address}",
+        f"link set {netns.UNDERLAY} mtu {UNDERLAY_MTU} up",
+        f"addr replace {node.address}/{underlay.prefixlen} dev {netns.UNDERLAY}",
+        f"route replace {config.network.public_pool} dev {netns.UNDERLAY} src {node.address}",
     ]
     if config.network.uplink:
-        lines.append(f"route replace default via {config.management_address} dev {names.UNDERLAY}")
-    elif any(route["dst"] == "default" for route in host.show("route show", namespace=node.namespace)[0]):
+        lines.append(f"route replace default via {config.management_address} dev {netns.UNDERLAY}")
+    elif any(route["dst"] == "default" for route in netns.show("route show", namespace=node.namespace)[0]):
         lines.append("route del default")
-    host.links(lines, namespace=node.namespace)
+    netns.links(lines, namespace=node.namespace)
 
 
 def _open_uplink(config: CloudConfig) -> None:
@@ -208,19 +214,19 @@ def _open_uplink(config: CloudConfig) -> None:
         note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(f"{uplink} {before}\n")
     if note.read_text().split()[1] == "0":
-        host.rules(
+        netns.rules(
             f'add rule inet {table_name(config)} forward iifname "{uplink}" oifname != "{host_link(config)}" drop\n'
         )
     for link in (host_link(config), uplink):
-        host.settings({f"ipv4/conf/{link}/forwarding": "1"})
+        netns.settings({f"ipv4/conf/{link}/forwarding": "1"})
 
 
 def _close_uplink(config: CloudConfig) -> None:
     note = _uplink_note(config)
     if note.exists():
         uplink, before = note.read_text().split()
-        if uplink in host.link_kinds():
-            host.settings({f"ipv4/conf/{uplink}/forwarding": before})
+        if uplink in netns.link_kinds():
+            netns.settings({f"ipv4/conf/{uplink}/forwarding": before})
         note.unlink()
 
 
@@ -231,6 +237,6 @@ def _uplink_note(config: CloudConfig) -> Path:
 def describe(config: CloudConfig) -> dict[str, Any]:
     """What stands, for `mallee status` and for error reports."""
     return {
-        "host_link": host_link(config) in host.link_kinds(),
-        "namespaces": [name for name in host.namespaces() if name.startswith(f"m{config.cloud_id}-")],
+        "host_link": host_link(config) in netns.link_kinds(),
+        "namespaces": [name for name in netns.namespaces() if name.startswith(f"m{config.cloud_id}-")],
     }

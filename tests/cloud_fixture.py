@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shlex
 import shutil
 import signal
@@ -189,7 +190,7 @@ def mallee(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[s
 def fake_cloud() -> Iterator[RunningCloud]:
     """One zone of two nodes with fake drivers."""
     cloud = RunningCloud(
-        home=_new_home(FAKE_HOMES),
+        home=new_home(FAKE_HOMES),
         options=["--hypervisor", "fake", "--nodes", "2", "--no-image", "--port-base", str(free_port_base())],
     )
     yield from _running(cloud)
@@ -200,13 +201,22 @@ def real_cloud() -> Iterator[RunningCloud]:
     """Two zones of two nodes with real machines."""
     if not _ROOT:
         pytest.skip("needs root")
-    number = 100 + os.getpid() % 100
-    ranges = ["--underlay", f"100.64.{number}.0/24", "--public-pool", f"198.18.{number}.0/24"]
     cloud = RunningCloud(
-        home=_new_home(REAL_HOMES),
-        options=["--zones", "2", "--nodes", "2", "--no-image", "--port-base", str(free_port_base()), *ranges],
+        home=new_home(REAL_HOMES),
+        options=["--zones", "2", "--nodes", "2", "--no-image", "--port-base", str(free_port_base()), *free_ranges()],
     )
     yield from _running(cloud)
+
+
+def free_ranges() -> list[str]:
+    """Options for ranges that nothing on this machine uses: shared address space and RFC 2544's, never documentation
+    ranges, by which the machine that tests may reach its registries."""
+    routes = subprocess.run(["ip", "route", "show"], capture_output=True, text=True, check=True).stdout
+    for number in random.sample(range(100, 250), 100):
+        underlay, pool = f"100.64.{number}.0/24", f"198.18.{number}.0/24"
+        if underlay not in routes and pool not in routes:
+            return ["--underlay", underlay, "--public-pool", pool]
+    raise AssertionError("no free range of addresses")
 
 
 def _running(cloud: RunningCloud) -> Iterator[RunningCloud]:
@@ -222,10 +232,11 @@ def _running(cloud: RunningCloud) -> Iterator[RunningCloud]:
             shutil.rmtree(cloud.home, ignore_errors=True)
 
 
-def _new_home(homes: Path) -> Path:
+def new_home(homes: Path) -> Path:
     """A folder named after this process; those of processes that are gone are clouds that nobody will remove."""
     for left in homes.parent.glob(f"{homes.name}-*"):
-        if Path(f"/proc/{left.name.removeprefix(f'{homes.name}-')}").exists() or not os.access(left, os.W_OK):
+        pid = left.name.removeprefix(f"{homes.name}-")
+        if not pid.isdigit() or Path(f"/proc/{pid}").exists() or not os.access(left, os.W_OK):
             continue
         mallee("destroy", "--yes", "--home", str(left), check=False)
         shutil.rmtree(left, ignore_errors=True)

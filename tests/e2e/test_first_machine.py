@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.cloud_fixture import REAL_HOMES, RunningCloud, command
+from tests.cloud_fixture import REAL_HOMES, RunningCloud, command, free_ranges, new_home
 from tests.e2e.host_traces import host_traces, processes
 from tests.ports import free_port_base
 
@@ -19,10 +18,8 @@ pytestmark = [pytest.mark.root, pytest.mark.e2e, pytest.mark.timeout(600)]
 @pytest.fixture(scope="module")
 def cloud() -> Iterator[RunningCloud]:
     """One of its own: these tests take it down and remove it."""
-    ranges = ["--underlay", "100.64.99.0/24", "--public-pool", "198.18.99.0/24"]
-    cloud = RunningCloud(
-        home=Path(f"{REAL_HOMES}-first-{os.getpid()}"), options=["--port-base", str(free_port_base()), *ranges]
-    )
+    homes = REAL_HOMES.with_name(f"{REAL_HOMES.name}-first")
+    cloud = RunningCloud(home=new_home(homes), options=["--port-base", str(free_port_base()), *free_ranges()])
     yield cloud
     if (cloud.home / "mallee.toml").exists():
         cloud.destroy()
