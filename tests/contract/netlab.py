@@ -14,17 +14,18 @@ import socket
 import struct
 import subprocess
 import tempfile
-import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from common import netns
 from common.config import CloudConfig, FacadeConfig, NetworkConfig, NodeConfig, ZoneConfig
 from common.ids import InterfaceId, VpcId, mac_of
 from deploy import fabric
 from mallee.nc.v1 import instance_pb2, network_pb2
 from services.nc.drivers.network import HostNetwork, state_folder
-from services.nc.net import dhcp, host, names
+from services.nc.net import dhcp, names
+from tests.contract.traffic import Server, dial, pings, reaches
 
 CLOUD = "7e51"
 MANAGEMENT = "100.64.201.1"
@@ -86,7 +87,7 @@ class Guest:
         return self.interface.private_ipv4
 
     def run(self, *command: str) -> str:
-        return host.run(command, namespace=self.namespace)
+        return netns.run(command, namespace=self.namespace)
 
     def ask_dhcp(self) -> dict[str, str]:
         """Runs busybox's udhcpc once and applies the lease."""
@@ -112,7 +113,7 @@ class Guest:
         return self.lease
 
     def udp(self) -> socket.socket:
-        return host.inside(self.namespace, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        return netns.inside(self.namespace, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
 
     def raw(self) -> socket.socket:
         """For whole Ethernet frames on eth0."""
@@ -122,7 +123,7 @@ class Guest:
             wire.bind(("eth0", 0))
             return wire
 
-        return host.inside(self.namespace, make)
+        return netns.inside(self.namespace, make)
 
     def listen(self, port: int, address: str = "0.0.0.0") -> Server:
         return Server(self.namespace, port, address)
@@ -137,98 +138,6 @@ class Guest:
         return pings(self.namespace, address)
 
 
-class Server:
-    """Echoes what it hears, each connection on a thread, until it is closed. Empty namespace: the test's own."""
-
-    def __init__(self, namespace: str, port: int, address: str = "0.0.0.0") -> None:
-        def make() -> socket.socket:
-            listener = socket.socket()
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((address, port))
-            listener.listen(16)
-            return listener
-
-        self._listener = host.inside(namespace, make) if namespace else make()
-        self.port: int = self._listener.getsockname()[1]
-        self.peers: list[str] = []
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection, peer = self._listener.accept()
-                self.peers.append(peer[0])
-                threading.Thread(target=self._echo, args=(connection,), daemon=True).start()
-
-    @staticmethod
-    def _echo(connection: socket.socket) -> None:
-        with contextlib.suppress(OSError), connection:
-            while piece := connection.recv(65536):
-                connection.sendall(piece)
-
-    def __enter__(self) -> Server:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-
-def dial(namespace: str, address: str, port: int, *, within_s: float = 2.0) -> socket.socket:
-    def make() -> socket.socket:
-        connection = socket.socket()
-        connection.settimeout(within_s)
-        try:
-            connection.connect((address, port))
-        except OSError:
-            connection.close()
-            raise
-        return connection
-
-    return host.inside(namespace, make) if namespace else make()
-
-
-def reaches(namespace: str, address: str, port: int, *, within_s: float = 0.7) -> bool:
-    try:
-        with dial(namespace, address, port, within_s=within_s) as connection:
-            return echoes(connection, within_s=within_s)
-    except OSError:
-        return False
-
-
-def echoes(connection: socket.socket, *, within_s: float = 2.0) -> bool:
-    """Whether the other end still answers."""
-    connection.settimeout(within_s)
-    try:
-        connection.sendall(b"hello")
-        return connection.recv(100) == b"hello"
-    except OSError:
-        return False
-
-
-def pings(namespace: str, address: str, *, within_s: float = 0.7) -> bool:
-    """One ICMP echo, by hand: no ping program needed."""
-
-    def make() -> socket.socket:
-        return socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
-
-    with host.inside(namespace, make) if namespace else make() as wire:
-        wire.settimeout(within_s)
-        ident = os.getpid() & 0xFFFF
-        head = struct.pack("!BBHHH", 8, 0, 0, ident, 1)
-        total = sum(struct.unpack("!4H", head))
-        check = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
-        try:
-            wire.sendto(struct.pack("!BBHHH", 8, 0, check, ident, 1), (address, 0))
-            while True:
-                answer, (peer, _) = wire.recvfrom(2048)
-                if peer == address and answer[20] == 0 and answer[24:26] == ident.to_bytes(2, "big"):
-                    return True
-        except OSError:
-            return False
-
-
 @contextlib.contextmanager
 def hold_tap(namespace: str, tap: str) -> Iterator[None]:
     """As an engine does: the tap has carrier meanwhile."""
@@ -239,7 +148,7 @@ def hold_tap(namespace: str, tap: str) -> Iterator[None]:
         fcntl.ioctl(descriptor, 0x400454CA, struct.pack("16sH22x", tap.encode(), 0x0002 | 0x1000 | 0x4000))
         return descriptor
 
-    descriptor = host.inside(namespace, attach)
+    descriptor = netns.inside(namespace, attach)
     try:
         yield
     finally:
@@ -310,15 +219,15 @@ class Lab:
         return guest
 
     def add_cable(self, guest: Guest) -> None:
-        host.ensure_namespace(guest.namespace)
-        host.links(
+        netns.ensure_namespace(guest.namespace)
+        netns.links(
             [
                 f"link add {names.tap_name(guest.interface_id)} type veth peer name eth0 address {guest.interface.mac} "
                 f"netns {guest.namespace}"
             ],
             namespace=guest.node.namespace,
         )
-        host.links(["link set lo up", "link set eth0 up"], namespace=guest.namespace)
+        netns.links(["link set lo up", "link set eth0 up"], namespace=guest.namespace)
 
     def public(self) -> str:
         """A public address nobody has had yet."""
@@ -332,7 +241,7 @@ class Lab:
     async def remove(self, guest: Guest) -> None:
         await self.network(guest).remove_interface(guest.interface_id, VpcId(guest.interface.vpc_id))
         self.guests.remove(guest)
-        host.delete_namespace(guest.namespace)
+        netns.delete_namespace(guest.namespace)
 
     def plan(
         self,

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from common import netns
 from common.ids import InterfaceId, VpcId, mac_of
 from deploy import fabric
 from mallee.nc.v1 import instance_pb2, network_pb2
 from services.nc.drivers.network import state_folder
-from services.nc.net import host
 from tests.contract import netlab
-from tests.contract.netlab import Guest, Lab, group, reaches, rule
+from tests.contract.netlab import Guest, Lab, group, rule
+from tests.contract.traffic import reaches
 
 pytestmark = [pytest.mark.root]
 
@@ -126,8 +127,8 @@ async def test_what_a_dead_one_left_is_seen_and_removed(lab: Lab) -> None:
             await network.remove_interface(interface, vpc)
         lab.guests.remove(guest)
         node = guest.node.namespace
-        assert [name for name in host.namespaces() if name.startswith(f"{node}-")] == [], tools
-        links, proxies = host.show("link show", "neigh show proxy", namespace=node)
+        assert [name for name in netns.namespaces() if name.startswith(f"{node}-")] == [], tools
+        links, proxies = netns.show("link show", "neigh show proxy", namespace=node)
         assert sorted(link["ifname"] for link in links) == ["lo", "underlay0"], tools
         assert proxies == []
         assert netlab.dnsmasq_processes() == []
@@ -150,9 +151,9 @@ async def test_destroying_takes_everything_away_also_half_made_things() -> None:
         assert netlab.dnsmasq_processes() != []
         fabric.destroy(cloud)
         fabric.destroy(cloud)
-        assert [name for name in host.namespaces() if netlab.CLOUD in name] == []
-        assert [link for link in host.link_kinds() if netlab.CLOUD in link] == []
-        assert netlab.CLOUD not in host.run(["nft", "list", "tables"])
+        assert [name for name in netns.namespaces() if netlab.CLOUD in name] == []
+        assert [link for link in netns.link_kinds() if netlab.CLOUD in link] == []
+        assert netlab.CLOUD not in netns.run(["nft", "list", "tables"])
         assert netlab.dnsmasq_processes() == []
         assert not state_folder(cloud).exists()
-        assert not [r for r in host.show("route show")[0] if r["dst"] == netlab.POOL]
+        assert not [r for r in netns.show("route show")[0] if r["dst"] == netlab.POOL]

@@ -9,12 +9,14 @@ import time
 
 import pytest
 
+from common import netns
 from common.ids import InterfaceId, VpcId, mac_of
 from mallee.nc.v1 import instance_pb2
-from services.nc.net import host, names
+from services.nc.net import names
 from tests.contract import netlab
-from tests.contract.netlab import FACADE_PORT, MANAGEMENT, Lab, Server, echoes, group, pings, reaches, rule
+from tests.contract.netlab import FACADE_PORT, MANAGEMENT, Lab, group, rule
 from tests.contract.network_fixtures import ALL, OPEN, lab, opened, whole_lab
+from tests.contract.traffic import Server, dial, echoes, pings, reaches
 from tests.eventually import eventually
 
 __all__ = ["lab", "whole_lab"]
@@ -105,8 +107,8 @@ async def test_a_revoked_rule_cuts_its_flows_and_no_other(lab: Lab) -> None:
     far = await lab.guest(vpc, "172.31.0.12", node=1, groups=(OPEN,))
     await lab.apply(lab.plan(vpc, 1, groups))
     with server.listen(80), server.listen(81):
-        cut = [near.dial(server.private, 80), far.dial(server.private, 80), netlab.dial("", server.public, 80)]
-        kept = [near.dial(server.private, 81), far.dial(server.private, 81), netlab.dial("", server.public, 81)]
+        cut = [near.dial(server.private, 80), far.dial(server.private, 80), dial("", server.public, 80)]
+        kept = [near.dial(server.private, 81), far.dial(server.private, 81), dial("", server.public, 81)]
         assert all(echoes(flow) for flow in cut + kept)
         await lab.apply(lab.plan(vpc, 2, {OPEN: groups[OPEN], WEB: group(WEB, rule("tcp", 81))}))
         assert [echoes(flow, within_s=0.4) for flow in cut] == [False] * 3
@@ -129,7 +131,7 @@ async def test_the_answering_end_of_a_revoked_flow_is_silent_too(lab: Lab) -> No
         made.listen()
         return made
 
-    with host.inside(a.namespace, listener) as listening, b.dial(a.private, 80) as caller:
+    with netns.inside(a.namespace, listener) as listening, b.dial(a.private, 80) as caller:
         answering, _ = listening.accept()
         with answering:
             await lab.apply(lab.plan(vpc, 2, {WEB: group(WEB), OPEN: group(OPEN)}))
@@ -205,10 +207,10 @@ async def test_guests_reach_metadata_and_facade(lab: Lab) -> None:
 async def test_nothing_else_of_host_and_nodes_is_reached(lab: Lab) -> None:
     """etcd, gRPC, metrics, a service bound to every address: none of it exists for a guest, by any address."""
     [guest, _] = await opened(lab, VpcId.new(), 0, 1)
-    outside = next(r for r in host.show("route show default")[0])["dev"]
+    outside = next(r for r in netns.show("route show default")[0])["dev"]
     own = [
         a["local"]
-        for link in host.show(f"addr show dev {outside}")[0]
+        for link in netns.show(f"addr show dev {outside}")[0]
         for a in link["addr_info"]
         if a["family"] == "inet"
     ]
@@ -216,7 +218,7 @@ async def test_nothing_else_of_host_and_nodes_is_reached(lab: Lab) -> None:
     node = guest.node.namespace
     link = [
         a["local"]
-        for e in host.show("addr show dev up0", namespace=f"{node}-{guest.interface.vpc_id}")[0]
+        for e in netns.show("addr show dev up0", namespace=f"{node}-{guest.interface.vpc_id}")[0]
         for a in e["addr_info"]
     ]
     with_everything = [
@@ -241,9 +243,9 @@ async def test_nothing_else_of_host_and_nodes_is_reached(lab: Lab) -> None:
 
 async def test_no_guest_packet_leaves_by_the_machines_own_interface(lab: Lab) -> None:
     guests = await opened(lab, VpcId.new(), 0, 1)
-    outside = next(r for r in host.show("route show default")[0])["dev"]
+    outside = next(r for r in netns.show("route show default")[0])["dev"]
     ours = f"172.31.0.0/16, {netlab.POOL}, 100.64.201.0/24, 169.254.0.0/16"
-    host.rules(
+    netns.rules(
         f"""table inet mallee_test_{netlab.CLOUD}
         delete table inet mallee_test_{netlab.CLOUD}
         table inet mallee_test_{netlab.CLOUD} {{
@@ -258,10 +260,10 @@ async def test_no_guest_packet_leaves_by_the_machines_own_interface(lab: Lab) ->
         for guest in guests:
             for address in ("198.51.100.77", "192.0.2.99", "10.9.8.7"):
                 assert not guest.reaches(address, 80, within_s=0.2)
-        counted = host.run(["nft", "list", "table", "inet", f"mallee_test_{netlab.CLOUD}"])
+        counted = netns.run(["nft", "list", "table", "inet", f"mallee_test_{netlab.CLOUD}"])
         assert counted.count("counter packets 0 bytes 0") == 2, counted
     finally:
-        host.rules(f"delete table inet mallee_test_{netlab.CLOUD}\n")
+        netns.rules(f"delete table inet mallee_test_{netlab.CLOUD}\n")
 
 
 # Node controllers come and go.
@@ -274,7 +276,7 @@ async def test_a_new_node_controller_cuts_no_flow(lab: Lab) -> None:
         a.listen(80),
         near.dial(a.private, 80) as beside,
         far.dial(a.private, 80) as across,
-        netlab.dial("", a.public, 80) as public,
+        dial("", a.public, 80) as public,
     ):
         flows = (beside, across, public)
         for _ in range(2):
@@ -299,9 +301,9 @@ async def test_what_somebody_took_away_comes_back(lab: Lab) -> None:
     vpc = VpcId.new()
     a, far = await opened(lab, vpc, 0, 1)
     node, inside = a.node.namespace, f"{a.node.namespace}-{vpc}"
-    host.rules("delete table inet plan\ndelete table inet guard\n", namespace=inside)
-    host.links(["link del vx0", "addr del 169.254.169.254/32 dev lo"], namespace=inside)
-    host.links([f"link del {names.uplink_name(vpc)}"], namespace=node)
+    netns.rules("delete table inet plan\ndelete table inet guard\n", namespace=inside)
+    netns.links(["link del vx0", "addr del 169.254.169.254/32 dev lo"], namespace=inside)
+    netns.links([f"link del {names.uplink_name(vpc)}"], namespace=node)
     await lab.restart(a.node)
     with a.listen(80):
         assert far.reaches(a.private, 80)
@@ -315,8 +317,8 @@ async def test_removed_interfaces_leave_nothing(lab: Lab) -> None:
     published = [guest.public for guest in guests]
     await lab.clear()
     for node in lab.nodes:
-        assert [name for name in host.namespaces() if name.startswith(f"{node.namespace}-")] == []
-        links, routes, proxies = host.show("link show", "route show", "neigh show proxy", namespace=node.namespace)
+        assert [name for name in netns.namespaces() if name.startswith(f"{node.namespace}-")] == []
+        links, routes, proxies = netns.show("link show", "route show", "neigh show proxy", namespace=node.namespace)
         assert sorted(link["ifname"] for link in links) == ["lo", "underlay0"]
         assert not {route["dst"] for route in routes} & set(published)
         assert proxies == []
@@ -341,15 +343,15 @@ async def test_a_tap_is_kept_while_held_and_made_anew_after(lab: Lab) -> None:
     tap = await network.prepare_interface(spec)
     with netlab.hold_tap(node.namespace, tap):
         await network.plug_interface(spec)
-        assert tap in host.link_kinds(inside)
-        index = host.link_kinds(inside)[tap]["ifindex"]
+        assert tap in netns.link_kinds(inside)
+        index = netns.link_kinds(inside)[tap]["ifindex"]
         assert await network.prepare_interface(spec) == tap
         await network.plug_interface(spec)
-        assert host.link_kinds(inside)[tap]["ifindex"] == index
-        assert tap not in host.link_kinds(node.namespace)
+        assert netns.link_kinds(inside)[tap]["ifindex"] == index
+        assert tap not in netns.link_kinds(node.namespace)
     assert await network.prepare_interface(spec) == tap
-    assert tap in host.link_kinds(node.namespace)
-    assert tap not in host.link_kinds(inside)
+    assert tap in netns.link_kinds(node.namespace)
+    assert tap not in netns.link_kinds(inside)
     await network.remove_interface(interface_id, VpcId(spec.vpc_id))
     assert await network.observe() == {}
-    assert tap not in host.link_kinds(node.namespace)
+    assert tap not in netns.link_kinds(node.namespace)

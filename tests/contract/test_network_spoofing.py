@@ -6,8 +6,9 @@ from ipaddress import IPv4Address
 
 import pytest
 
+from common import netns
 from common.ids import VpcId
-from services.nc.net import host, names
+from services.nc.net import names
 from tests.contract.frames import arp, ethernet, hears, udp
 from tests.contract.netlab import MANAGEMENT, Guest, Lab
 from tests.contract.network_fixtures import lab, opened, whole_lab
@@ -47,7 +48,7 @@ async def test_a_guest_cannot_claim_an_address_by_arp(lab: Lab) -> None:
     namespace = f"{liar.node.namespace}-{vpc}"
 
     def known() -> dict[str, str]:
-        return {e["dst"]: e.get("lladdr", "") for e in host.show("neigh show", namespace=namespace)[0]}
+        return {e["dst"]: e.get("lladdr", "") for e in netns.show("neigh show", namespace=namespace)[0]}
 
     before = {address: mac for address, mac in known().items() if address != liar.private}
     with liar.raw() as wire:

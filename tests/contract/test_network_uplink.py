@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from common import netns
 from common.ids import VpcId
 from deploy import fabric
-from services.nc.net import host
 from tests.contract import netlab
-from tests.contract.netlab import Server, group, reaches, rule
+from tests.contract.netlab import group, rule
+from tests.contract.traffic import Server, reaches
 
 pytestmark = [pytest.mark.root]
 
@@ -28,16 +29,16 @@ HOST_OUTSIDE, WORLD_ADDRESS = "198.18.202.1", "198.18.202.2"
 def world() -> Iterator[None]:
     """A namespace in the place of everything outside, cabled to a link of the host."""
     remove_world()
-    host.ensure_namespace(WORLD)
+    netns.ensure_namespace(WORLD)
     try:
-        host.links(
+        netns.links(
             [
                 f"link add {UPLINK} type veth peer name eth0 netns {WORLD}",
                 f"addr add {HOST_OUTSIDE}/24 dev {UPLINK}",
                 f"link set {UPLINK} up",
             ]
         )
-        host.links(
+        netns.links(
             [
                 f"addr add {WORLD_ADDRESS}/24 dev eth0",
                 "link set eth0 up",
@@ -52,8 +53,8 @@ def world() -> Iterator[None]:
 
 
 def remove_world() -> None:
-    host.quietly(["ip", "link", "del", UPLINK])
-    host.delete_namespace(WORLD)
+    netns.quietly(["ip", "link", "del", UPLINK])
+    netns.delete_namespace(WORLD)
 
 
 def forwards(link: str) -> str:
@@ -105,4 +106,4 @@ async def test_a_range_in_use_is_refused_in_one_line() -> None:
             fabric.FabricError, match=r"198\.18\.202\.0/24 is routed to w7e51up.*network\.underlay_cidr"
         ):
             fabric.ensure(clash)
-        assert fabric.host_link(cloud) not in host.link_kinds()
+        assert fabric.host_link(cloud) not in netns.link_kinds()

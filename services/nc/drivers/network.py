@@ -17,12 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TypeVar
 
+from common import netns
 from common.config import CloudConfig, NodeConfig
 from common.errors import CloudError
 from common.ids import InterfaceId, VpcId
 from common.log import get_logger
 from mallee.nc.v1 import instance_pb2, network_pb2
-from services.nc.net import host, names
+from services.nc.net import names
 from services.nc.net.ruleset import Doors
 from services.nc.net.site import Site
 from services.nc.net.vpc import Vpc
@@ -163,11 +164,11 @@ class HostNetwork:
         for vpc_id in self._known():
             Vpc(self._site, vpc_id).destroy()
         shutil.rmtree(self._site.folder, ignore_errors=True)
-        if host.namespace_stands(self._site.namespace):
-            present = host.link_kinds(self._site.namespace)
+        if netns.namespace_stands(self._site.namespace):
+            present = netns.link_kinds(self._site.namespace)
             ours = [link for link in present if names.interface_of(link) or names.vpc_of_uplink(link)]
-            host.links((f"link del {link}" for link in ours), namespace=self._site.namespace)
-            host.rules(
+            netns.links((f"link del {link}" for link in ours), namespace=self._site.namespace)
+            netns.rules(
                 "".join(f"table {t} node\ndelete table {t} node\n" for t in ("arp", "inet")),
                 namespace=self._site.namespace,
             )

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from services.nc.net import host, names
+from common import netns
+from services.nc.net import names
 from services.nc.net.policy import View
 from services.nc.net.ruleset import RESOLVER_LINK_LOCAL, Card
 
@@ -111,12 +112,17 @@ class Dnsmasq:
             # An address that changed hands stays with its old card until the lease ends. The guests' addresses are
             # all fixed, so a server without memory gives every one of them the same answer.
             (self._folder / "leases").unlink(missing_ok=True)
-        host.run(["dnsmasq", f"--conf-file={self._folder / 'dnsmasq.conf'}"], namespace=self._namespace)
+        netns.run(["dnsmasq", f"--conf-file={self._folder / 'dnsmasq.conf'}"], namespace=self._namespace)
 
     def stop(self) -> None:
         """Nothing of it runs on return."""
         if pid := self._running():
-            end_process(pid)
+            self._end(pid)
+
+    @staticmethod
+    def _end(pid: int) -> None:
+        if not netns.end_process(pid, signal.SIGTERM):
+            netns.end_process(pid, signal.SIGKILL)
 
     def _running(self) -> int:
         """Its pid; 0 if none serves this namespace (pids are used again, namespaces are made again)."""
@@ -125,11 +131,11 @@ class Dnsmasq:
             command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
             if f"--conf-file={self._folder / 'dnsmasq.conf'}".encode() not in command:
                 return 0
-            same = os.stat(f"/proc/{pid}/ns/net").st_ino == (host.NETNS / self._namespace).stat().st_ino
+            same = os.stat(f"/proc/{pid}/ns/net").st_ino == (netns.NETNS / self._namespace).stat().st_ino
         except (OSError, ValueError):
             return 0
         if not same:
-            end_process(pid)
+            self._end(pid)
             return 0
         return pid
 
@@ -154,22 +160,6 @@ def processes_of(folder: Path) -> Sequence[int]:
                 if words[0].endswith(b"dnsmasq") and any(word.startswith(prefix) for word in words):
                     found.append(int(entry.name))
     return found
-
-
-def end_process(pid: int) -> None:
-    """Ends a dnsmasq; it has gone on return."""
-    for kind in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, kind)
-        if host.wait_until(lambda: not _lives(pid), within_s=2):
-            return
-
-
-def _lives(pid: int) -> bool:
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def _write(path: Path, text: str) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from services.nc.net import host
+from common import netns
 from services.nc.net.policy import ICMP, Packet, View
 
 
@@ -103,7 +103,7 @@ def _parse_line(line: str) -> Flow | None:
 
 def cut_revoked(view: View, facade_address: str, *, namespace: str) -> int:
     """Cuts the flows that the plan no longer allows; how many they were."""
-    listing = host.run(["conntrack", "-L", "-f", "ipv4"], namespace=namespace)
+    listing = netns.run(["conntrack", "-L", "-f", "ipv4"], namespace=namespace)
     revoked = [flow for flow in parse(listing) if not is_allowed(flow, view, facade_address)]
     _delete((_selector(flow) for flow in revoked), namespace=namespace)
     return len(revoked)
@@ -128,4 +128,4 @@ def _selector(flow: Flow) -> str:
 def _delete(selectors: Iterable[str], *, namespace: str) -> None:
     """Entries that ended by themselves meanwhile are no error."""
     if script := "".join(f"-D {selector}\n" for selector in selectors):
-        host.run(["conntrack", "-R", "-"], script, namespace=namespace)
+        netns.run(["conntrack", "-R", "-"], script, namespace=namespace)

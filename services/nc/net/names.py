@@ -14,8 +14,6 @@ from common.ids import InterfaceId, VpcId
 # Inside a VPC's namespace.
 UPLINK: Final = "up0"
 OVERLAY: Final = "vx0"
-# In a node's namespace: its leg on the bridge that joins the nodes.
-UNDERLAY: Final = "underlay0"
 
 METADATA: Final = "169.254.169.254"
 # Uplink veths of VPC namespaces take their addresses from here; no VPC range may collide with link-local.
@@ -23,7 +21,6 @@ LINK_RANGE: Final = ipaddress.IPv4Network("169.254.0.0/17")
 # The two ends as each other's next hop; they stand only in static neighbour entries.
 NODE_HOP: Final = "169.254.127.254"
 VXLAN_PORT: Final = 4789
-VXLAN_OVERHEAD_BYTES: Final = 50
 
 _DIGITS: Final = "0123456789abcdefghijklmnopqrstuv"
 _WIDTH: Final = 14

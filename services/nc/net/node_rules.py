@@ -6,12 +6,13 @@ nothing from a guest. Taps that wait here to be plugged are deaf.
 
 from __future__ import annotations
 
+from common import netns
 from services.nc.net import names
 from services.nc.net.ruleset import NEVER, Doors
 
 
 def node(doors: Doors) -> str:
-    under = names.UNDERLAY
+    under = netns.UNDERLAY
     out = ""
     if doors.leads_out:
         never = ", ".join([doors.underlay_cidr, *NEVER])

@@ -16,9 +16,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
+from common import netns
 from common.errors import NoCapacity, Unavailable
 from common.ids import InterfaceId, VpcId
-from services.nc.net import host, names, node_rules
+from services.nc.net import names, node_rules
 from services.nc.net.ruleset import Doors
 
 _ARP_REQUEST: Final = struct.Struct("!6s6sHHHBBH6s4s6s4s")
@@ -59,36 +60,36 @@ class Site:
 
     def open(self) -> None:
         """Raises Unavailable without the namespace and its leg on the underlay (deploy/fabric.py makes both)."""
-        if not host.namespace_stands(self.namespace):
+        if not netns.namespace_stands(self.namespace):
             raise Unavailable(f"network namespace {self.namespace} is missing; `mallee up` makes it")
         make_folder(self.folder.parent)
         make_folder(self.folder)
-        host.settings(
+        netns.settings(
             {
                 "ipv4/ip_forward": "1",
                 **{
                     f"ipv4/conf/{scope}/{name}": value
-                    for scope in ("all", "default", names.UNDERLAY)
+                    for scope in ("all", "default", netns.UNDERLAY)
                     for name, value in ROUTER_SETTINGS.items()
                 },
                 # Answer for public addresses at once, and believe a moved address at once.
-                f"ipv4/neigh/{names.UNDERLAY}/proxy_delay": "0",
-                f"ipv4/neigh/{names.UNDERLAY}/locktime": "0",
+                f"ipv4/neigh/{netns.UNDERLAY}/proxy_delay": "0",
+                f"ipv4/neigh/{netns.UNDERLAY}/locktime": "0",
                 "ipv6/conf/all/disable_ipv6": "1",
                 "ipv6/conf/default/disable_ipv6": "1",
             },
             namespace=self.namespace,
         )
-        host.rules(node_rules.node(self.doors), namespace=self.namespace)
+        netns.rules(node_rules.node(self.doors), namespace=self.namespace)
 
     @cached_property
     def guest_mtu(self) -> int:
-        underlay = int(host.link_kinds(self.namespace)[names.UNDERLAY]["mtu"])
-        return min(underlay - names.VXLAN_OVERHEAD_BYTES, _LARGEST_GUEST_MTU)
+        underlay = int(netns.link_kinds(self.namespace)[netns.UNDERLAY]["mtu"])
+        return min(underlay - netns.VXLAN_OVERHEAD_BYTES, _LARGEST_GUEST_MTU)
 
     def is_whole(self, vpc_id: VpcId) -> bool:
         """Whether this process has made the VPC's namespace stand and it still does: it need not look again."""
-        return vpc_id in self._whole and host.namespace_stands(names.vpc_namespace(self.namespace, vpc_id))
+        return vpc_id in self._whole and netns.namespace_stands(names.vpc_namespace(self.namespace, vpc_id))
 
     def note_whole(self, vpc_id: VpcId, whole: bool) -> None:
         if whole:
@@ -98,7 +99,7 @@ class Site:
 
     def vpcs(self) -> list[VpcId]:
         """Those whose namespace stands."""
-        found = (names.vpc_of_namespace(self.namespace, name) for name in host.namespaces())
+        found = (names.vpc_of_namespace(self.namespace, name) for name in netns.namespaces())
         return [vpc for vpc in found if vpc]
 
     def ensure_uplink(self, vpc_id: VpcId, namespace: str) -> None:
@@ -106,16 +107,16 @@ class Site:
         mtu = self.guest_mtu
         node_end = names.uplink_name(vpc_id)
         with self.lock:
-            mine = host.link_kinds(self.namespace)
-            theirs = host.link_kinds(namespace)
+            mine = netns.link_kinds(self.namespace)
+            theirs = netns.link_kinds(namespace)
             if names.UPLINK in theirs and node_end in mine:
                 link = _link_address(theirs[names.UPLINK])
             else:
                 if node_end in mine:
-                    host.links([f"link del {node_end}"], namespace=self.namespace)
+                    netns.links([f"link del {node_end}"], namespace=self.namespace)
                 link = _free_link_address(vpc_id, mine)
                 inner, outer = names.uplink_macs(link)
-                host.links(
+                netns.links(
                     [
                         f"link add {node_end} address {outer} mtu {mtu} type veth "
                         f"peer name {names.UPLINK} address {inner} mtu {mtu} netns {namespace}"
@@ -123,7 +124,7 @@ class Site:
                     namespace=self.namespace,
                 )
         inner, outer = names.uplink_macs(link)
-        host.links(
+        netns.links(
             [
                 f"link set {node_end} mtu {mtu} up alias {vpc_id}",
                 f"route replace {link}/32 dev {node_end}",
@@ -131,7 +132,7 @@ class Site:
             ],
             namespace=self.namespace,
         )
-        host.links(
+        netns.links(
             [
                 f"link set {names.UPLINK} mtu {mtu} up",
                 f"addr replace {link}/32 dev {names.UPLINK}",
@@ -143,26 +144,26 @@ class Site:
 
     def published(self) -> set[str]:
         """Public addresses that this node answers for now."""
-        [proxies] = host.show("neigh show proxy", namespace=self.namespace)
+        [proxies] = netns.show("neigh show proxy", namespace=self.namespace)
         return {entry["dst"] for entry in proxies}
 
     def waiting_taps(self) -> dict[InterfaceId, VpcId]:
         """Taps that stand in the node's namespace, not plugged yet."""
         found = {}
-        if host.namespace_stands(self.namespace):
-            for name, link in host.link_kinds(self.namespace).items():
+        if netns.namespace_stands(self.namespace):
+            for name, link in netns.link_kinds(self.namespace).items():
                 vpc = str(link.get("ifalias", "")).rpartition("@")[2]
                 if (interface := names.interface_of(name)) and VpcId.matches(vpc):
                     found[interface] = VpcId(vpc)
         return found
 
     def drop_uplink(self, vpc_id: VpcId) -> None:
-        if not host.namespace_stands(self.namespace):
+        if not netns.namespace_stands(self.namespace):
             return
         with self.lock:
-            present = host.link_kinds(self.namespace)
+            present = netns.link_kinds(self.namespace)
             stale = [link for link in (names.uplink_name(vpc_id), names.overlay_name(vpc_id)) if link in present]
-            host.links((f"link del {link}" for link in stale), namespace=self.namespace)
+            netns.links((f"link del {link}" for link in stale), namespace=self.namespace)
             self._forget_proxies()
 
     def publish(self, vpc_id: VpcId, addresses: Iterable[str]) -> list[str]:
@@ -170,7 +171,7 @@ class Site:
         link = names.uplink_name(vpc_id)
         wanted = set(addresses)
         with self.lock:
-            present, routes, proxies = host.show(
+            present, routes, proxies = netns.show(
                 "link show", "route show", "neigh show proxy", namespace=self.namespace
             )
             hop = next((_link_address(found) for found in present if found["ifname"] == link), "")
@@ -179,15 +180,15 @@ class Site:
             held = {route["dst"] for route in routes if route.get("dev") == link} - {hop}
             answered = {entry["dst"] for entry in proxies}
             fresh = sorted(wanted - held)
-            host.links(
+            netns.links(
                 [
                     *(f"route del {address}/32 dev {link}" for address in sorted(held - wanted)),
                     *(
-                        f"neigh del proxy {address} dev {names.UNDERLAY}"
+                        f"neigh del proxy {address} dev {netns.UNDERLAY}"
                         for address in sorted((held - wanted) & answered)
                     ),
                     *(f"route replace {address}/32 via {hop} dev {link} onlink" for address in fresh),
-                    *(f"neigh add proxy {address} dev {names.UNDERLAY}" for address in sorted(wanted - answered)),
+                    *(f"neigh add proxy {address} dev {netns.UNDERLAY}" for address in sorted(wanted - answered)),
                 ],
                 namespace=self.namespace,
             )
@@ -197,13 +198,15 @@ class Site:
         """Gratuitous ARP: whoever knows the address believes from now on that it is here (RFC 5227)."""
         frames = list(addresses)
         if frames:
-            host.inside(self.namespace, lambda: _send_announcements(frames))
+            netns.inside(self.namespace, lambda: _send_announcements(frames))
 
     def _forget_proxies(self) -> None:
-        routes, proxies = host.show("route show", "neigh show proxy", namespace=self.namespace)
+        routes, proxies = netns.show("route show", "neigh show proxy", namespace=self.namespace)
         held = {route["dst"] for route in routes if names.vpc_of_uplink(str(route.get("dev", "")))}
         orphans = [entry["dst"] for entry in proxies if entry["dst"] not in held]
-        host.links((f"neigh del proxy {address} dev {names.UNDERLAY}" for address in orphans), namespace=self.namespace)
+        netns.links(
+            (f"neigh del proxy {address} dev {netns.UNDERLAY}" for address in orphans), namespace=self.namespace
+        )
 
 
 def make_folder(path: Path) -> None:
@@ -231,7 +234,7 @@ def _free_link_address(vpc_id: VpcId, links: dict[str, dict[str, Any]]) -> str:
 
 def _send_announcements(addresses: list[str]) -> None:
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
-        wire.bind((names.UNDERLAY, 0x0806))
+        wire.bind((netns.UNDERLAY, 0x0806))
         mac: bytes = wire.getsockname()[4]
         for address in addresses:
             packed = ipaddress.IPv4Address(address).packed

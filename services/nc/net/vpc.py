@@ -10,10 +10,11 @@ import shutil
 import socket
 from typing import Any
 
+from common import netns
 from common.errors import NotFound, WrongState
 from common.ids import InterfaceId, VpcId
 from mallee.nc.v1 import instance_pb2, network_pb2
-from services.nc.net import dhcp, flows, host, names, policy, ruleset
+from services.nc.net import dhcp, flows, names, policy, ruleset
 from services.nc.net.records import Record, Records, record_of
 from services.nc.net.site import ROUTER_SETTINGS, Site
 
@@ -37,16 +38,16 @@ class Vpc:
         self._records.write(record)
         if not self._site.is_whole(self.vpc_id):
             self.repair()
-        if tap in host.link_kinds(self._site.namespace):
+        if tap in netns.link_kinds(self._site.namespace):
             return tap
-        plugged = host.link_kinds(self._namespace).get(tap)
+        plugged = netns.link_kinds(self._namespace).get(tap)
         if plugged:
             if _is_held(plugged):
                 return tap
             # Its engine has gone and a new one will look for it in the node's namespace.
-            host.links([f"link del {tap}"], namespace=self._namespace)
+            netns.links([f"link del {tap}"], namespace=self._namespace)
         owner = f" user {self._site.tap_owner}" if self._site.tap_owner else ""
-        host.links(
+        netns.links(
             [
                 f"tuntap add dev {tap} mode tap vnet_hdr{owner}",
                 f"link set {tap} alias {record.interface_id}@{self.vpc_id}",
@@ -58,16 +59,16 @@ class Vpc:
     def plug(self, interface: instance_pb2.NetworkInterface) -> None:
         record = record_of(interface)
         tap, mac = record.card.tap, record.mac
-        if not host.namespace_stands(self._namespace):
+        if not netns.namespace_stands(self._namespace):
             raise WrongState(f"{record.interface_id} was not prepared on this node")
         self._records.write(record)
-        if tap in host.link_kinds(self._site.namespace):
-            host.links([f"link set {tap} netns {self._namespace}"], namespace=self._site.namespace)
-        elif tap not in host.link_kinds(self._namespace):
+        if tap in netns.link_kinds(self._site.namespace):
+            netns.links([f"link set {tap} netns {self._namespace}"], namespace=self._site.namespace)
+        elif tap not in netns.link_kinds(self._namespace):
             raise WrongState(f"the tap of {record.interface_id} has gone")
         self._render_guard()
         mtu = self._site.guest_mtu
-        host.links(
+        netns.links(
             [
                 f"link set {tap} address {names.tap_mac(mac)} mtu {mtu} alias {record.interface_id}@{self.vpc_id} up",
                 f"addr replace {names.gateway_of(record.subnet_cidr)}/32 dev {tap}",
@@ -78,7 +79,7 @@ class Vpc:
             namespace=self._namespace,
         )
         # Answer for the guest's neighbours, and without the delay that proxies have by default (0.8 s).
-        host.settings(
+        netns.settings(
             {f"ipv4/neigh/{tap}/proxy_delay": "0", f"ipv4/conf/{tap}/proxy_arp": "1"}, namespace=self._namespace
         )
         self._serve_dhcp(self._records.view())
@@ -86,9 +87,9 @@ class Vpc:
     def remove(self, interface_id: InterfaceId) -> None:
         tap = names.tap_name(interface_id)
         for namespace in (self._site.namespace, self._namespace):
-            if host.namespace_stands(namespace) and tap in host.link_kinds(namespace):
-                host.links([f"link del {tap}"], namespace=namespace)
-        if host.namespace_stands(self._namespace):
+            if netns.namespace_stands(namespace) and tap in netns.link_kinds(namespace):
+                netns.links([f"link del {tap}"], namespace=namespace)
+        if netns.namespace_stands(self._namespace):
             self._withdraw(interface_id)
         self._records.drop(interface_id)
         if self.observe():
@@ -102,7 +103,7 @@ class Vpc:
         view = policy.view_of(plan, self._site.address)
         if view.revision < self._records.view().revision:
             return []
-        standing = host.namespace_stands(self._namespace)
+        standing = netns.namespace_stands(self._namespace)
         if not standing and not view.local:
             shutil.rmtree(self._folder, ignore_errors=True)
             return []
@@ -116,13 +117,13 @@ class Vpc:
         if not records:
             return []
         vpc_cidr = records[0].vpc_cidr
-        host.ensure_namespace(self._namespace)
+        netns.ensure_namespace(self._namespace)
         self._render_guard()
         view = self._records.view()
-        host.rules(ruleset.plan(view, self._site.doors), namespace=self._namespace)
+        netns.rules(ruleset.plan(view, self._site.doors), namespace=self._namespace)
         # Packets may be forwarded only now that rules stand.
-        host.settings(_KERNEL, namespace=self._namespace)
-        host.links(
+        netns.settings(_KERNEL, namespace=self._namespace)
+        netns.links(
             [
                 "link set lo up",
                 *(f"addr replace {a}/32 dev lo" for a in ruleset.own_addresses(vpc_cidr, self._site.doors)),
@@ -141,13 +142,13 @@ class Vpc:
 
     def taps(self) -> set[InterfaceId]:
         """Those in its namespace; none if there is no namespace."""
-        if not host.namespace_stands(self._namespace):
+        if not netns.namespace_stands(self._namespace):
             return set()
-        return {i for link in host.link_kinds(self._namespace) if (i := names.interface_of(link))}
+        return {i for link in netns.link_kinds(self._namespace) if (i := names.interface_of(link))}
 
     def keep_serving(self) -> None:
         """Starts dnsmasq again if it has died."""
-        if host.namespace_stands(self._namespace):
+        if netns.namespace_stands(self._namespace):
             self._serve_dhcp(self._records.view())
 
     def metadata_socket(self) -> socket.socket:
@@ -163,27 +164,27 @@ class Vpc:
                 raise
             return listener
 
-        if not host.namespace_stands(self._namespace):
+        if not netns.namespace_stands(self._namespace):
             raise NotFound(f"{self.vpc_id} is not on this node")
-        return host.inside(self._namespace, listen)
+        return netns.inside(self._namespace, listen)
 
     def destroy(self) -> None:
         """Nothing of it is left on this node."""
         self._site.note_whole(self.vpc_id, False)
         self._dnsmasq.stop()
         self._site.drop_uplink(self.vpc_id)
-        if host.namespace_stands(self._namespace):
+        if netns.namespace_stands(self._namespace):
             # The kernel takes a namespace's links away some time after it; a VXLAN id must be free at once.
-            present = host.link_kinds(self._namespace)
+            present = netns.link_kinds(self._namespace)
             ours = [link for link in present if link == names.OVERLAY or names.interface_of(link)]
-            host.links((f"link del {link}" for link in ours), namespace=self._namespace)
-            host.delete_namespace(self._namespace)
+            netns.links((f"link del {link}" for link in ours), namespace=self._namespace)
+            netns.delete_namespace(self._namespace)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     # How it is done.
 
     def _enforce(self, view: policy.View) -> list[str]:
-        host.rules(ruleset.plan(view, self._site.doors), namespace=self._namespace)
+        netns.rules(ruleset.plan(view, self._site.doors), namespace=self._namespace)
         self._reach_members(view)
         fresh = self._site.publish(self.vpc_id, (member.public for member in view.local if member.public))
         self._serve_dhcp(view)
@@ -203,7 +204,7 @@ class Vpc:
         if not view.vni:
             return
         dev = names.OVERLAY
-        links, routes, neighbours = host.show("link show", "route show", "neigh show", namespace=self._namespace)
+        links, routes, neighbours = netns.show("link show", "route show", "neigh show", namespace=self._namespace)
         if all(link["ifname"] != dev for link in links):
             self._make_overlay(view.vni)
         had = {route["dst"]: route.get("gateway", "") for route in routes if route.get("dev") == dev}
@@ -211,14 +212,14 @@ class Vpc:
         known = {entry["dst"] for entry in neighbours if entry.get("dev") == dev}
         nodes = set(want.values())
         mac = names.overlay_mac
-        host.forwarding(
+        netns.forwarding(
             [
                 *(f"fdb replace {mac(n)} dev {dev} dst {n} self permanent" for n in sorted(nodes - known)),
                 *(f"fdb del {mac(n)} dev {dev} dst {n} self" for n in sorted(known - nodes)),
             ],
             namespace=self._namespace,
         )
-        host.links(
+        netns.links(
             [
                 *(f"neigh replace {n} lladdr {mac(n)} dev {dev} nud permanent" for n in sorted(nodes - known)),
                 *(f"route replace {a}/32 via {n} dev {dev} onlink" for a, n in want.items() if had.get(a) != n),
@@ -232,22 +233,22 @@ class Vpc:
         """Born in the node's namespace, where its UDP socket stays, then moved into the VPC's."""
         outside = names.overlay_name(self.vpc_id)
         node = self._site.namespace
-        if outside not in host.link_kinds(node):
-            host.links(
+        if outside not in netns.link_kinds(node):
+            netns.links(
                 [
                     f"link add {outside} address {names.overlay_mac(self._site.address)} type vxlan id {vni} "
-                    f"local {self._site.address} dev {names.UNDERLAY} dstport {names.VXLAN_PORT} nolearning"
+                    f"local {self._site.address} dev {netns.UNDERLAY} dstport {names.VXLAN_PORT} nolearning"
                 ],
                 namespace=node,
             )
         mtu = self._site.guest_mtu
-        host.links([f"link set {outside} netns {self._namespace} name {names.OVERLAY}"], namespace=node)
-        host.links([f"link set {names.OVERLAY} mtu {mtu} up"], namespace=self._namespace)
+        netns.links([f"link set {outside} netns {self._namespace} name {names.OVERLAY}"], namespace=node)
+        netns.links([f"link set {names.OVERLAY} mtu {mtu} up"], namespace=self._namespace)
 
     def _render_guard(self) -> None:
         if records := self._records.all():
             cards = [record.card for record in records]
-            host.rules(ruleset.guard(cards, records[0].vpc_cidr, self._site.doors), namespace=self._namespace)
+            netns.rules(ruleset.guard(cards, records[0].vpc_cidr, self._site.doors), namespace=self._namespace)
 
     def _serve_dhcp(self, view: policy.View) -> None:
         if records := self._records.all():

@@ -1,4 +1,4 @@
-"""The one place that runs the host's network tools: `ip`, `bridge`, `nft` and `conntrack`, in a namespace of choice.
+"""Network namespaces, and the host's network tools (`ip`, `bridge`, `nft`, `conntrack`) run in one of choice.
 
 Everything here blocks for a few milliseconds; callers run it in a bounded thread pool. Tools run in batches (one
 process for many changes) and are told the namespace; the calling thread never changes its own.
@@ -11,14 +11,20 @@ import ctypes
 import errno
 import json
 import os
+import signal
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from common.errors import Unavailable
+
+# A node's leg on the bridge that joins the nodes: deploy/fabric.py makes it, the node controller builds upon it.
+UNDERLAY: Final = "underlay0"
+# What VXLAN adds to a packet: Ethernet, IPv4, UDP and its own header (RFC 7348).
+VXLAN_OVERHEAD_BYTES: Final = 50
 
 NETNS: Final = Path("/run/netns")
 _CLONE_NEWNET: Final = 0x40000000
@@ -121,6 +127,28 @@ def delete_namespace(name: str) -> None:
         run(["ip", "netns", "del", name])
 
 
+def end_processes(name: str) -> None:
+    """Ends every process that lives in the namespace; they have gone on return."""
+    for kind in (signal.SIGTERM, signal.SIGKILL):
+        pids = [int(pid) for pid in run(["ip", "netns", "pids", name]).split()]
+        for pid in pids:
+            end_process(pid, kind)
+
+
+def end_process(pid: int, kind: signal.Signals) -> bool:
+    """Whether the process has gone, two seconds after the signal at the latest."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, kind)
+    return wait_until(lambda: not _lives(pid), within_s=2)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def _is_mounted(name: str) -> bool:
     """A namespace's file lies on nsfs, not on the file system of the folder."""
     try:
@@ -131,22 +159,13 @@ def _is_mounted(name: str) -> bool:
 
 def inside(name: str, do: Callable[[], T]) -> T:
     """What `do` returns, run in namespace `name` on a thread that ends with it."""
-    outcome: list[T] = []
-    failure: list[BaseException] = []
 
-    def body() -> None:
-        try:
-            enter(name)
-            outcome.append(do())
-        except BaseException as error:  # noqa: BLE001  handed to the caller below
-            failure.append(error)
+    def body() -> T:
+        enter(name)
+        return do()
 
-    thread = threading.Thread(target=body, name=f"netns-{name}")
-    thread.start()
-    thread.join()
-    if failure:
-        raise failure[0]
-    return outcome[0]
+    with ThreadPoolExecutor(1, thread_name_prefix=f"netns-{name}") as thread:
+        return thread.submit(body).result()
 
 
 def enter(name: str) -> None:
