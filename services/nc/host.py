@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -41,6 +42,8 @@ class Host:
     other_vpcs: Callable[[InstanceId], set[VpcId]]
     # uid and gid that QEMU runs as.
     owner: tuple[int, int] | None
+    # One at a time per VPC: with its last interface goes its namespace, and what listens there.
+    _vpc_locks: defaultdict[VpcId, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
 
     async def launch(self, spec: instance_pb2.InstanceSpec) -> None:
         """Image, disk, interface, and the domain, paused."""
@@ -59,26 +62,28 @@ class Host:
                 owner=self.owner,
             )
             await self.make_overlay(overlay)
-            tap = await self.network.prepare_interface(spec.interface)
+            async with self._vpc_locks[VpcId(spec.interface.vpc_id)]:
+                tap = await self.network.prepare_interface(spec.interface)
             await self.hypervisor.prepare(self._domain(spec, overlay, file_of, tap))
 
     async def plug(self, spec: instance_pb2.InstanceSpec) -> None:
         """Its interface into the VPC with all that guards it, its metadata, and only then its vCPUs."""
         vpc_id = VpcId(spec.interface.vpc_id)
-        await self.network.plug_interface(spec.interface)
-        await self.plans.apply_again(vpc_id)
-        await self.metadata.serve(vpc_id)
+        async with self._vpc_locks[vpc_id]:
+            await self.network.plug_interface(spec.interface)
+            await self.plans.apply_again(vpc_id)
+            await self.metadata.serve(vpc_id)
         await self.hypervisor.resume(InstanceId(spec.instance_id))
 
     async def clean(self, spec: instance_pb2.InstanceSpec) -> None:
         """Domain, interface and disk; the record stays, and the console's log with it."""
         instance_id, vpc_id = InstanceId(spec.instance_id), VpcId(spec.interface.vpc_id)
         await self.hypervisor.remove(instance_id)
-        last = vpc_id not in self.other_vpcs(instance_id)
-        if last:
-            await self.metadata.stop(vpc_id)
-        await self.network.remove_interface(InterfaceId(spec.interface.interface_id), vpc_id)
-        if last and vpc_id not in self.other_vpcs(instance_id):
+        async with self._vpc_locks[vpc_id]:
+            await self.network.remove_interface(InterfaceId(spec.interface.interface_id), vpc_id)
+            if vpc_id not in (await self.network.observe()).values():
+                await self.metadata.stop(vpc_id)
+        if vpc_id not in self.other_vpcs(instance_id):
             await self.plans.forget(vpc_id)
         await asyncio.to_thread(self.paths.disk(instance_id).unlink, missing_ok=True)
 

@@ -75,6 +75,7 @@ class ImageCache:
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         # Bytes of what is being fetched.
         self._coming: dict[str, int] = {}
+        _CACHED.set_function(self._total_bytes)
         # Contents somebody is waiting for or has just been given: not to be dropped either.
         self._held: Counter[str] = Counter()
 
@@ -113,7 +114,6 @@ class ImageCache:
             await self._fetch(image, path)
         finally:
             del self._coming[image.sha256]
-            _CACHED.set(self._total_bytes())
         return path
 
     def _verify(self, path: Path) -> bool:

@@ -93,7 +93,7 @@ async def assemble(ctx: ServiceContext, drivers: Drivers, source: ImageSource) -
     ctx.stack.push_async_callback(hypervisor.close)
     await network.open()
     ctx.stack.push_async_callback(network.close)
-    plans = Plans(paths, network)
+    plans = Plans(paths, network, node_address=node.address, is_used=lambda vpc_id: vpc_id in _vpcs_in_use(store))
     plans.open()
     metadata = MetadataServer(
         network,

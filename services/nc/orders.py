@@ -52,7 +52,8 @@ class Orders:
 
     @property
     def used(self) -> service_pb2.Resources:
-        shapes = {instance_id: record.spec.shape for instance_id, record in self._store.all().items()}
+        records = self._store.all().items()
+        shapes = {i: record.spec.shape for i, record in records if Phase(record.phase) is not Phase.FAILED}
         return used_by((self._admitted | shapes).values())
 
     async def ensure(self, epoch: int, spec: instance_pb2.InstanceSpec) -> instance_pb2.InstanceObservation:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from common.ids import VpcId
@@ -15,9 +15,15 @@ from services.nc.paths import NodePaths, write_durably
 
 
 class Plans:
-    def __init__(self, paths: NodePaths, network: Network) -> None:
+    """`node_address` is this node's in plans; `is_used` says whether an instance of the VPC is recorded here."""
+
+    def __init__(
+        self, paths: NodePaths, network: Network, *, node_address: str, is_used: Callable[[VpcId], bool]
+    ) -> None:
         self._folder = paths.plans
         self._network = network
+        self._node_address = node_address
+        self._is_used = is_used
         self._plans: dict[VpcId, network_pb2.VpcPlan] = {}
         self._locks: defaultdict[VpcId, asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -32,7 +38,9 @@ class Plans:
             known = self._plans.get(vpc_id)
             if known is not None and known.revision > plan.revision:
                 return known.revision
-            if known != plan:
+            if not self._concerns_us(plan):
+                await self._forget(vpc_id)
+            elif known != plan:
                 await asyncio.to_thread(write_durably, self._path(vpc_id), plan.SerializeToString())
                 self._plans[vpc_id] = plan
             await self._network.apply_plan(plan)
@@ -54,14 +62,21 @@ class Plans:
 
     async def forget(self, vpc_id: VpcId) -> None:
         async with self._locks[vpc_id]:
-            await asyncio.to_thread(self._path(vpc_id).unlink, missing_ok=True)
-            self._plans.pop(vpc_id, None)
+            await self._forget(vpc_id)
 
     def interface(self, vpc_id: VpcId, interface_id: str) -> network_pb2.PlanInterface | None:
         plan = self._plans.get(vpc_id)
         if plan is None:
             return None
         return next((found for found in plan.interfaces if found.interface_id == interface_id), None)
+
+    def _concerns_us(self, plan: network_pb2.VpcPlan) -> bool:
+        here = any(interface.node_address == self._node_address for interface in plan.interfaces)
+        return here or self._is_used(VpcId(plan.vpc_id))
+
+    async def _forget(self, vpc_id: VpcId) -> None:
+        await asyncio.to_thread(self._path(vpc_id).unlink, missing_ok=True)
+        self._plans.pop(vpc_id, None)
 
     def _path(self, vpc_id: VpcId) -> Path:
         return self._folder / f"{vpc_id}.pb"

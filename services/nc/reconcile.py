@@ -25,6 +25,8 @@ _LAUNCHES: Final = counter("mallee_nc_launches", "Launches that ended: running, 
 _LAUNCH_SECONDS: Final = histogram("mallee_nc_launch_seconds", "From the order to the guest's first instruction")
 _RESTARTS: Final = counter("mallee_nc_restarts", "VMs found not running and started again", ("was",))
 
+# Many, for launches of one large image all wait for it, and nothing else should wait for them.
+AT_ONCE: Final = 512
 # A guest that the host's full disk has stopped is tried again after this long.
 STALLED_S: Final = 10.0
 # A guest that crashes again and again waits longer each time, up to this.
@@ -44,7 +46,7 @@ class InstanceReconciler:
         self._host = host
         self._now_s = now_s
         self._patience = patience or Patience()
-        self._loop = Reconciler("nc-instances", self.step)
+        self._loop = Reconciler("nc-instances", self.step, concurrency=AT_ONCE)
         self._sweeper = Reconciler("nc-leftovers", self._sweep)
         self._tries: Counter[InstanceId] = Counter()
         self._launching: dict[InstanceId, asyncio.Future[None]] = {}

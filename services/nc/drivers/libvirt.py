@@ -65,6 +65,7 @@ class LibvirtHypervisor:
         self._locks: defaultdict[InstanceId, threading.Lock] = defaultdict(threading.Lock)
         self._connection: libvirt.virConnect | None = None
         self._lost = asyncio.Event()
+        self._attempt: object = None
         self._told: set[InstanceId] = set()
         # QEMU was told to end by somebody else than its guest (a signal when the host goes down).
         self._ended_by_host: set[InstanceId] = set()
@@ -239,12 +240,14 @@ class LibvirtHypervisor:
             return False
 
     async def _connect(self) -> None:
+        attempt = object()
+
         def dial() -> libvirt.virConnect:
             connection = libvirt.open(self._uri)
             # Looks QEMU over now, seconds the first time, rather than when the first guest starts.
             connection.getDomainCapabilities(None, "x86_64", "pc", self.kind)
             connection.setKeepAlive(KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT)
-            connection.registerCloseCallback(self._on_close, None)
+            connection.registerCloseCallback(self._on_close, attempt)
             connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._on_lifecycle, None)
             connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_REBOOT, self._on_reboot, None)
             return connection
@@ -253,6 +256,7 @@ class LibvirtHypervisor:
             self._connection = await self._loop.run_in_executor(self._connector, dial)
         except libvirt.libvirtError as error:
             raise Unavailable(f"libvirtd does not answer: {error}") from error
+        self._attempt = attempt
         self._lost.clear()
 
     async def _stay_connected(self) -> None:
@@ -300,8 +304,8 @@ class LibvirtHypervisor:
 
     # From here on: libvirt's event thread.
 
-    def _on_close(self, connection: libvirt.virConnect, reason: int, opaque: object) -> None:
-        self._post(self._lost.set)
+    def _on_close(self, connection: libvirt.virConnect, reason: int, attempt: object) -> None:
+        self._post(functools.partial(self._closed, attempt))
 
     def _on_reboot(self, connection: libvirt.virConnect, domain: libvirt.virDomain, opaque: object) -> None:
         instance_id = instance_of(self._engine.cloud_id, domain.name())
@@ -319,6 +323,11 @@ class LibvirtHypervisor:
         # The loop may be closed already when the process ends.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(callback)
+
+    def _closed(self, attempt: object) -> None:
+        # The end of an older connection says nothing about this one.
+        if attempt is self._attempt:
+            self._lost.set()
 
     def _lifecycle(self, instance_id: InstanceId, event: int, detail: int) -> None:
         if event == libvirt.VIR_DOMAIN_EVENT_SHUTDOWN and detail == libvirt.VIR_DOMAIN_EVENT_SHUTDOWN_HOST:

@@ -251,6 +251,11 @@ async def test_a_plan_that_came_before_its_interface_is_in_force_when_the_guest_
     assert node.network.public_addresses() == {spec().interface.public_ipv4}
 
 
+async def test_a_plan_that_does_not_concern_the_node_is_not_kept(node: Node) -> None:
+    await node.client.stub.ApplyVpcPlan(plan(1))
+    assert node.leftovers() == []
+
+
 async def test_plans_are_in_force_again_after_a_restart(site: Site) -> None:
     async with running(site) as node:
         await node.client.ensure(spec())

@@ -195,3 +195,19 @@ async def test_rubbish_does_not_stop_it(node: Node) -> None:
         with socket.create_connection(("127.0.0.1", port)) as plain:
             plain.sendall(rubbish)
     assert (await ask(node, "/latest/meta-data/instance-id")).text == spec(1).instance_id
+
+
+async def test_it_answers_again_after_the_vpc_was_gone_for_a_while(node: Node) -> None:
+    """What remains of the VPC in between is a launch that failed, with a record and nothing else."""
+    await node.client.terminate(spec(4).instance_id)
+    await node.client.until(spec(4).instance_id, instance_pb2.VM_STATE_GONE)
+    broken = guest(5)
+    broken.boot.machine.sha256 = "0" * 64
+    await node.client.ensure(broken)
+    await node.client.until(broken.instance_id, instance_pb2.VM_STATE_FAILED)
+    for number in (1, 2, 3):
+        await node.client.terminate(spec(number).instance_id)
+        await node.client.until(spec(number).instance_id, instance_pb2.VM_STATE_GONE)
+    await node.client.ensure(guest(6))
+    await node.client.until(spec(6).instance_id, RUNNING)
+    assert (await ask(node, "/latest/meta-data/instance-id", number=6)).text == spec(6).instance_id
