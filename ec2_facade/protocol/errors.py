@@ -63,9 +63,12 @@ S3_STATUS: Final = STATUS_BY_CODE | {
     "ConditionalRequestConflict": 409,
     "EntityTooLarge": 400,
     "IllegalLocationConstraintException": 400,
+    # Not of AWS: a store that is full. 5xx, and clients do not hammer it as they do at 503.
+    "InsufficientCapacity": 507,
     "InvalidAccessKeyId": 403,
     "InvalidBucketState": 409,
     "InvalidObjectState": 403,
+    "InvalidPartNumber": 416,
     "InvalidPayer": 403,
     "InvalidRange": 416,
     "InvalidSecurity": 403,
