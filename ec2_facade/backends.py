@@ -36,8 +36,11 @@ class Backends:
         return answer
 
     def open(self, operation: Operation, message: Message | None = None) -> Any:
-        """The grpc.aio call of a streaming action; use it inside `with cloud_errors()` and cancel it in the end."""
-        return self._callable(operation)(message)
+        """The grpc.aio call of a streaming action; use it inside `with cloud_errors()` and cancel it in the end.
+
+        It waits out a restart of its server: the caller bounds how long.
+        """
+        return self._callable(operation)(message, wait_for_ready=True)
 
     def _callable(self, operation: Operation) -> Any:
         channel = (self._walrus if operation.service == "s3" else self._clc).channel()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from common.errors import CloudError
+from common.errors import CloudError, Unavailable
 from common.ids import new_request_id
 from common.log import get_logger
 from common.rpc import context as rpc_context
@@ -30,6 +30,10 @@ from ec2_facade.s3.pipeline import S3Pipeline
 from ec2_facade.services import QUERY_SERVICES, find_service
 
 _log = get_logger(__name__)
+
+
+_UNAVAILABLE = "The service is unavailable now. Please try again shortly."
+_INTERNAL = "An internal error has occurred"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +81,7 @@ class Pipeline:
             except AuthProblem as problem:
                 error: CloudError = refusal(problem, exchange.service)
             except CloudError as raised:
-                error = raised
+                error = _opaque(raised)
             exchange.code = error.code
             return await exchange.send(self._render(exchange, error))
 
@@ -86,7 +90,7 @@ class Pipeline:
         request_id = new_request_id()
         if status >= 500:
             _log.error("a request failed", request_id=request_id, path=request.path[:1024], exc_info=cause)
-            error = Refused("InternalError", "We encountered an internal error. Please try again.", status=500)
+            error = Refused("InternalError", _INTERNAL, status=500)
         else:
             _log.info("not an HTTP request", request_id=request_id, address=request.remote, cause=repr(cause)[:256])
             error = Refused("BadRequest", "An error occurred when parsing the HTTP request.", status=400)
@@ -100,3 +104,11 @@ class Pipeline:
         return self._protocols.query.get(exchange.service, self._protocols.query["sts"]).render_error(
             error, exchange.request_id
         )
+
+
+def _opaque(error: CloudError) -> CloudError:
+    """What is no answer to the client but trouble of ours: its words are for the log."""
+    if type(error) is CloudError or (isinstance(error, Unavailable) and error.code == Unavailable.default_code):
+        _log.warning("a request met trouble", cause=error.message, kind=type(error).__name__)
+        return type(error)(_INTERNAL if type(error) is CloudError else _UNAVAILABLE, code=error.code)
+    return error

@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 from botocore.exceptions import ClientError
 
-from common.errors import NoCapacity, NotFound
+from common.errors import NoCapacity, NotFound, Unavailable
 from mallee.ec2.v1 import key_pair_pb2, region_pb2
 from mallee.sts.v1 import caller_pb2
 from tests.service.facade.conftest import Stage, in_thread
@@ -76,6 +76,18 @@ async def test_a_bug_behind_the_facade_is_opaque(stage: Stage) -> None:
     assert caught.value.response["Error"]["Code"] == "InternalError"
     assert "secret" not in str(caught.value.response)
     assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 500
+
+
+async def test_trouble_between_services_is_told_without_their_addresses(stage: Stage) -> None:
+    def fail(request: Any) -> Any:
+        raise Unavailable("failed to connect to ipv4:10.0.0.1:8774")
+
+    stage.backstage.ec2.answers["DescribeRegions"] = fail
+    with pytest.raises(ClientError) as caught:
+        await in_thread(stage.client("ec2").describe_regions)
+    assert caught.value.response["Error"]["Code"] == "Unavailable"
+    assert "ipv4" not in caught.value.response["Error"]["Message"]
+    assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 503
 
 
 @pytest.mark.parametrize(
