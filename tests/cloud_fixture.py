@@ -118,7 +118,8 @@ class RunningCloud:
     def client(self, service: str, account: str = "admin", **config: Any) -> Any:
         """A boto3 client of that account, which tries once; `config` goes to botocore's Config."""
         keys = self.account(account)
-        settings = Config(**({"retries": {"total_max_attempts": 1}, "read_timeout": 60} | config))
+        tries: dict[str, Any] = {"retries": {"total_max_attempts": 1}, "read_timeout": 60}
+        settings = Config(**(tries | config))
         return boto3.Session(
             aws_access_key_id=keys.access_key_id,
             aws_secret_access_key=keys.secret_access_key,

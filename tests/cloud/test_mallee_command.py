@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from tests.cloud_fixture import RunningCloud, command, mallee
 from tests.eventually import eventually
 from tests.ports import free_port_base
