@@ -31,6 +31,8 @@ DEFAULT_DEADLINE_S: Final = 30.0
 # Longer ids would fill the logs of every service they pass.
 _REQUEST_ID_CHARS: Final = 128
 
+_STATUS_NAMES: Final = {status.value[0]: status.name for status in grpc.StatusCode}
+
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
@@ -50,7 +52,7 @@ class Guard(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
         if handler is None:
-            return _wrap(_no_such_method(method), method, self._access)
+            return _no_such_method(method)
         known = self._wrapped.get(method)
         if known is None or known[0] is not handler:
             known = self._wrapped[method] = (handler, _wrap(handler, method, self._access))
@@ -119,7 +121,7 @@ async def _guarded(method: str, access: Access, context: _Context, *, has_deadli
             yield
         code = "OK"
     except grpc.aio.AbortError:
-        code = context.code().name
+        code = _status_name(context)
         raise
     except CloudError as error:
         code = error.code
@@ -135,6 +137,12 @@ async def _guarded(method: str, access: Access, context: _Context, *, has_deadli
         RPC_IN_FLIGHT.labels(method).dec()
         RPC_REQUESTS.labels(method, code).inc()
         RPC_SECONDS.labels(method, code).observe(time.perf_counter() - began)
+
+
+def _status_name(context: _Context) -> str:
+    """Of an aborted call. grpc.aio keeps the number."""
+    code: Any = context.code()
+    return code.name if isinstance(code, grpc.StatusCode) else _STATUS_NAMES.get(code, "UNKNOWN")
 
 
 def _opaque() -> CloudError:

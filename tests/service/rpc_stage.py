@@ -68,6 +68,10 @@ class Parrot:
     async def refuse_at_length(self, request: StringValue, context: Any) -> StringValue:
         raise NotFound("no such instances: " + ", ".join(f"i-{n:017x}" for n in range(5000)))
 
+    async def abort(self, request: StringValue, context: Any) -> StringValue:
+        await context.abort(grpc.StatusCode.DATA_LOSS, "said by hand")
+        raise AssertionError
+
     async def fail(self, request: StringValue, context: Any) -> StringValue:
         empty: dict[str, str] = {}
         return StringValue(value=empty["secret"])
@@ -111,6 +115,7 @@ class Parrot:
                 "AskOnward": unary(self.ask_onward, **CODEC),
                 "Refuse": unary(self.refuse, **CODEC),
                 "RefuseAtLength": unary(self.refuse_at_length, **CODEC),
+                "Abort": unary(self.abort, **CODEC),
                 "Fail": unary(self.fail, **CODEC),
                 "Wait": unary(self.wait, **CODEC),
                 "Count": many(self.count, **CODEC),

@@ -20,10 +20,10 @@ from common import log, pki
 from common.errors import CloudError, Denied, NotFound, Unauthenticated, Unavailable, Unsupported
 from common.pki import Identity
 from common.rpc import context as rpc_context
-from common.rpc.channel import CloudChannel, cloud_errors, connect
+from common.rpc.channel import cloud_errors, connect
 from common.rpc.server import RpcServer
 from mallee.common.v1.caller_pb2 import Caller
-from tests.service.rpc_stage import SERVICE, Parrot, Stage, method, told
+from tests.service.rpc_stage import ACCESS, SERVICE, Parrot, Stage, method, told
 
 
 async def test_a_role_in_the_table_is_answered(stage: Stage) -> None:
@@ -42,17 +42,28 @@ async def test_a_method_entry_replaces_its_services_entry(stage: Stage) -> None:
 
 
 async def test_an_unknown_method_is_refused(stage: Stage) -> None:
-    with pytest.raises(Denied):
-        await stage_call(await stage.channel("facade-1"), "/other.v1.Service/Method")
-    with pytest.raises(Unsupported):
-        await stage_call(await stage.channel("facade-1"), f"/{SERVICE}/Missing")
+    with pytest.raises(Unsupported, match="no such method"):
+        await method(await stage.channel("facade-1"), "Missing")(StringValue())
 
 
-async def stage_call(channel: CloudChannel, path: str) -> None:
-    call: Callable[..., Any] = channel.unary_unary(
-        path, request_serializer=StringValue.SerializeToString, response_deserializer=StringValue.FromString
-    )
-    await call(StringValue())
+async def test_what_a_handler_aborts_by_hand_is_counted_by_its_status(stage: Stage) -> None:
+    with pytest.raises(CloudError, match="said by hand"):
+        await method(await stage.channel("facade-1"), "Abort")(StringValue())
+    assert sample("mallee_rpc_requests_total", method=f"/{SERVICE}/Abort", code="DATA_LOSS") == 1
+
+
+async def test_a_peer_that_was_restarted_is_found_again_soon(stage: Stage, certificates: Path) -> None:
+    channel = await stage.channel("facade-1")
+    say = method(channel, "Say")
+    await say(StringValue())
+    await stage.server.stop()
+    with pytest.raises(Unavailable):
+        await say(StringValue())
+    address = f"127.0.0.1:{stage.server.ports[0]}"
+    async with RpcServer(Identity.load(certificates, "clc-1"), addresses=[address], access=ACCESS).add_generic(
+        stage.parrot.handlers()
+    ):
+        assert (await say(StringValue(value="again"), wait_for_ready=True, timeout=3)).value == "again"
 
 
 async def test_a_service_that_the_table_does_not_know_keeps_the_server_from_starting(certificates: Path) -> None:
