@@ -79,8 +79,12 @@ class EtcdServer:
         self.start()
 
     def freeze(self) -> None:
-        """Its connections stand, and it answers nothing."""
+        """Its connections stand, and it answers nothing. Returns when all its threads have stopped."""
         self._signal(signal.SIGSTOP)
+        assert self._process
+        threads = Path(f"/proc/{self._process.pid}/task")
+        while not all((t / "stat").read_text().rpartition(") ")[2].startswith("T") for t in threads.iterdir()):
+            time.sleep(0.001)
 
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)

@@ -68,6 +68,7 @@ async def test_registration_outlives_a_crash_of_etcd(own_etcd_server: EtcdServer
     async with Etcd([own_etcd_server.address], None) as etcd, Membership(etcd, ttl_s=2) as membership:
         await membership.register(_member())
         own_etcd_server.restart()
+        await etcd.revision()  # A write on the broken connection would have an unknown outcome.
         await etcd.put("/mallee/members/clc/tick", Member(id="tick", role="clc").SerializeToString())
         await eventually(lambda: membership.members("clc"))
         await eventually(lambda: membership.members("nc"))
