@@ -112,14 +112,17 @@ def namespace_stands(name: str) -> bool:
     return (NETNS / name).exists()
 
 
-def ensure_namespace(name: str) -> None:
-    if not _is_mounted(name):
-        # What a crash between making the name and mounting the namespace leaves.
-        (NETNS / name).unlink(missing_ok=True)
-        with contextlib.suppress(ToolFailed):  # somebody else was faster
-            run(["ip", "netns", "add", name])
+def ensure_namespace(name: str) -> bool:
+    """The namespace stands on return; whether it was made now."""
+    if _is_mounted(name):
+        return False
+    # What a crash between making the name and mounting the namespace leaves.
+    (NETNS / name).unlink(missing_ok=True)
+    with contextlib.suppress(ToolFailed):  # somebody else was faster
+        run(["ip", "netns", "add", name])
     if not _is_mounted(name):
         raise ToolFailed(f"network namespace {name} cannot be made")
+    return True
 
 
 def delete_namespace(name: str) -> None:

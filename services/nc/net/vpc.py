@@ -117,10 +117,9 @@ class Vpc:
         if not records:
             return []
         vpc_cidr = records[0].vpc_cidr
-        netns.ensure_namespace(self._namespace)
-        self._render_guard()
+        made_now = netns.ensure_namespace(self._namespace)
         view = self._records.view()
-        netns.rules(ruleset.plan(view, self._site.doors), namespace=self._namespace)
+        netns.rules(self._guard(records) + ruleset.plan(view, self._site.doors), namespace=self._namespace)
         # Packets may be forwarded only now that rules stand.
         netns.settings(_KERNEL, namespace=self._namespace)
         netns.links(
@@ -133,7 +132,9 @@ class Vpc:
             namespace=self._namespace,
         )
         self._site.ensure_uplink(self.vpc_id, self._namespace)
-        fresh = self._enforce(view)
+        fresh = self._follow(view)
+        if not made_now:
+            self._cut_revoked(view)
         self._site.note_whole(self.vpc_id, True)
         return fresh
 
@@ -185,10 +186,18 @@ class Vpc:
 
     def _enforce(self, view: policy.View) -> list[str]:
         netns.rules(ruleset.plan(view, self._site.doors), namespace=self._namespace)
+        fresh = self._follow(view)
+        self._cut_revoked(view)
+        return fresh
+
+    def _cut_revoked(self, view: policy.View) -> None:
+        flows.cut_revoked(view, self._site.doors.facade_address, namespace=self._namespace)
+
+    def _follow(self, view: policy.View) -> list[str]:
+        """All that the plan asks for beside its rules."""
         self._reach_members(view)
         fresh = self._site.publish(self.vpc_id, (member.public for member in view.local if member.public))
         self._serve_dhcp(view)
-        flows.cut_revoked(view, self._site.doors.facade_address, namespace=self._namespace)
         return fresh
 
     def _withdraw(self, interface_id: InterfaceId) -> None:
@@ -247,8 +256,10 @@ class Vpc:
 
     def _render_guard(self) -> None:
         if records := self._records.all():
-            cards = [record.card for record in records]
-            netns.rules(ruleset.guard(cards, records[0].vpc_cidr, self._site.doors), namespace=self._namespace)
+            netns.rules(self._guard(records), namespace=self._namespace)
+
+    def _guard(self, records: list[Record]) -> str:
+        return ruleset.guard([record.card for record in records], records[0].vpc_cidr, self._site.doors)
 
     def _serve_dhcp(self, view: policy.View) -> None:
         if records := self._records.all():
