@@ -11,13 +11,14 @@ import pytest
 
 from services.walrus.drivers.base import BlobId, BlobMissing, Blobs
 from services.walrus.drivers.embedded.blobs import FileBlobs
+from services.walrus.drivers.fake import FakeBlobs
 
 MIB = 1 << 20
 
 
-@pytest.fixture(params=["embedded"])
-async def blobs(tmp_path: Path) -> AsyncIterator[Blobs]:
-    engine = FileBlobs(tmp_path / "store")
+@pytest.fixture(params=["embedded", "fake"])
+async def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Blobs]:
+    engine: Blobs = FileBlobs(tmp_path / "store") if request.param == "embedded" else FakeBlobs()
     await engine.open()
     yield engine
     await engine.close()

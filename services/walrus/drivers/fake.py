@@ -1,0 +1,354 @@
+"""The engines in memory, with knobs for faults: for tests, and to try Walrus without a disk.
+
+They pass the same contract suite as the embedded ones, but what they hold goes with the object. `storage` may be handed
+from one to the next, as a disk outlives a process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final, TypeVar
+
+from common.errors import Stale
+from services.walrus import errors
+from services.walrus.drivers.base import (
+    ANYTHING,
+    Assembled,
+    BlobId,
+    BlobMissing,
+    Bucket,
+    Completion,
+    Expectation,
+    Object,
+    Page,
+    Part,
+    Pin,
+    Scan,
+    Single,
+    Staged,
+    Summary,
+    Upload,
+    Usage,
+)
+
+Named = TypeVar("Named")
+_CHUNK_BYTES: Final = 1 << 20
+
+
+@dataclass(kw_only=True)
+class Faults:
+    # The next so many changes of the index fail, and change nothing.
+    failing_commits: int = 0
+    # What the disk still takes; None: everything.
+    room_bytes: int | None = None
+    # The next so many blobs cannot be sealed.
+    failing_seals: int = 0
+
+
+@dataclass(kw_only=True)
+class Storage:
+    """What an index has on its disk."""
+
+    buckets: dict[str, Bucket] = field(default_factory=dict)
+    objects: dict[tuple[int, bytes], Object] = field(default_factory=dict)
+    uploads: dict[tuple[int, bytes, str], Upload] = field(default_factory=dict)
+    parts: dict[str, dict[int, Part]] = field(default_factory=dict)
+    completions: dict[tuple[int, bytes, str], Completion] = field(default_factory=dict)
+    garbage: list[BlobId] = field(default_factory=list)
+    pins: dict[str, Pin] = field(default_factory=dict)
+    last_bucket_id: int = 0
+
+
+class FakeIndex:
+    def __init__(self, storage: Storage | None = None, faults: Faults | None = None) -> None:
+        self.storage = storage or Storage()
+        self.faults = faults or Faults()
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def usage(self, account_id: str = "") -> Usage:
+        s = self.storage
+        ids = {one.id for one in s.buckets.values() if account_id in ("", one.account_id)}
+        sizes = [one.size for (bucket, _), one in s.objects.items() if bucket in ids]
+        pins = [one for one in s.pins.values() if account_id in ("", one.account_id)]
+        return Usage(buckets=len(ids), objects=len(sizes), size=sum(sizes), pins=len(pins))
+
+    async def create_bucket(self, name: str, *, account_id: str, owner_id: str, created_ms: int) -> Bucket:
+        with self._step() as s:
+            if name not in s.buckets:
+                s.last_bucket_id += 1
+                s.buckets[name] = Bucket(
+                    id=s.last_bucket_id, name=name, account_id=account_id, owner_id=owner_id, created_ms=created_ms
+                )
+            return s.buckets[name]
+
+    async def find_bucket(self, name: str) -> Bucket | None:
+        return self.storage.buckets.get(name)
+
+    async def list_buckets(self, account_id: str, *, prefix: str, after: str, limit: int) -> list[Bucket]:
+        own = (one for name, one in sorted(self.storage.buckets.items()) if one.account_id == account_id)
+        return [one for one in own if one.name > after and one.name.startswith(prefix)][:limit]
+
+    async def delete_bucket(self, bucket: Bucket) -> None:
+        with self._step() as s:
+            if any(owner == bucket.id for owner, _ in s.objects):
+                raise errors.bucket_not_empty(bucket.name)
+            self._check_bucket(s, bucket)
+            for key in [key for key in s.uploads if key[0] == bucket.id]:
+                self._drop_parts(s, s.uploads.pop(key).id)
+            del s.buckets[bucket.name]
+
+    async def find_object(self, bucket: Bucket, key: bytes) -> Object | None:
+        return self.storage.objects.get((bucket.id, key))
+
+    async def put_object(self, bucket: Bucket, new: Object, expect: Expectation = ANYTHING) -> None:
+        with self._step() as s:
+            self._put(s, bucket, new, expect)
+
+    async def delete_objects(self, bucket: Bucket, keys: Sequence[bytes], expect: Expectation = ANYTHING) -> None:
+        with self._step() as s:
+            for key in keys:
+                self._discard(s, bucket, key, expect)
+
+    async def list_objects(self, bucket: Bucket, scan: Scan) -> Page[Summary]:
+        own = ((key, _summary(one)) for (owner, key), one in self.storage.objects.items() if owner == bucket.id)
+        return _page([(key, "", one) for key, one in own], scan)
+
+    async def create_upload(self, upload: Upload) -> None:
+        with self._step() as s:
+            if all(one.id != upload.bucket_id for one in s.buckets.values()):
+                raise errors.no_such_bucket("")
+            s.uploads[upload.bucket_id, upload.key, upload.id] = upload
+
+    async def find_upload(self, bucket: Bucket, key: bytes, upload_id: str) -> Upload | None:
+        return self.storage.uploads.get((bucket.id, key, upload_id))
+
+    async def list_uploads(self, bucket: Bucket, scan: Scan) -> Page[Upload]:
+        own = [one for (owner, _, _), one in self.storage.uploads.items() if owner == bucket.id]
+        return _page([(one.key, one.id, one) for one in own], scan)
+
+    async def put_part(self, upload: Upload, part: Part) -> None:
+        with self._step() as s:
+            self._check_open(s, upload)
+            parts = s.parts.setdefault(upload.id, {})
+            if old := parts.get(part.number):
+                s.garbage.append(old.blob)
+            parts[part.number] = replace(part, checksum=replace(part.checksum, composite=False))
+
+    async def list_parts(self, upload_id: str, *, after: int = 0, limit: int) -> list[Part]:
+        parts = sorted(self.storage.parts.get(upload_id, {}).items())
+        return [part for number, part in parts if number > after][:limit]
+
+    async def parts_of(self, content: Assembled, *, start: int, end: int) -> list[Part]:
+        parts = await self.list_parts(content.upload_id, limit=content.part_count)
+        return [part for part in parts if part.start < end and part.start + part.size > start]
+
+    async def part_at(self, content: Assembled, number: int) -> Part | None:
+        parts = await self.list_parts(content.upload_id, limit=content.part_count)
+        return parts[number - 1] if number <= len(parts) else None
+
+    async def complete_upload(
+        self, bucket: Bucket, upload: Upload, parts: Sequence[Part], new: Object, expect: Expectation
+    ) -> None:
+        with self._step() as s:
+            self._check_open(s, upload)
+            stored = s.parts.get(upload.id, {})
+            start, kept = 0, {}
+            for part in parts:
+                if (old := stored.get(part.number)) is None or old.blob != part.blob:
+                    raise Stale(f"part {part.number} was replaced while the upload was being completed")
+                kept[part.number] = replace(old, start=start)
+                start += part.size
+            s.garbage.extend(part.blob for number, part in stored.items() if number not in kept)
+            s.parts[upload.id] = kept
+            self._put(s, bucket, new, expect)
+            del s.uploads[bucket.id, upload.key, upload.id]
+            s.completions[bucket.id, upload.key, upload.id] = Completion(
+                upload_id=upload.id, etag=new.etag, checksum=new.checksum, completed_ms=new.modified_ms
+            )
+
+    async def find_completion(self, bucket: Bucket, key: bytes, upload_id: str) -> Completion | None:
+        return self.storage.completions.get((bucket.id, key, upload_id))
+
+    async def forget_completions(self, before_ms: int) -> None:
+        with self._step() as s:
+            s.completions = {key: one for key, one in s.completions.items() if one.completed_ms >= before_ms}
+
+    async def abort_upload(self, upload: Upload) -> None:
+        with self._step() as s:
+            self._check_open(s, upload)
+            self._drop_parts(s, upload.id)
+            del s.uploads[upload.bucket_id, upload.key, upload.id]
+
+    async def garbage(self, limit: int) -> list[BlobId]:
+        return self.storage.garbage[:limit]
+
+    async def forget_garbage(self, blobs: Sequence[BlobId]) -> None:
+        with self._step() as s:
+            s.garbage = [blob for blob in s.garbage if blob not in set(blobs)]
+
+    async def named(self, blobs: Sequence[BlobId]) -> set[BlobId]:
+        s = self.storage
+        known = {one.content.blob for one in s.objects.values() if isinstance(one.content, Single)}
+        known |= {part.blob for parts in s.parts.values() for part in parts.values()}
+        return (known | set(s.garbage)) & set(blobs)
+
+    async def put_pin(self, pin: Pin) -> None:
+        with self._step() as s:
+            s.pins[pin.image_id] = pin
+
+    async def find_pin(self, image_id: str) -> Pin | None:
+        return self.storage.pins.get(image_id)
+
+    async def delete_pin(self, image_id: str) -> None:
+        with self._step() as s:
+            s.pins.pop(image_id, None)
+
+    async def pinned_contents(self) -> set[str]:
+        return {pin.sha256 for pin in self.storage.pins.values()}
+
+    @contextmanager
+    def _step(self) -> Iterator[Storage]:
+        """All of it or nothing."""
+        if self.faults.failing_commits:
+            self.faults.failing_commits -= 1
+            raise errors.store_failed("the fake was told to fail")
+        draft = deepcopy(self.storage)
+        yield draft
+        self.storage.__dict__.update(draft.__dict__)
+
+    def _put(self, s: Storage, bucket: Bucket, new: Object, expect: Expectation) -> None:
+        self._discard(s, bucket, new.key, expect)
+        self._check_bucket(s, bucket)
+        s.objects[bucket.id, new.key] = new
+
+    def _discard(self, s: Storage, bucket: Bucket, key: bytes, expect: Expectation) -> None:
+        old = s.objects.get((bucket.id, key))
+        expect.check(key, old.etag if old else None)
+        if old is None:
+            return
+        del s.objects[bucket.id, key]
+        match old.content:
+            case Single(blob=blob):
+                s.garbage.append(blob)
+            case Assembled(upload_id=upload_id):
+                self._drop_parts(s, upload_id)
+
+    def _drop_parts(self, s: Storage, upload_id: str) -> None:
+        s.garbage.extend(part.blob for part in s.parts.pop(upload_id, {}).values())
+
+    def _check_bucket(self, s: Storage, bucket: Bucket) -> None:
+        if s.buckets.get(bucket.name) != bucket:
+            raise errors.no_such_bucket(bucket.name)
+
+    def _check_open(self, s: Storage, upload: Upload) -> None:
+        if (upload.bucket_id, upload.key, upload.id) not in s.uploads:
+            raise errors.no_such_upload(upload.id)
+
+
+class FakeBlobs:
+    def __init__(self, sealed: dict[BlobId, bytes] | None = None, faults: Faults | None = None) -> None:
+        self.sealed = sealed if sealed is not None else {}
+        self.faults = faults or Faults()
+        self._staging: set[BlobId] = set()
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    @asynccontextmanager
+    async def stage(self) -> AsyncIterator[Staged]:
+        file = _FakeStaged(self)
+        self._staging.add(file.blob)
+        try:
+            yield file
+        finally:
+            if not file.kept:
+                self.sealed.pop(file.blob, None)
+            self._staging.discard(file.blob)
+
+    async def read(self, blob: BlobId, *, start: int, end: int) -> AsyncGenerator[bytes, None]:
+        body = self._body(blob)
+        if end > len(body):
+            raise BlobMissing(f"blob {blob} ends at byte {len(body)}")
+        for position in range(start, end, _CHUNK_BYTES):
+            yield body[position : min(position + _CHUNK_BYTES, end)]
+
+    async def export(self, blobs: Sequence[BlobId], path: Path) -> None:
+        body = b"".join(self._body(blob) for blob in blobs)
+        await asyncio.to_thread(path.write_bytes, body)
+
+    async def delete(self, blobs: Sequence[BlobId]) -> int:
+        return sum(len(self.sealed.pop(blob, b"")) for blob in blobs)
+
+    async def scan(self) -> AsyncIterator[list[BlobId]]:
+        yield [blob for blob in self.sealed if blob not in self._staging]
+
+    async def free_bytes(self) -> int:
+        return 1 << 40 if self.faults.room_bytes is None else self.faults.room_bytes
+
+    def _body(self, blob: BlobId) -> bytes:
+        if blob not in self.sealed:
+            raise BlobMissing(f"blob {blob} is not there")
+        return self.sealed[blob]
+
+
+class _FakeStaged:
+    def __init__(self, blobs: FakeBlobs) -> None:
+        self.blob = BlobId.new()
+        self.kept = False
+        self._blobs = blobs
+        self._body = bytearray()
+
+    async def write(self, chunk: bytes) -> None:
+        await asyncio.sleep(0)
+        room = self._blobs.faults.room_bytes
+        if room is not None and len(self._body) + len(chunk) > room:
+            raise errors.out_of_space(room, 0)
+        self._body += chunk
+
+    async def seal(self) -> None:
+        if self._blobs.faults.failing_seals:
+            self._blobs.faults.failing_seals -= 1
+            raise errors.store_failed("the fake was told to fail")
+        self._blobs.sealed[self.blob] = bytes(self._body)
+
+    def keep(self) -> None:
+        self.kept = True
+
+
+def _summary(one: Object) -> Summary:
+    return Summary(
+        key=one.key,
+        size=one.size,
+        etag=one.etag,
+        modified_ms=one.modified_ms,
+        algorithm=one.checksum.algorithm if one.checksum else "",
+        composite=one.checksum.composite if one.checksum else False,
+        storage_class=one.attributes.headers.get("StorageClass", "STANDARD"),
+    )
+
+
+def _page(named: Sequence[tuple[bytes, str, Named]], scan: Scan) -> Page[Named]:
+    """The plain way: all entries, sorted, cut."""
+    entries: dict[tuple[bytes, str], Named | bytes] = {}
+    for key, id_, one in named:
+        if not key.startswith(scan.prefix):
+            continue
+        head, found, _ = key[len(scan.prefix) :].partition(scan.delimiter) if scan.delimiter else (b"", b"", b"")
+        common = scan.prefix + head + found if found else b""
+        entries[(common, "") if common else (key, id_)] = common or one
+    after = scan.after
+    kept = [
+        entry
+        for (name, id_), entry in sorted(entries.items(), key=lambda item: item[0])
+        if after is None or name > after or (scan.after_id and name == after and id_ > scan.after_id)
+    ]
+    return Page(kept[: scan.limit], len(kept) > scan.limit)
