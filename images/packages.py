@@ -21,9 +21,11 @@ ROOT_PACKAGES: Final = (
     "libgmp10",
     "libtomcrypt1",
     "libtommath1",
+    "openssh-sftp-server",
     "zlib1g",
 )
 BOOT_LOADER_PACKAGES: Final = ("mtools", "syslinux", "syslinux-common")
+_WANTED: Final = (KERNEL_META_PACKAGE, *ROOT_PACKAGES, *BOOT_LOADER_PACKAGES)
 
 
 class ImageBuildError(Exception):
@@ -32,18 +34,26 @@ class ImageBuildError(Exception):
 
 def fetch(cache: Path, *, refresh: bool = False) -> list[Path]:
     """The packages' files. Those in `cache` are taken, so a second time needs no network; `refresh` asks apt again."""
-    index = cache / "index.json"
+    index = cache / "fetched.json"
     if index.exists() and not refresh:
-        files = [cache / name for name in json.loads(index.read_text())]
-        if all(file.exists() for file in files):
+        known = json.loads(index.read_text())
+        files = [cache / name for name in known["files"]]
+        if known["wanted"] == list(_WANTED) and all(file.exists() for file in files):
             return files
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache) as folder:
-        _download([_kernel_package(), *ROOT_PACKAGES, *BOOT_LOADER_PACKAGES], Path(folder))
+        if refresh:
+            run(["apt-get", "-q", "update"])
+        try:
+            _download(Path(folder))
+        except ImageBuildError:
+            # A fresh machine has no package lists; old ones name packages that are gone.
+            run(["apt-get", "-q", "update"])
+            _download(Path(folder))
         files = [file.replace(cache / file.name) for file in sorted(Path(folder).glob("*.deb"))]
     for old in set(cache.glob("*.deb")) - set(files):
         old.unlink()
-    index.write_text(json.dumps([file.name for file in files]))
+    index.write_text(json.dumps({"wanted": _WANTED, "files": [file.name for file in files]}))
     return files
 
 
@@ -68,25 +78,14 @@ def run(command: Sequence[str], *, cwd: Path | None = None, env: dict[str, str] 
 
 def _kernel_package() -> str:
     """The package that the meta package depends on: linux-image-<version>-cloud-amd64."""
-    show = ["apt-cache", "show", "--no-all-versions", KERNEL_META_PACKAGE]
-    try:
-        text = run(show)
-    except ImageBuildError:
-        # A fresh machine has no package lists.
-        run(["apt-get", "-q", "update"])
-        text = run(show)
+    text = run(["apt-cache", "show", "--no-all-versions", KERNEL_META_PACKAGE])
     found = re.search(r"^Depends:.*?\b(linux-image-[0-9][^ ,]*)", text, re.MULTILINE)
     if found is None:
         raise ImageBuildError(f"{KERNEL_META_PACKAGE} depends on no kernel; is this Debian on amd64?")
     return found[1]
 
 
-def _download(names: Sequence[str], folder: Path) -> None:
+def _download(folder: Path) -> None:
+    names = [_kernel_package(), *ROOT_PACKAGES, *BOOT_LOADER_PACKAGES]
     # apt's own user may not write to the folder.
-    command = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", *names]
-    try:
-        run(command, cwd=folder)
-    except ImageBuildError:
-        # Lists that are older than the archive name packages that are gone.
-        run(["apt-get", "-q", "update"])
-        run(command, cwd=folder)
+    run(["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", *names], cwd=folder)

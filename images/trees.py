@@ -20,7 +20,7 @@ _LIBRARIES: Final = (
     "libtommath.so.1",
     "libz.so.1",
 )
-_PROGRAMS: Final = ("usr/sbin/dropbear", "usr/bin/dropbearkey", "usr/bin/dbclient")
+_PROGRAMS: Final = ("usr/sbin/dropbear", "usr/bin/dropbearkey", "usr/bin/dbclient", "usr/lib/openssh/sftp-server")
 _MOUNT_POINTS: Final = ("dev", "proc", "sys", "run", "tmp")
 _FOLDERS: Final = ("bin", "root/.ssh", "etc/dropbear", "lib/x86_64-linux-gnu", "lib64", "var/lib/mallee", "var/log")
 
@@ -51,6 +51,8 @@ def make_root_tree(unpacked: Path, tree: Path) -> None:
         shutil.copy(_library(unpacked, name), tree / "lib/x86_64-linux-gnu" / name)
     shutil.copy(_library(unpacked, "ld-linux-x86-64.so.2"), tree / "lib64/ld-linux-x86-64.so.2")
     (tree / "sbin").symlink_to("bin")
+    # Where dropbear looks for it.
+    (tree / "usr/lib/sftp-server").symlink_to("openssh/sftp-server")
     (tree / "var/run").symlink_to("../run")
     (tree / "etc/resolv.conf").symlink_to("../run/resolv.conf")
     _set_modes(tree)

@@ -38,11 +38,17 @@ class Surroundings:
             path.write_text(value)
 
     def ssh(self, key: Path, command: str, *, known_hosts: Path) -> str:
-        options = ["BatchMode=yes", "StrictHostKeyChecking=yes", f"UserKnownHostsFile={known_hosts}", "LogLevel=ERROR"]
-        line = ["ssh", "-i", str(key), *(word for option in options for word in ("-o", option)), f"root@{ADDRESS}"]
-        done = self.run(*line, command, check=False)
+        done = self.run("ssh", *_ssh_options(key, known_hosts), f"root@{ADDRESS}", command, check=False)
         assert done.returncode in (0, 255), f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
+
+    def copy_in(self, key: Path, file: Path, path: str, *, known_hosts: Path) -> None:
+        self.run("scp", *_ssh_options(key, known_hosts), str(file), f"root@{ADDRESS}:{path}")
+
+
+def _ssh_options(key: Path, known_hosts: Path) -> list[str]:
+    options = ["BatchMode=yes", "StrictHostKeyChecking=yes", f"UserKnownHostsFile={known_hosts}", "LogLevel=ERROR"]
+    return ["-i", str(key), *(word for option in options for word in ("-o", option))]
 
 
 @contextmanager

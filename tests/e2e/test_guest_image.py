@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import subprocess
 import time
@@ -113,7 +114,6 @@ def test_a_presigned_url_is_put_and_got_from_inside(
         trusted = guest.known_hosts()
         url = f"http://{FACADE}:8773/object?X-Amz-Expires=60&X-Amz-Signature=a%2Bb%2Fc%3D"
         script = f"""
-            head -c 300000 /dev/urandom > /tmp/sent
             http PUT '{url}' /tmp/sent; echo put $?
             http GET '{url}' > /tmp/got; echo got $?
             cmp /tmp/sent /tmp/got && echo same
@@ -122,7 +122,10 @@ def test_a_presigned_url_is_put_and_got_from_inside(
             http -t 5 GET http://{FACADE}:1/ 2> /tmp/error; echo "$?"
             wget -q -O - '{url}'
         """
+        (tmp_path / "sent").write_bytes(random.Random(7).randbytes(300_000))
+        around.copy_in(key, tmp_path / "sent", "/tmp/sent", known_hosts=trusted)
         said = around.ssh(key, script, known_hosts=trusted).splitlines()
+    assert (tmp_path / "bucket/object").read_text() == "word\n"
     assert said == ["put 0", "got 0", "same", "word", "NoSuchKey 1", "http: HTTP/1.0 404 Not Found", "2", "word"]
 
 
