@@ -119,6 +119,9 @@ class Connection(RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """aiohttp's hook for a request it cannot parse and for a handler that failed: a bug of ours."""
+        if isinstance(exc, ConnectionError):
+            # Nobody is there to be answered.
+            raise exc
         if request.writer.output_size > 0:
             raise ConnectionError("an answer has been begun; the connection ends with it")
         response = self._connections.failure(request, status, exc)

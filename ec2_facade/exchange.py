@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from aiohttp import HttpVersion11, hdrs, web
 from multidict import CIMultiDict
@@ -54,9 +53,7 @@ class Exchange:
         if not bodiless:
             response.content_length = len(body)
         await response.prepare(self._request)
-        async with self._moving():
-            await response.write_eof(body)
-        self.sent_bytes += len(body)
+        await self._write(response, body)
         return response
 
     async def send_stream(self, answer: Response, chunks: AsyncIterator[bytes]) -> web.StreamResponse:
@@ -64,14 +61,8 @@ class Exchange:
         response = self._begin(answer)
         await response.prepare(self._request)
         async for chunk in chunks:
-            view = memoryview(chunk)
-            for at in range(0, len(view), _WRITE_BYTES):
-                piece = view[at : at + _WRITE_BYTES]
-                async with self._moving():
-                    await response.write(piece)
-                self.sent_bytes += len(piece)
-        async with self._moving():
-            await response.write_eof()
+            await self._write(response, chunk, last=False)
+        await self._write(response, b"")
         return response
 
     def abort(self) -> None:
@@ -89,15 +80,21 @@ class Exchange:
             response.force_close()
         return response
 
-    @asynccontextmanager
-    async def _moving(self) -> AsyncIterator[None]:
-        """Around a write: a client that has stopped reading is cut off."""
+    async def _write(self, response: web.StreamResponse, data: bytes, *, last: bool = True) -> None:
+        """A client that has stopped reading is cut off."""
+        view = memoryview(data)
+        whole = len(view) - len(view) % _WRITE_BYTES if last else len(view)
         try:
-            async with asyncio.timeout(self._limits.idle_s):
-                yield
+            for at in range(0, whole, _WRITE_BYTES):
+                async with asyncio.timeout(self._limits.idle_s):
+                    await response.write(view[at : at + _WRITE_BYTES])
+            if last:
+                async with asyncio.timeout(self._limits.idle_s):
+                    await response.write_eof(bytes(view[whole:]))
         except TimeoutError:
             self.abort()
             raise ConnectionResetError("the client does not read its answer") from None
+        self.sent_bytes += len(data)
 
 
 # Large enough to be cheap, small enough that a slow but living reader makes one within the idle limit.

@@ -15,6 +15,7 @@ from ec2_facade.auth.watch import follow_access_keys
 from ec2_facade.backends import Backends, ClcIdentities
 from ec2_facade.limits import Limits
 from ec2_facade.pipeline import Pipeline, Protocols
+from ec2_facade.s3.pipeline import Authentication
 from ec2_facade.server import FacadeServer
 from mallee.common.v1.caller_pb2 import Member
 
@@ -35,8 +36,10 @@ async def build(ctx: ServiceContext) -> None:
     identities = ClcIdentities(clc)
     pipeline = Pipeline(
         Protocols.load(),
-        Authenticator(keys, identities, region=config.region, clock_skew_s=facade.clock_skew_s),
-        LegacyAuthenticator(identities),
+        Authentication(
+            current=Authenticator(keys, identities, region=config.region, clock_skew_s=facade.clock_skew_s),
+            legacy=LegacyAuthenticator(identities),
+        ),
         Backends(clc=clc, walrus=walrus),
         limits=limits,
         domains=facade.domains,

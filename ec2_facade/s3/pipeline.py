@@ -40,20 +40,28 @@ class Proved:
     identified: Identified | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Authentication:
+    """The ways to prove who one is."""
+
+    current: Authenticator
+    # S3's presigned URLs alone.
+    legacy: LegacyAuthenticator
+
+
 class S3Pipeline:
     def __init__(
         self,
         protocol: RestXmlProtocol,
-        authenticator: Authenticator,
-        legacy: LegacyAuthenticator,
+        authentication: Authentication,
         backends: Backends,
         limits: Limits,
         *,
         domains: Sequence[str],
     ) -> None:
         self._protocol = protocol
-        self._authenticator = authenticator
-        self._legacy = legacy
+        self._authenticator = authentication.current
+        self._legacy = authentication.legacy
         self._backends = backends
         self._limits = limits
         self._domains = domains

@@ -40,7 +40,7 @@ class Wire:
     length: int | None = -1
 
     @classmethod
-    def trailing(cls, url: str, body: bytes, *, signed: bool) -> Wire:
+    def trailing(cls, url: str, body: bytes, *, signed: bool, checksum_of: bytes | None = None) -> Wire:
         """An aws-chunked upload with a CRC32 trailer."""
         declaration = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER" if signed else "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
         headers = {
@@ -51,7 +51,7 @@ class Wire:
         request = AWSRequest(method="PUT", url=url, data=b"", headers=headers)
         _DeclaredAuth(declaration).add_auth(request)
         wire = wire_of(request)
-        return cls(wire, _frame(wire, body, signed=signed))
+        return cls(wire, _frame(wire, body, signed=signed, checksum_of=body if checksum_of is None else checksum_of))
 
     def head(self) -> bytes:
         target = self.request.raw_path + (f"?{self.request.raw_query}" if self.request.raw_query else "")
@@ -69,7 +69,7 @@ class Wire:
             return answer.status, answer.read()
 
 
-def _frame(wire: WireRequest, body: bytes, *, signed: bool) -> bytes:
+def _frame(wire: WireRequest, body: bytes, *, signed: bool, checksum_of: bytes) -> bytes:
     scope = peek_scope(wire)
     assert scope is not None
     key, timestamp = signing_key(scope), wire.header("x-amz-date") or ""
@@ -84,7 +84,7 @@ def _frame(wire: WireRequest, body: bytes, *, signed: bool) -> bytes:
             previous = sign(key, text)
             extension = f";chunk-signature={previous}"
         framed += f"{len(chunk):x}{extension}\r\n".encode() + chunk + (b"\r\n" if chunk else b"")
-    trailer = f"x-amz-checksum-crc32:{base64.b64encode(zlib.crc32(body).to_bytes(4, 'big')).decode()}"
+    trailer = f"x-amz-checksum-crc32:{base64.b64encode(zlib.crc32(checksum_of).to_bytes(4, 'big')).decode()}"
     framed += f"{trailer}\r\n".encode()
     if signed:
         digest = sha256(f"{trailer}\n".encode())

@@ -30,6 +30,7 @@ from mallee.common.v1.caller_pb2 import Member
 from mallee.sts.v1 import caller_pb2
 from tests.etcd_fixture import EtcdServer, free_ports
 from tests.service.facade.conftest import in_thread
+from tests.service.facade.signing_client import Wire
 from tests.service.facade.stand_in import ACCOUNT, StandInIdentities, StandInService, until
 from tests.unit.facade.signing import ACCESS_KEY, REGION, SECRET
 
@@ -165,6 +166,20 @@ async def test_a_large_object_is_never_held_whole(cloud: Cloud) -> None:
     got = await in_thread(client.get_object, Bucket="bucket", Key="large")
     assert await in_thread(lambda: sum(len(chunk) for chunk in got["Body"].iter_chunks(MIB))) == size
     assert cloud.most_memory("facade-1") - before < 64 * MIB
+
+
+@pytest.mark.parametrize("signed", [True, False])
+async def test_a_trailing_checksum_is_checked_by_the_store(cloud: Cloud, signed: bool) -> None:
+    client = cloud.client("s3")
+    await patiently(client.create_bucket, Bucket="bucket")
+    body = os.urandom(300_000)
+    wire = Wire.trailing(f"http://127.0.0.1:{cloud.port}/bucket/k", body, signed=signed)
+    assert (await in_thread(wire.send, cloud.port))[0] == 200
+    wrong = Wire.trailing(f"http://127.0.0.1:{cloud.port}/bucket/k", body, signed=signed, checksum_of=b"other")
+    status, text = await in_thread(wrong.send, cloud.port)
+    assert (status, b"<Code>BadDigest</Code>" in text) == (400, True)
+    got = await in_thread(client.get_object, Bucket="bucket", Key="k")
+    assert await in_thread(got["Body"].read) == body
 
 
 async def test_a_store_that_was_killed_is_found_again(cloud: Cloud) -> None:
