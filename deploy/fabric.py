@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import shutil
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from common import netns
 from common.config import CloudConfig, NodeConfig
@@ -232,11 +232,3 @@ def _close_uplink(config: CloudConfig) -> None:
 
 def _uplink_note(config: CloudConfig) -> Path:
     return Path(f"/run/mallee-{config.cloud_id}/uplink")
-
-
-def describe(config: CloudConfig) -> dict[str, Any]:
-    """What stands, for `mallee status` and for error reports."""
-    return {
-        "host_link": host_link(config) in netns.link_kinds(),
-        "namespaces": [name for name in netns.namespaces() if name.startswith(f"m{config.cloud_id}-")],
-    }

@@ -49,6 +49,21 @@ async def test_an_address_goes_to_its_next_card_at_once(lab: Lab) -> None:
     assert second.interface.mac != first.interface.mac
 
 
+async def test_an_address_whose_old_card_lingers_goes_to_the_new_one(lab: Lab) -> None:
+    vpc = VpcId.new()
+    peer = await lab.guest(vpc, "172.31.0.9", groups=(OPEN,))
+    old = await lab.guest(vpc, "172.31.0.10", groups=(OPEN,))
+    new = await lab.guest(vpc, "172.31.0.10", groups=(OPEN,))
+    made = lab.plan(vpc, 1, ALL)
+    made.interfaces.remove(next(found for found in made.interfaces if found.interface_id == old.interface_id))
+    await lab.apply(made)
+    with new.listen(80), peer.dial(new.private, 80) as flow:
+        assert echoes(flow)
+        await lab.remove(old)
+        assert echoes(flow), "taking the old card away does not touch the new one's flows"
+    new.ask_dhcp()
+
+
 async def test_members_find_each_other_by_name(lab: Lab) -> None:
     vpc = VpcId.new()
     a, b = await opened(lab, vpc, 0, 1)
@@ -250,7 +265,7 @@ async def test_no_guest_packet_leaves_by_the_machines_own_interface(lab: Lab) ->
         delete table inet mallee_test_{netlab.CLOUD}
         table inet mallee_test_{netlab.CLOUD} {{
           chain out {{ type filter hook postrouting priority 300; policy accept;
-            oifname "{outside}" ip saddr {{ {ours} }} counter comment "guest"
+            oifname "{outside}" ip saddr {{ {ours} }} counter drop
             oifname "{outside}" ip daddr 198.51.100.77 counter drop
           }}
         }}

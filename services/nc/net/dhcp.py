@@ -10,7 +10,7 @@ import contextlib
 import ipaddress
 import os
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -73,7 +73,9 @@ def configuration(scope: Scope, folder: Path) -> str:
 
 
 def dhcp_hosts(cards: Iterable[Card]) -> str:
-    return "".join(f"{card.mac},{card.private},{names.private_host(card.private)}\n" for card in cards)
+    """An address that two cards have for a moment goes to the later one; dnsmasq refuses both otherwise."""
+    owners = {card.private: card.mac for card in cards}
+    return "".join(f"{mac},{address},{names.private_host(address)}\n" for address, mac in owners.items())
 
 
 def dns_hosts(view: View, cards: Iterable[Card], region: str) -> str:
@@ -147,19 +149,6 @@ class Dnsmasq:
         owner = {address: mac for mac, address, _ in (line.split(",") for line in hosts.splitlines())}
         held = [line.split() for line in leases if len(line.split()) >= 3]
         return any(owner.get(words[2], words[1]) != words[1] for words in held)
-
-
-def processes_of(folder: Path) -> Sequence[int]:
-    """Every dnsmasq whose configuration lies below `folder`, asked of the host."""
-    prefix = f"--conf-file={folder}/".encode()
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                words = (entry / "cmdline").read_bytes().split(b"\0")
-                if words[0].endswith(b"dnsmasq") and any(word.startswith(prefix) for word in words):
-                    found.append(int(entry.name))
-    return found
 
 
 def _write(path: Path, text: str) -> bool:

@@ -53,8 +53,9 @@ class Records:
         self._node = node_address
 
     def all(self) -> list[Record]:
-        """In the order of their addresses."""
-        found = [Record(**json.loads(self._path(i).read_text())) for i in self.ids()]
+        """In the order of their addresses, and of those with one address the latest last."""
+        paths = sorted((self._path(i) for i in self.ids()), key=lambda path: path.stat().st_mtime_ns)
+        found = [Record(**json.loads(path.read_text())) for path in paths]
         return sorted(found, key=lambda record: ipaddress.IPv4Address(record.private_ipv4))
 
     def ids(self) -> set[InterfaceId]:

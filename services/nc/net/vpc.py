@@ -204,9 +204,10 @@ class Vpc:
         """Its addresses, private and public, are no longer here."""
         others = [member for member in self._records.view().local if member.interface_id != interface_id]
         self._site.publish(self.vpc_id, (member.public for member in others if member.public))
-        for record in self._records.all():
-            if record.interface_id == interface_id:
-                flows.cut_address(record.private_ipv4, namespace=self._namespace)
+        records = self._records.all()
+        mine = {record.private_ipv4 for record in records if record.interface_id == interface_id}
+        for address in mine - {record.private_ipv4 for record in records if record.interface_id != interface_id}:
+            flows.cut_address(address, namespace=self._namespace)
 
     def _reach_members(self, view: policy.View) -> None:
         """Routes to the members on other nodes, with static neighbours: the overlay neither learns nor floods."""
