@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from common.errors import InvalidArgument
 from common.ids import InstanceId, InterfaceId, VpcId
@@ -52,7 +52,7 @@ class Host:
             raise InvalidArgument(f"{boot.machine.image_id} has no known format")
         async with contextlib.AsyncExitStack() as held:
             wanted = [image for image in (boot.machine, boot.kernel, boot.ramdisk) if image.image_id]
-            found = await asyncio.gather(*(held.enter_async_context(self.images.hold(image)) for image in wanted))
+            found = await _all(*(held.enter_async_context(self.images.hold(image)) for image in wanted))
             file_of = dict(zip((image.image_id for image in wanted), found, strict=True))
             overlay = Overlay(
                 path=self.paths.disk(instance_id),
@@ -61,9 +61,8 @@ class Host:
                 size_bytes=spec.shape.disk_bytes,
                 owner=self.owner,
             )
-            await self.make_overlay(overlay)
-            async with self._vpc_locks[VpcId(spec.interface.vpc_id)]:
-                tap = await self.network.prepare_interface(spec.interface)
+            # Side by side: each is a process or a round through the kernel.
+            _, tap = await _all(self.make_overlay(overlay), self._prepare_interface(spec))
             await self.hypervisor.prepare(self._domain(spec, overlay, file_of, tap))
 
     async def plug(self, spec: instance_pb2.InstanceSpec) -> None:
@@ -87,6 +86,10 @@ class Host:
             await self.plans.forget(vpc_id)
         await asyncio.to_thread(self.paths.disk(instance_id).unlink, missing_ok=True)
 
+    async def _prepare_interface(self, spec: instance_pb2.InstanceSpec) -> str:
+        async with self._vpc_locks[VpcId(spec.interface.vpc_id)]:
+            return await self.network.prepare_interface(spec.interface)
+
     def _domain(self, spec: instance_pb2.InstanceSpec, overlay: Overlay, file_of: dict[str, Path], tap: str) -> Domain:
         boot = spec.boot
         return Domain(
@@ -104,3 +107,12 @@ class Host:
             tap=tap,
             console_log=self.paths.console(InstanceId(spec.instance_id)),
         )
+
+
+async def _all(*acts: Awaitable[Any]) -> list[Any]:
+    """Their results. If one fails the others are still waited for: none goes on behind the back of what follows."""
+    results = await asyncio.gather(*acts, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results

@@ -5,6 +5,7 @@ Its state is files, one per domain, so that a restarted node controller finds it
 
     power-off INSTANCE      the guest shuts itself down
     crash INSTANCE          its engine process dies
+    stall INSTANCE          the host's disk is full
     reboot-host             every domain is off and nobody can say why
     forget-events           changes are not told until the engine is reached again (`reconnect`)
     reconnect               every domain is told again
@@ -139,6 +140,10 @@ class FakeHypervisor:
         if self._read(instance_id) in (Power.RUNNING, Power.PAUSED):
             self._write(instance_id, Power.CRASHED)
 
+    def guest_stalls(self, instance_id: InstanceId) -> None:
+        if self._read(instance_id) is Power.RUNNING:
+            self._write(instance_id, Power.STALLED)
+
     def host_reboots(self) -> None:
         for path in self._domains.glob("*.json"):
             self._write(InstanceId(path.stem), Power.OFF_UNKNOWN)
@@ -161,6 +166,8 @@ class FakeHypervisor:
                 self.guest_powers_off(InstanceId(argument))
             case "crash":
                 self.guest_crashes(InstanceId(argument))
+            case "stall":
+                self.guest_stalls(InstanceId(argument))
             case "reboot-host":
                 self.host_reboots()
             case "forget-events":

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from prometheus_client import REGISTRY
 
 from common.errors import InvalidArgument, NoCapacity, NotFound, Stale, WrongState
 from common.ids import InstanceId
@@ -15,7 +16,7 @@ from services.nc.power_off import power_off_all
 from services.nc.store import InstanceStore, LockedElsewhere
 from tests.eventually import eventually
 from tests.service.nc.stage import Node, Site, make_site, running
-from tests.unit.nc.specs import image, spec
+from tests.unit.nc.specs import MACHINE, image, spec
 
 RUNNING, GONE = instance_pb2.VM_STATE_RUNNING, instance_pb2.VM_STATE_GONE
 FAILED, OFF = instance_pb2.VM_STATE_FAILED, instance_pb2.VM_STATE_POWERED_OFF
@@ -281,6 +282,15 @@ async def test_the_console_is_read_to_its_end(node: Node) -> None:
     log.write_bytes(b"x" * 65530)
     answer = await node.client.stub.GetConsoleOutput(service_pb2.GetConsoleOutputRequest(instance_id=FIRST))
     assert answer.output == b"eady\r\n" + b"x" * 65530
+
+
+async def test_metrics_tell_what_the_node_has(node: Node) -> None:
+    await node.client.ensure(spec())
+    await node.client.until(FIRST, RUNNING)
+    assert REGISTRY.get_sample_value("mallee_nc_vms", {"phase": "running"}) == 1
+    assert (REGISTRY.get_sample_value("mallee_nc_image_cache_bytes") or 0) > len(MACHINE)
+    assert (REGISTRY.get_sample_value("mallee_nc_launches_total", {"outcome": "running"}) or 0) >= 1
+    assert (REGISTRY.get_sample_value("mallee_nc_launch_seconds_count") or 0) >= 1
 
 
 async def test_only_what_runs_is_rebooted(node: Node) -> None:
