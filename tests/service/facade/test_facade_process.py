@@ -28,7 +28,8 @@ from ec2_facade.limits import MIB
 from mallee.clc.v1 import service_pb2_grpc
 from mallee.common.v1.caller_pb2 import Member
 from mallee.sts.v1 import caller_pb2
-from tests.etcd_fixture import EtcdServer, free_ports
+from tests.etcd_fixture import EtcdServer
+from tests.ports import free_port_base
 from tests.service.facade.conftest import in_thread
 from tests.service.facade.signing_client import Wire
 from tests.service.facade.stand_in import ACCOUNT, StandInIdentities, StandInService, until
@@ -43,7 +44,10 @@ class Cloud:
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        self.port, self.metrics_port, self.walrus_port, self.walrus_metrics, self.clc_port = free_ports(5)
+        # Below the range that outgoing connections take theirs from: a store may be killed and come back to its port.
+        base = free_port_base()
+        self.port, self.walrus_port, self.clc_port = base, base + 1, base + 2
+        self.metrics_port, self.walrus_metrics = base + 1000, base + 1001
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def write_config(self, etcd: EtcdServer) -> None:
