@@ -98,15 +98,21 @@ def _is_pattern(value: str) -> bool:
 
 @lru_cache(maxsize=1024)
 def _pattern(value: str) -> re.Pattern[str]:
-    out, escaped = [], False
+    """In linear time for any value: what stands between two `*` is taken where it first fits, and never given back."""
+    runs, escaped = [""], False
     for c in value:
-        if escaped:
-            out.append(re.escape(c))
-            escaped = False
-        elif c == "\\":
+        if not escaped and c == "*":
+            runs.append("")
+        elif not escaped and c == "\\":
             escaped = True
+            continue
         else:
-            out.append({"*": ".*", "?": "."}.get(c) or re.escape(c))
+            runs[-1] += "." if c == "?" and not escaped else re.escape(c)
+        escaped = False
     if escaped:
-        out.append(re.escape("\\"))
-    return re.compile("".join(out), re.DOTALL)
+        runs[-1] += re.escape("\\")
+    if len(runs) == 1:
+        return re.compile(runs[0], re.DOTALL)
+    first, *middle, last = runs
+    inner = "".join(f"(?>.*?{run})" for run in middle if run)
+    return re.compile(f"{first}{inner}.*{last}", re.DOTALL)

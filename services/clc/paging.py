@@ -46,7 +46,7 @@ def encode_token(after: str) -> str:
 def decode_token(token: str) -> str:
     try:
         raw = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
-        if raw[:1] != b"1":
+        if raw[:1] != b"1" or raw == b"1":
             raise ValueError(token)
         return raw[1:].decode()
     except (binascii.Error, ValueError) as error:

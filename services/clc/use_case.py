@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from common.config import CloudConfig
-from common.errors import CloudError
+from common.errors import WrongState
 from mallee.common.v1.caller_pb2 import Caller
 from services.clc.clock import Clock
 from services.clc.store import Store
@@ -81,7 +81,9 @@ class DryRunnable(Protocol):
     dry_run: bool
 
 
-class DryRun(CloudError):
+class DryRun(WrongState):
+    """No failure, but EC2 says it with one: 412 Precondition Failed."""
+
     default_code = "DryRunOperation"
 
 

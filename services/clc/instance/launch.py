@@ -51,17 +51,18 @@ def _earlier(cloud: Cloud, call: Call, token: str, digest: bytes) -> ec2.Reserva
 
 async def _launch(cloud: Cloud, call: Call, wanted: Wanted, token: str, digest: bytes) -> ec2.Reservation:
     subnet, count = _place(cloud, wanted)
-    public_count = count if subnet.record.map_public_ip_on_launch else 0
+    public = wanted.interface.public
+    public_count = count if (subnet.record.map_public_ip_on_launch if public is None else public) else 0
     with (
         cloud.clusters.admitting(subnet.record.zone, [wanted.room] * count),
-        cloud.addresses.hold_private(subnet.record, count, wanted=wanted.private_ipv4) as private,
-        cloud.addresses.hold_public(public_count) as public,
+        cloud.addresses.hold_private(subnet.record, count, wanted=wanted.interface.private_ipv4) as private,
+        cloud.addresses.hold_public(public_count) as public_ipv4s,
     ):
         reservation = _reservation(call, wanted, token, count)
         instances = [
             _instance(cloud, call, wanted, subnet.record, reservation, index, private[index]) for index in range(count)
         ]
-        for instance, address in zip(instances, public, strict=False):
+        for instance, address in zip(instances, public_ipv4s, strict=False):
             instance.interface.public_ipv4 = address
         changes = _changes(wanted, subnet, reservation, instances)
         if token:
@@ -152,6 +153,7 @@ def _instance(
             security_group_ids=[group.record.group_id for group in wanted.groups],
             private_dns_name=f"ip-{private_ipv4.replace('.', '-')}.{domain}",
         ),
+        interface_description=wanted.interface.description,
         attachment_id=InterfaceAttachmentId.new(),
         launch_time=timestamp(call.now),
         tags=wanted.tags,

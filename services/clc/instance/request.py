@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,6 +13,7 @@ from mallee.ec2.v1 import instance_pb2 as ec2
 from mallee.nc.v1 import instance_pb2 as nc
 from services.clc.capacity import Room
 from services.clc.image.use_cases import launchable
+from services.clc.instance.interface import WantedInterface, interface_of
 from services.clc.key_pair.use_cases import named
 from services.clc.lookup import SECURITY_GROUP, SUBNET, own, own_all
 from services.clc.security_group.groups import default_vpc, find_group
@@ -43,7 +43,7 @@ class Wanted:
     # One: the user chose. Several: any of them will do, the zone with most room is taken.
     subnets: tuple[Stored[record_pb2.SubnetRecord], ...]
     groups: tuple[Stored[record_pb2.SecurityGroupRecord], ...]
-    private_ipv4: str
+    interface: WantedInterface
     user_data: bytes | None
     tags: dict[str, str]
     metadata_options: record_pb2.MetadataOptionsRecord
@@ -74,8 +74,9 @@ def check(cloud: Cloud, call: Call, request: ec2.RunInstancesRequest) -> Wanted:
     minimum, maximum = _counts(request)
     shape = _shape(cloud, request.instance_type or _DEFAULT_TYPE)
     machine, kernel, ramdisk = _images(cloud, call, request, shape)
-    vpc, subnets = _subnets(cloud, call, request)
-    if request.private_ip_address and (maximum > 1 or not request.subnet_id):
+    interface = interface_of(request, shape.instance_type)
+    vpc, subnets = _subnets(cloud, call, request.placement, interface.subnet_id)
+    if interface.private_ipv4 and (maximum > 1 or not interface.subnet_id):
         raise InvalidArgument(
             "PrivateIpAddress can be given for a single instance in a named subnet only",
             code="InvalidParameterCombination",
@@ -95,8 +96,8 @@ def check(cloud: Cloud, call: Call, request: ec2.RunInstancesRequest) -> Wanted:
         key=named(cloud.store, call.account_id, [request.key_name])[0] if request.key_name else None,
         vpc=vpc,
         subnets=subnets,
-        groups=_groups(cloud, call, request, vpc.record),
-        private_ipv4=request.private_ip_address,
+        groups=_groups(cloud, call, interface, vpc.record),
+        interface=interface,
         user_data=_user_data(request),
         tags=given_tags["instance"],
         metadata_options=_metadata_options(request.metadata_options),
@@ -165,22 +166,22 @@ def _check_type(image: Stored[record_pb2.ImageRecord] | None, expected: str) -> 
 
 
 def _subnets(
-    cloud: Cloud, call: Call, request: ec2.RunInstancesRequest
+    cloud: Cloud, call: Call, placement: ec2.Placement, subnet_id: str
 ) -> tuple[Stored[record_pb2.VpcRecord], tuple[Stored[record_pb2.SubnetRecord], ...]]:
-    store, zone = cloud.store, request.placement.availability_zone
-    if request.placement.tenancy not in ("", "default"):
-        raise Unsupported(f"Placement.Tenancy '{request.placement.tenancy}' is not supported; only 'default' is.")
-    if request.placement.group_name:
+    store, zone = cloud.store, placement.availability_zone
+    if placement.tenancy not in ("", "default"):
+        raise Unsupported(f"Placement.Tenancy '{placement.tenancy}' is not supported; only 'default' is.")
+    if placement.group_name:
         raise Unsupported("Placement.GroupName is not supported: this cloud has no placement groups yet.")
-    if request.placement.availability_zone_id:
+    if placement.availability_zone_id:
         raise Unsupported("Placement.AvailabilityZoneId is not supported; give Placement.AvailabilityZone.")
     if zone and zone not in [z.name for z in cloud.config.zones]:
         raise InvalidArgument(f"Invalid availability zone: [{zone}]")
-    if request.subnet_id:
-        subnet = own(store, SUBNET, call.account_id, request.subnet_id)
+    if subnet_id:
+        subnet = own(store, SUBNET, call.account_id, subnet_id)
         if zone and subnet.record.zone != zone:
             raise InvalidArgument(
-                f"The availability zone {zone} is not that of the subnet {request.subnet_id}",
+                f"The availability zone {zone} is not that of the subnet {subnet_id}",
                 code="InvalidParameterCombination",
             )
         vpc = store.get(record_pb2.VpcRecord, subnet.record.vpc_id)
@@ -200,11 +201,11 @@ def _subnets(
 
 
 def _groups(
-    cloud: Cloud, call: Call, request: ec2.RunInstancesRequest, vpc: record_pb2.VpcRecord
+    cloud: Cloud, call: Call, interface: WantedInterface, vpc: record_pb2.VpcRecord
 ) -> tuple[Stored[record_pb2.SecurityGroupRecord], ...]:
     store = cloud.store
-    found = own_all(store, SECURITY_GROUP, call.account_id, request.security_group_ids)
-    found += [find_group(store, call.account_id, name=name) for name in request.security_groups]
+    found = own_all(store, SECURITY_GROUP, call.account_id, interface.group_ids)
+    found += [find_group(store, call.account_id, name=name) for name in interface.group_names]
     if not found:
         found = own_all(store, SECURITY_GROUP, call.account_id, [vpc.default_group_id])
     for group in found:
@@ -221,7 +222,7 @@ def _user_data(request: ec2.RunInstancesRequest) -> bytes | None:
         return None
     try:
         raw = base64.b64decode(request.user_data, validate=True)
-    except binascii.Error:
+    except ValueError:
         raise InvalidArgument("Invalid BASE64 encoding of user data.", code="InvalidUserData.Malformed") from None
     if len(raw) > MAX_USER_DATA_BYTES:
         raise InvalidArgument("User data is limited to 16384 bytes")
@@ -245,6 +246,8 @@ def _shutdown_behavior(request: ec2.RunInstancesRequest) -> str:
 
 
 def _metadata_options(given: ec2.InstanceMetadataOptionsRequest) -> record_pb2.MetadataOptionsRecord:
+    if not 1 <= given.http_put_response_hop_limit <= 64 and given.HasField("http_put_response_hop_limit"):
+        raise InvalidArgument("HttpPutResponseHopLimit must be between 1 and 64")
     options = record_pb2.MetadataOptionsRecord(
         http_tokens=given.http_tokens or "optional",
         http_endpoint=given.http_endpoint or "enabled",
@@ -258,8 +261,6 @@ def _metadata_options(given: ec2.InstanceMetadataOptionsRequest) -> record_pb2.M
     ):
         if value not in known:
             raise InvalidArgument(f"Value ({value}) for parameter {name} is invalid: {' or '.join(known)}")
-    if not 1 <= given.http_put_response_hop_limit <= 64 and given.HasField("http_put_response_hop_limit"):
-        raise InvalidArgument("HttpPutResponseHopLimit must be between 1 and 64")
     if given.http_protocol_ipv6 not in ("", "disabled"):
         raise Unsupported("HttpProtocolIpv6 'enabled' is not supported.")
     return options

@@ -150,7 +150,7 @@ def _add_network(
                 network_card_index=0,
                 status="attaching" if record.state == rules.PENDING else "attached",
             ),
-            description="",
+            description=record.interface_description,
             groups=groups,
             interface_type="interface",
             mac_address=interface.mac,

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
 from common.errors import InvalidArgument
 
+_TYPES = ("rsa", "ed25519")
 _RSA_SIZES = (1024, 2048, 4096)
 
 
@@ -36,15 +37,16 @@ class NewKey:
     private_pem: str
 
 
+def check_type(key_type: str) -> str:
+    """Raises InvalidArgument."""
+    if key_type not in _TYPES:
+        raise InvalidArgument(f"Value ({key_type}) for parameter KeyType is invalid. Known: {', '.join(_TYPES)}.")
+    return key_type
+
+
 def create(key_type: str) -> NewKey:
     """Takes some 0.1 s of CPU for rsa: call it in a thread."""
-    match key_type:
-        case "rsa":
-            return _create_rsa()
-        case "ed25519":
-            return _create_ed25519()
-        case _:
-            raise InvalidArgument(f"Value ({key_type}) for parameter KeyType is invalid. Known: rsa, ed25519.")
+    return _create_rsa() if check_type(key_type) == "rsa" else _create_ed25519()
 
 
 def _create_rsa() -> NewKey:
@@ -101,7 +103,8 @@ def _candidates(material: bytes) -> list[bytes]:
     found = [material]
     if material.startswith(b"---- BEGIN SSH2 PUBLIC KEY"):
         lines = [ln for ln in material.splitlines()[1:-1] if b":" not in ln and not ln.endswith(b"\\")]
-        found.append(_with_algorithm(b"".join(lines)))
+        with contextlib.suppress(binascii.Error):
+            found.append(_with_algorithm(b"".join(lines)))
     elif b" " not in material:
         with contextlib.suppress(binascii.Error):
             found += [_with_algorithm(material), base64.b64decode(material, validate=True)]

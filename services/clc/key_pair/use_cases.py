@@ -36,9 +36,10 @@ async def create_key_pair(cloud: Cloud, call: Call, request: ec2.CreateKeyPairRe
     given_tags = tags.from_specifications(request.tag_specifications, allowed=["key-pair"])["key-pair"]
     if request.key_format not in ("", "pem"):
         raise Unsupported(f"The key format '{request.key_format}' is not supported; use 'pem'.")
+    key_type = material.check_type(request.key_type or "rsa")
     _check_free(cloud.store, call.account_id, request.key_name)
     end_dry_run(request)
-    key = await asyncio.to_thread(material.create, request.key_type or "rsa")
+    key = await asyncio.to_thread(material.create, key_type)
     record = await _store(cloud, call, request.key_name, key.public, given_tags)
     return ec2.KeyPair(
         key_pair_id=record.key_pair_id,
@@ -53,6 +54,8 @@ async def create_key_pair(cloud: Cloud, call: Call, request: ec2.CreateKeyPairRe
 async def import_key_pair(cloud: Cloud, call: Call, request: ec2.ImportKeyPairRequest) -> ec2.ImportKeyPairResult:
     _check_name(request.key_name)
     given_tags = tags.from_specifications(request.tag_specifications, allowed=["key-pair"])["key-pair"]
+    if not request.public_key_material:
+        raise InvalidArgument("The request must contain the parameter PublicKeyMaterial", code="MissingParameter")
     public = material.read_public(request.public_key_material)
     _check_free(cloud.store, call.account_id, request.key_name)
     end_dry_run(request)
@@ -74,7 +77,7 @@ async def describe_key_pairs(
     found: Iterable[Stored[record_pb2.KeyPairRecord]]
     if request.key_pair_ids or request.key_names:
         found = own_all(cloud.store, KEY_PAIR, call.account_id, request.key_pair_ids)
-        found = [*found, *named(cloud.store, call.account_id, request.key_names)]
+        found = {k.key: k for k in (*found, *named(cloud.store, call.account_id, request.key_names))}.values()
     else:
         found = cloud.store.owned(record_pb2.KeyPairRecord, call.account_id)
     views = [_view(key.record, with_public_key=request.include_public_key) for key in sorted_by_creation(found)]

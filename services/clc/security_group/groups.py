@@ -117,6 +117,7 @@ async def describe_security_groups(
     if request.group_ids or request.group_names:
         found = own_all(store, SECURITY_GROUP, call.account_id, request.group_ids)
         found += [find_group(store, call.account_id, name=name) for name in request.group_names]
+        found = list({group.key: group for group in found}.values())
     else:
         found = list(store.owned(record_pb2.SecurityGroupRecord, call.account_id))
     pairs = ((group, _view(cloud, group.record)) for group in sorted_by_creation(found))

@@ -20,6 +20,9 @@ MAX_RULES: Final = 60
 _NAMES: Final = {"6": "tcp", "17": "udp", "1": "icmp", "58": "icmpv6", "all": "-1"}
 _WITH_PORTS: Final = frozenset({"tcp", "udp"})
 _ICMP: Final = frozenset({"icmp", "icmpv6"})
+_NUMBER: Final = re.compile(r"[0-9]{1,3}\Z")
+# An address and a number of bits: Python takes netmasks and scopes too.
+_CIDR: Final = re.compile(r"[0-9a-fA-F.:]+/[0-9]{1,3}\Z")
 _DESCRIPTION: Final = re.compile(r"[a-zA-Z0-9. _\-:/()#,@\[\]+=&;{}!$*]{0,255}\Z")
 
 # A UserIdGroupPair → (group id, its account), or NotFound.
@@ -70,8 +73,10 @@ def _protocol(given: str) -> str:
     if not given:
         raise InvalidArgument("The request must contain the parameter IpProtocol", code="MissingParameter")
     name = _NAMES.get(given.lower(), given.lower())
-    if name in _WITH_PORTS or name in _ICMP or name == "-1" or (name.isdigit() and int(name) <= 255):
+    if name in _WITH_PORTS or name in _ICMP or name == "-1":
         return name
+    if _NUMBER.match(name) and int(name) <= 255:
+        return _NAMES.get(str(int(name)), str(int(name)))
     raise InvalidArgument(f"Invalid value '{given}' for IP protocol. Unknown protocol.")
 
 
@@ -101,7 +106,7 @@ def _ports(protocol: str, permission: ec2.IpPermission) -> tuple[int, int]:
 def _cidr(given: str, network: type[ipaddress.IPv4Network] | type[ipaddress.IPv6Network]) -> str:
     """Its canonical form: host bits cut off, as EC2 keeps it."""
     try:
-        if "/" not in given:
+        if not _CIDR.match(given):
             raise ValueError(given)
         return str(network(given, strict=False))
     except ValueError:

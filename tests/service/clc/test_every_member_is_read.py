@@ -84,6 +84,32 @@ async def run_instances(stage: Stage) -> Any:
     )
 
 
+async def run_on_an_interface(stage: Stage) -> Any:
+    subnets = (await stage.run("DescribeSubnets", subnet_pb2.DescribeSubnetsRequest())).subnets
+    return instance_pb2.RunInstancesRequest(
+        image_id=await image(stage),
+        min_count=1,
+        max_count=1,
+        network_interfaces=[
+            instance_pb2.InstanceNetworkInterfaceSpecification(
+                associate_public_ip_address=False,
+                delete_on_termination=True,
+                description="primary",
+                device_index=0,
+                groups=[await group(stage)],
+                private_ip_addresses=[
+                    instance_pb2.PrivateIpAddressSpecification(
+                        primary=True, private_ip_address=subnets[0].cidr_block.replace(".0/20", ".78")
+                    )
+                ],
+                subnet_id=subnets[0].subnet_id,
+                interface_type="interface",
+                network_card_index=0,
+            )
+        ],
+    )
+
+
 def permission() -> security_group_pb2.IpPermission:
     return security_group_pb2.IpPermission(
         ip_protocol="tcp",
@@ -275,6 +301,16 @@ async def test_a_dry_run_ends_as_one_and_changes_nothing(stage: Stage, action: s
     with pytest.raises(DryRun):
         await stage.run(action, request)
     assert stage.cloud.store.revision == before
+
+
+async def test_no_member_of_a_network_interface_stays_unread(stage: Stage) -> None:
+    watched = recording(await run_on_an_interface(stage))
+    reservation = await stage.run("RunInstances", watched)
+    assert unread(watched) == []
+    (shown,) = reservation.instances[0].network_interfaces
+    assert shown.description == "primary"
+    assert shown.private_ip_address.endswith(".78")
+    assert not shown.HasField("association")
 
 
 async def boot(stage: Stage, instance_id: str) -> None:
