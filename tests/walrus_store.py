@@ -39,10 +39,11 @@ async def opened_store(root: Path, limits: Limits = LIMITS) -> AsyncIterator[Sto
 
 
 async def stream(
-    kind: Any, header: Any, body: bytes, *, trailers: dict[str, str] | None = None, ended: bool = True, chunk: int = 50
+    kind: Any, header: Any, body: bytes, *, trailers: dict[str, str] | None = None, ended: bool = True
 ) -> AsyncIterator[Any]:
-    """An upload's messages."""
+    """An upload's messages: several chunks, however small the body is."""
     yield kind(header=header)
+    chunk = min(max(50, len(body) // 8), 1 << 20)
     for start in range(0, len(body), chunk):
         yield kind(chunk=body[start : start + chunk])
     if ended:

@@ -36,7 +36,7 @@ async def stage(tmp_path: Path, certificates: Path) -> AsyncIterator[WalrusStage
 async def test_a_body_streams_in_and_out(stage: WalrusStage) -> None:
     s3 = await stage.s3()
     header = object_pb2.PutObjectRequest(bucket="bucket", key="k", content_length=len(BODY))
-    messages = stream(object_pb2.PutObjectStream, header, BODY, chunk=MIB)
+    messages = stream(object_pb2.PutObjectStream, header, BODY)
     answer = await s3.PutObject(messages, metadata=said_by(ALICE))
     assert answer.e_tag == f'"{hashlib.md5(BODY).hexdigest()}"'
     request = object_pb2.GetObjectRequest(bucket="bucket", key="k")

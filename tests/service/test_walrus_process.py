@@ -82,7 +82,7 @@ async def test_it_joins_serves_and_comes_back_after_kill_9(home: Path, etcd_serv
                 s3 = S3ServiceStub(channel)
                 await s3.CreateBucket(bucket_pb2.CreateBucketRequest(bucket="bucket"), metadata=said_by(ALICE))
                 header = object_pb2.PutObjectRequest(bucket="bucket", key="k")
-                messages = stream(object_pb2.PutObjectStream, header, bytes(100_000), chunk=50_000)
+                messages = stream(object_pb2.PutObjectStream, header, bytes(100_000))
                 await s3.PutObject(messages, metadata=said_by(ALICE))
             assert 'mallee_rpc_requests_total{code="OK",method="/mallee.s3.v1.S3Service/PutObject"} 1.0' in (
                 await _metrics(member.metrics_address)

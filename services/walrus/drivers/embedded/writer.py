@@ -26,6 +26,8 @@ Step = Callable[[sqlite3.Connection], Result]
 _BATCH_LIMIT = 512
 # Pages of the write-ahead log between checkpoints (16 MiB): each checkpoint costs two more fsyncs.
 _CHECKPOINT_PAGES = 4096
+# A bug in a step belongs to its caller, and must take neither the batch nor the thread with it.
+_BUGS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass(slots=True)
@@ -128,8 +130,7 @@ def _take_step(db: sqlite3.Connection, waiting: _Waiting) -> None:
     db.execute("SAVEPOINT step")
     try:
         waiting.result = waiting.step(db)
-    except (CloudError, AssertionError, LookupError, TypeError, ValueError) as error:
-        # The last four are bugs of the step: they belong to its caller, and must not take the batch with them.
+    except (CloudError, *_BUGS) as error:
         waiting.error = error
         db.execute("ROLLBACK TO step")
     db.execute("RELEASE step")
