@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from common.errors import InvalidArgument
 from common.ids import InstanceId, InterfaceId, VpcId
+from common.metrics import histogram
 from mallee.nc.v1 import instance_pb2
 from services.nc.drivers.base import Domain, Hypervisor, Network
 from services.nc.images import ImageCache
@@ -20,6 +22,14 @@ from services.nc.paths import NodePaths
 from services.nc.plans import Plans
 
 FORMATS: Final = {instance_pb2.IMAGE_FORMAT_RAW: "raw", instance_pb2.IMAGE_FORMAT_QCOW2: "qcow2"}
+
+
+_STEP_SECONDS: Final = histogram("mallee_nc_launch_step_seconds", "Parts of a launch", ("step",))
+
+
+def _timed(step: str) -> AbstractContextManager[Any]:
+    timer: AbstractContextManager[Any] = _STEP_SECONDS.labels(step).time()
+    return timer
 
 
 class Metadata(Protocol):
@@ -52,7 +62,8 @@ class Host:
             raise InvalidArgument(f"{boot.machine.image_id} has no known format")
         async with contextlib.AsyncExitStack() as held:
             wanted = [image for image in (boot.machine, boot.kernel, boot.ramdisk) if image.image_id]
-            found = await _all(*(held.enter_async_context(self.images.hold(image)) for image in wanted))
+            with _timed("images"):
+                found = await _all(*(held.enter_async_context(self.images.hold(image)) for image in wanted))
             file_of = dict(zip((image.image_id for image in wanted), found, strict=True))
             overlay = Overlay(
                 path=self.paths.disk(instance_id),
@@ -62,17 +73,22 @@ class Host:
                 owner=self.owner,
             )
             # Side by side: each is a process or a round through the kernel.
-            _, tap = await _all(self.make_overlay(overlay), self._prepare_interface(spec))
-            await self.hypervisor.prepare(self._domain(spec, overlay, file_of, tap))
+            with _timed("disk and interface"):
+                _, tap = await _all(self.make_overlay(overlay), self._prepare_interface(spec))
+            with _timed("domain"):
+                await self.hypervisor.prepare(self._domain(spec, overlay, file_of, tap))
 
     async def plug(self, spec: instance_pb2.InstanceSpec) -> None:
         """Its interface into the VPC with all that guards it, its metadata, and only then its vCPUs."""
         vpc_id = VpcId(spec.interface.vpc_id)
         async with self._vpc_locks[vpc_id]:
-            await self.network.plug_interface(spec.interface)
-            await self.plans.apply_again(vpc_id)
+            with _timed("plug"):
+                await self.network.plug_interface(spec.interface)
+            with _timed("plan"):
+                await self.plans.apply_again(vpc_id)
             await self.metadata.serve(vpc_id)
-        await self.hypervisor.resume(InstanceId(spec.instance_id))
+        with _timed("resume"):
+            await self.hypervisor.resume(InstanceId(spec.instance_id))
 
     async def clean(self, spec: instance_pb2.InstanceSpec) -> None:
         """Domain, interface and disk; the record stays, and the console's log with it."""
