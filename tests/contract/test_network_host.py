@@ -312,6 +312,19 @@ async def test_a_dead_dnsmasq_comes_back_by_itself(lab: Lab) -> None:
     guest.ask_dhcp()
 
 
+async def test_a_link_that_went_down_and_up_carries_everything_again(lab: Lab) -> None:
+    a, far = await opened(lab, VpcId.new(), 0, 1)
+    node = a.node.namespace
+    netns.links([f"link set {netns.UNDERLAY} down", f"link set {netns.UNDERLAY} up"], namespace=node)
+
+    def answers() -> bool:
+        return a.reaches(far.public, 80, within_s=0.3) and a.reaches(far.private, 80, within_s=0.3)
+
+    with far.listen(80), a.listen(80):
+        await eventually(answers, within_s=20)
+        assert reaches("", a.public, 80)
+
+
 async def test_what_somebody_took_away_comes_back(lab: Lab) -> None:
     vpc = VpcId.new()
     a, far = await opened(lab, vpc, 0, 1)

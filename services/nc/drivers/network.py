@@ -131,12 +131,13 @@ class HostNetwork:
         self._next_look = loop.call_later(_LOOK_AFTER_S, look)
 
     def _look_after(self) -> None:
-        """dnsmasq is nobody's child: it is missed by looking."""
-        for vpc_id in self._site.vpcs():
-            try:
+        """dnsmasq is nobody's child, and links go down and up: both are missed by looking."""
+        try:
+            self._site.mend()
+            for vpc_id in self._site.vpcs():
                 self._alone(vpc_id, Vpc.keep_serving)
-            except (CloudError, OSError) as error:
-                _log.warning("a VPC is without its dnsmasq", vpc_id=vpc_id, error=str(error))
+        except (CloudError, OSError) as error:
+            _log.warning("the network could not be looked after", error=str(error))
 
     def _open(self) -> None:
         self._site.open()

@@ -82,6 +82,21 @@ class Site:
         )
         netns.rules(node_rules.node(self.doors), namespace=self.namespace)
 
+    def mend(self) -> None:
+        """What goes when the underlay's link goes down and does not come back with it: the way to public addresses
+        elsewhere, and the answering for those here."""
+        underlay = f"link show dev {netns.UNDERLAY}"
+        with self.lock:
+            links, routes, proxies = netns.show(underlay, "route show", "neigh show proxy", namespace=self.namespace)
+            if "UP" not in links[0]["flags"]:
+                return
+            lines = []
+            if all(route["dst"] != self.doors.public_pool for route in routes):
+                lines = [f"route replace {self.doors.public_pool} dev {netns.UNDERLAY} src {self.address}"]
+            unanswered = _published(routes) - {entry["dst"] for entry in proxies}
+            lines += [f"neigh add proxy {address} dev {netns.UNDERLAY}" for address in sorted(unanswered)]
+            netns.links(lines, namespace=self.namespace)
+
     @cached_property
     def guest_mtu(self) -> int:
         underlay = int(netns.link_kinds(self.namespace)[netns.UNDERLAY]["mtu"])
@@ -202,11 +217,15 @@ class Site:
 
     def _forget_proxies(self) -> None:
         routes, proxies = netns.show("route show", "neigh show proxy", namespace=self.namespace)
-        held = {route["dst"] for route in routes if names.vpc_of_uplink(str(route.get("dev", "")))}
-        orphans = [entry["dst"] for entry in proxies if entry["dst"] not in held]
+        orphans = sorted({entry["dst"] for entry in proxies} - _published(routes))
         netns.links(
             (f"neigh del proxy {address} dev {netns.UNDERLAY}" for address in orphans), namespace=self.namespace
         )
+
+
+def _published(routes: list[dict[str, Any]]) -> set[str]:
+    """Public addresses that lead to a VPC here."""
+    return {r["dst"] for r in routes if "gateway" in r and names.vpc_of_uplink(str(r.get("dev", "")))}
 
 
 def make_folder(path: Path) -> None:
