@@ -47,7 +47,10 @@ def describe(ec2: Any, ids: list[str]) -> list[Any]:
 
 def wait_for_state(ec2: Any, ids: list[str], state: str, *, within_s: float = BOOT_S) -> None:
     def reached() -> bool:
-        return {instance["State"]["Name"] for instance in describe(ec2, ids)} == {state}
+        found = {instance["InstanceId"]: instance for instance in describe(ec2, ids)}
+        lost = [i["StateReason"] for i in found.values() if i["State"]["Name"] == "terminated" != state]
+        assert not lost, lost
+        return {instance["State"]["Name"] for instance in found.values()} == {state}
 
     until(reached, within_s=within_s, what=f"{state} of {ids}")
 

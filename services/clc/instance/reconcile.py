@@ -83,7 +83,8 @@ class InstanceReconciler:
                 assert heard is not None
                 code, message = rules.REASONS[heard.state]
                 if heard.reason_code:
-                    code, message = heard.reason_code, f"{heard.reason_code}: {heard.message}"
+                    code = heard.reason_code
+                    message = f"{code}: {heard.message.removeprefix(f'{code}: ')}"
                 shut_down(draft, code, message, transition=f"{message.partition(': ')[2]} ({gmt(now)})")
             case rules.TERMINATED:
                 draft.state = state
