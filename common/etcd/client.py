@@ -46,7 +46,15 @@ _OPTIONS: Final = (
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.enable_retries", 0),
 )
-_TRANSIENT: Final = frozenset({StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCode.CANCELLED})
+_TRANSIENT: Final = frozenset(
+    {
+        StatusCode.UNAVAILABLE,
+        StatusCode.DEADLINE_EXCEEDED,
+        StatusCode.CANCELLED,
+        # gRPC's own word for a connection that ended in the middle of an answer: a member that is being stopped.
+        StatusCode.INTERNAL,
+    }
+)
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
