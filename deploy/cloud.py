@@ -50,13 +50,16 @@ class Site:
     def supervisor(self) -> Supervisor:
         return Supervisor(self.home)
 
+    def exists(self) -> bool:
+        """Raises NoCloud for a folder that this user may not look into."""
+        try:
+            return self.config_file.exists()
+        except PermissionError as error:
+            raise NoCloud(f"{self.home}: {error.strerror}: choose another folder with --home") from error
+
     def config(self) -> CloudConfig:
         """Raises NoCloud, or ConfigError for a file that makes no sense."""
-        try:
-            there = self.config_file.exists()
-        except PermissionError:
-            there = False
-        if not there:
+        if not self.exists():
             raise NoCloud(f"there is no cloud in {self.home}: 'mallee up' makes one, --home names another folder")
         return load(self.config_file)
 
@@ -85,7 +88,7 @@ def plan(site: Site, asked: Callable[[Shape | None], Shape]) -> CloudConfig:
     `asked` gives what the operator wants, told what there is. Raises LayoutError.
     """
     host = machine.survey(site.home)
-    if not site.config_file.exists():
+    if not site.exists():
         shape = asked(None)
         user = "" if shape.fake else machine.SERVICE_USER
         return new_config(shape, host, cloud_id=secrets.token_hex(2), home=str(site.home), user=user)
@@ -169,7 +172,9 @@ def _make_files(site: Site, config: CloudConfig) -> None:
     if not fake:
         machine.ensure_user()
     home, user = site.home, config.user
-    machine.own([home, home / "run", home / "log", home / "nodes"], "", 0o755)
+    machine.own([home, home / "run", home / "log"], "", 0o755)
+    # QEMU's user passes through to the disks of its guests, and nobody lists them.
+    machine.own([home / "nodes"], "", 0o711)
     machine.own([home / "etcd", home / "walrus"], user, 0o700)
     if fake:
         machine.own((home / "nodes" / node.name for zone in config.zones for node in zone.nodes), "", 0o755)

@@ -8,6 +8,7 @@ the guests' consoles, so it outlives the supervisor, as the guests do, and is ad
 from __future__ import annotations
 
 import shlex
+import shutil
 import uuid
 from pathlib import Path
 from typing import Final
@@ -38,6 +39,7 @@ cgroup_controllers = []
 namespaces = []
 """
 
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _VIRTLOGD_CONF: Final = "max_size = 1048576\nmax_backups = 2\n"
 
 
@@ -48,6 +50,7 @@ def node_folder(config: CloudConfig, node: NodeConfig) -> Path:
 def write_files(config: CloudConfig, node: NodeConfig) -> None:
     """Folders and configuration of one node. Repeating it changes nothing."""
     folder = node_folder(config, node)
+    _forget_before_reboot(folder)
     for place in _MOUNTS.values():
         (folder / place).mkdir(parents=True, exist_ok=True)
     etc = folder / "libvirt" / "etc"
@@ -64,6 +67,15 @@ def write_files(config: CloudConfig, node: NodeConfig) -> None:
     )
     _write(folder / "enter.sh", _enter_script(folder), mode=0o755)
     _write(folder / "virtlogd.sh", _virtlogd_script(folder, node), mode=0o755)
+
+
+def _forget_before_reboot(folder: Path) -> None:
+    """What libvirt keeps in /run tells of guests that ran before the host went down, and the node's outlives that."""
+    note, boot_id = folder / "run" / "boot-id", _BOOT_ID.read_text()
+    if note.exists() and note.read_text() != boot_id:
+        shutil.rmtree(folder / "run")
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.write_text(boot_id)
 
 
 def daemon_service(config: CloudConfig, node: NodeConfig) -> Service:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from deploy import fabric
+from deploy.guests import end_all_processes
 from tests.cloud_fixture import REAL_HOMES, RunningCloud, command, free_ranges, new_home
 from tests.e2e.host_traces import host_traces, processes
 from tests.ports import free_port_base
@@ -21,7 +24,7 @@ def cloud() -> Iterator[RunningCloud]:
     homes = REAL_HOMES.with_name(f"{REAL_HOMES.name}-first")
     cloud = RunningCloud(home=new_home(homes), options=["--port-base", str(free_port_base()), *free_ranges()])
     yield cloud
-    if (cloud.home / "mallee.toml").exists():
+    if (cloud.home / "mallee.toml").exists() and not os.environ.get("MALLEE_KEEP"):
         cloud.destroy()
 
 
@@ -84,6 +87,21 @@ def test_a_machine_that_was_powered_off_with_the_cloud_boots_with_it(
     log_in(lines, shell, "echo kept > /root/kept; sync; touch /run/since-then")
     cloud.down("--vms")
     assert not any("qemu-system" in process for process in processes(cloud_id, cloud.home))
+    cloud.up("--no-image")
+    said = log_in(lines, shell, "cat /root/kept; ls /run")
+    assert "kept" in said
+    assert "since-then" not in said
+
+
+def test_a_machine_boots_again_after_the_host_did(cloud: RunningCloud, lines: list[str], shell: Shell) -> None:
+    log_in(lines, shell, "echo kept > /root/kept; sync; touch /run/since-then")
+    # As a reboot leaves it: no process, no namespace, no link, no rule; the files of /run on disk.
+    config = cloud.config
+    cloud.supervisor.stop()
+    end_all_processes(config)
+    fabric.destroy(config)
+    for note in cloud.home.glob("nodes/*/run/boot-id"):
+        note.write_text("another boot")
     cloud.up("--no-image")
     said = log_in(lines, shell, "cat /root/kept; ls /run")
     assert "kept" in said
