@@ -42,9 +42,10 @@ async def test_a_lost_lease_is_replaced(etcd: Etcd) -> None:
         key = member_key("nc", "nc-z-1")
         first = await etcd.get(key)
         assert first is not None
+        seen: list[int] = []
+        membership.subscribe(lambda: seen.append(len(membership.members("nc"))))
         await etcd.lease_revoke(first.lease)
-        await eventually(lambda: not membership.members("nc"))
-        await eventually(lambda: membership.members("nc"))
+        await eventually(lambda: seen == [0, 1])
         second = await etcd.get(key)
         assert second is not None
         assert second.lease != first.lease
