@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from tests.cloud.refusal import refused
 from tests.cloud_fixture import RunningCloud
 
@@ -111,7 +112,7 @@ def test_vpcs_and_subnets_that_are_not_there_are_refused(ec2: Any, fake_cloud: R
 )
 def test_an_unknown_filter_is_an_error(ec2: Any, action: str) -> None:
     with refused("InvalidParameterValue", words="The filter 'no-such-filter' is invalid"):
-        getattr(ec2: Any, action)(Filters=[{"Name": "no-such-filter", "Values": ["x"]}])
+        getattr(ec2, action)(Filters=[{"Name": "no-such-filter", "Values": ["x"]}])
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,7 @@ def test_an_unknown_filter_is_an_error(ec2: Any, action: str) -> None:
 )
 def test_a_dry_run_says_that_it_would_have_worked(ec2: Any, action: str) -> None:
     with refused("DryRunOperation", 412, words="Request would have succeeded, but DryRun flag is set."):
-        getattr(ec2: Any, action)(DryRun=True)
+        getattr(ec2, action)(DryRun=True)
 
 
 @pytest.mark.parametrize("page_size", [0, 1, 4, 1001, -5])
@@ -127,11 +128,11 @@ def test_a_dry_run_says_that_it_would_have_worked(ec2: Any, action: str) -> None
 def test_pages_have_a_least_and_a_greatest_size(fake_cloud: RunningCloud, action: str, page_size: int) -> None:
     ec2 = fake_cloud.client("ec2", parameter_validation=False)
     with refused("InvalidParameterValue", words="maxResults"):
-        getattr(ec2: Any, action)(MaxResults=page_size)
+        getattr(ec2, action)(MaxResults=page_size)
 
 
 @pytest.mark.parametrize("token", ["nonsense", "ünsinn", "a" * 5000, "MQ", " "])
 @pytest.mark.parametrize("action", ["describe_instances", "describe_security_groups", "describe_images"])
 def test_a_made_up_token_is_refused(ec2: Any, action: str, token: str) -> None:
     with refused("InvalidNextToken"):
-        getattr(ec2: Any, action)(NextToken=token)
+        getattr(ec2, action)(NextToken=token)

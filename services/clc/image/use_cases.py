@@ -60,8 +60,9 @@ async def register_image(cloud: Cloud, call: Call, request: ec2.RegisterImageReq
     bucket, key = _location(request.image_location)
     _check(request)
     given_tags = tags.from_specifications(request.tag_specifications, allowed=["image"])["image"]
-    for image_id in filter(None, (request.kernel_id, request.ramdisk_id)):
-        launchable(cloud.store, call.account_id, image_id)
+    for image_id, kind in ((request.kernel_id, "kernel"), (request.ramdisk_id, "ramdisk")):
+        if image_id:
+            launchable(cloud.store, call.account_id, image_id, kind)
     _check_name_free(cloud.store, call.account_id, request.name)
     end_dry_run(request)
     image_id, pinned = await _pin(cloud, call, bucket, key)
@@ -138,12 +139,17 @@ async def describe_images(cloud: Cloud, call: Call, request: ec2.DescribeImagesR
     return ec2.DescribeImagesResult(images=[shown_image for _, shown_image in page_of], next_token=token)
 
 
-def launchable(store: Store, account_id: str, image_id: str) -> Stored[record_pb2.ImageRecord]:
-    """An image that the account may run. Raises NotFound (InvalidAMIID.NotFound, .Unavailable)."""
+def launchable(store: Store, account_id: str, image_id: str, kind: str) -> Stored[record_pb2.ImageRecord]:
+    """An image of this kind that the account may run. Raises NotFound, InvalidArgument (InvalidAMIID.…)."""
     IMAGE.check(image_id)
     image = store.get(record_pb2.ImageRecord, image_id)
     if image is None or not _visible(image.record, account_id):
         raise NotFound(f"The image id '[{image_id}]' does not exist", code="InvalidAMIID.NotFound")
+    if image.record.image_type != kind:
+        raise InvalidArgument(
+            f"The image id '[{image_id}]' is a {image.record.image_type} image, not a {kind} image",
+            code="InvalidAMIID.Malformed",
+        )
     return image
 
 

@@ -138,8 +138,7 @@ def _images(
 ]:
     if not request.image_id:
         raise InvalidArgument("The request must contain the parameter ImageId", code="MissingParameter")
-    machine = launchable(cloud.store, call.account_id, request.image_id)
-    _check_type(machine, "machine")
+    machine = launchable(cloud.store, call.account_id, request.image_id, "machine")
     if machine.record.virtual_size_bytes > shape.disk_bytes:
         raise InvalidArgument(
             f"The image's disk of {machine.record.virtual_size_bytes} bytes is larger than the"
@@ -150,19 +149,9 @@ def _images(
     ramdisk_id = request.ramdisk_id or machine.record.ramdisk_id
     if ramdisk_id and not kernel_id:
         raise InvalidArgument("A ramdisk needs a kernel: give KernelId too.", code="InvalidParameterCombination")
-    kernel = launchable(cloud.store, call.account_id, kernel_id) if kernel_id else None
-    ramdisk = launchable(cloud.store, call.account_id, ramdisk_id) if ramdisk_id else None
-    _check_type(kernel, "kernel")
-    _check_type(ramdisk, "ramdisk")
+    kernel = launchable(cloud.store, call.account_id, kernel_id, "kernel") if kernel_id else None
+    ramdisk = launchable(cloud.store, call.account_id, ramdisk_id, "ramdisk") if ramdisk_id else None
     return machine, kernel, ramdisk
-
-
-def _check_type(image: Stored[record_pb2.ImageRecord] | None, expected: str) -> None:
-    if image is not None and image.record.image_type != expected:
-        raise InvalidArgument(
-            f"The image id '[{image.record.image_id}]' is a {image.record.image_type} image, not a {expected} image",
-            code="InvalidAMIID.Malformed",
-        )
 
 
 def _subnets(
