@@ -105,7 +105,9 @@ class Supervisor:
         service = self.folder / name
         self._wait_supervised(name)
         until = time.monotonic() + deadline_s
-        while time.monotonic() < until and self._deaths(name) < _GIVEN_UP_AFTER:
+        # The tally is of the supervisor's whole life.
+        given_up = self._deaths(name) + _GIVEN_UP_AFTER
+        while time.monotonic() < until and self._deaths(name) < given_up:
             if not subprocess.run(["s6-svwait", "-U", "-t", "500", str(service)], capture_output=True).returncode:
                 return
         log = self._logs / name / "current"
