@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from common.errors import NotFound, WrongState
+from common.errors import NotFound, Unavailable, WrongState
 from common.ids import InstanceId
 from services.nc.drivers.base import Domain, Hypervisor, Power
 from services.nc.drivers.fake import FakeHypervisor
@@ -245,6 +246,31 @@ async def test_libvirtd_may_die_and_every_domain_is_told_again(host: LibvirtHost
     finally:
         for instance_id in list(await hypervisor.observe()):
             await hypervisor.remove(instance_id)
+        await hypervisor.close()
+
+
+@pytest.mark.root
+async def test_a_libvirtd_that_is_stopped_is_given_up_and_found_again(host: LibvirtHost) -> None:
+    from services.nc.drivers.libvirt import LibvirtHypervisor
+
+    hypervisor = LibvirtHypervisor(uri=host.uri, cloud_id="c0de", kind="qemu", keepalive_interval_s=1)
+    await hypervisor.open()
+    try:
+        await hypervisor.prepare(_real_domain(host, FIRST))
+        await hypervisor.resume(FIRST)
+        os.kill(host.libvirtd_pid(), signal.SIGSTOP)
+        try:
+            with pytest.raises(Unavailable):
+                await hypervisor.power_of(FIRST)
+        finally:
+            changes = hypervisor.changes()
+            os.kill(host.libvirtd_pid(), signal.SIGCONT)
+        async with asyncio.timeout(DEADLINE_S):
+            while (await anext(changes)).instance_id != FIRST:
+                pass
+        assert await hypervisor.power_of(FIRST) is Power.RUNNING
+    finally:
+        await hypervisor.remove(FIRST)
         await hypervisor.close()
 
 

@@ -33,14 +33,6 @@ KEEPALIVE_COUNT: Final = 3
 RECONNECT_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 _GONE_CODES: Final = frozenset({libvirt.VIR_ERR_NO_DOMAIN})
-_LOST_CODES: Final = frozenset(
-    {
-        libvirt.VIR_ERR_RPC,
-        libvirt.VIR_ERR_NO_CONNECT,
-        libvirt.VIR_ERR_INVALID_CONN,
-        libvirt.VIR_ERR_SYSTEM_ERROR,
-    }
-)
 _UNDEFINE: Final = (
     libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
     | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
@@ -53,11 +45,20 @@ T = TypeVar("T")
 class LibvirtHypervisor:
     """Implements Hypervisor over `qemu+unix:///system?socket=…`."""
 
-    def __init__(self, *, uri: str, cloud_id: str, kind: str, qemu_user: str = "libvirt-qemu") -> None:
+    def __init__(
+        self,
+        *,
+        uri: str,
+        cloud_id: str,
+        kind: str,
+        qemu_user: str = "libvirt-qemu",
+        keepalive_interval_s: int = KEEPALIVE_INTERVAL_S,
+    ) -> None:
         user = pwd.getpwnam(qemu_user)
         self.kind = kind
         self._uri = uri
         self._engine = Engine(cloud_id=cloud_id, kind=kind, uid=user.pw_uid, gid=user.pw_gid)
+        self._keepalive_interval_s = keepalive_interval_s
         self._feed = PowerFeed()
         self._pool = ThreadPoolExecutor(THREADS, "libvirt")
         # Apart from the pool: an open against a stopped libvirtd hangs, and must not hold the others up.
@@ -229,13 +230,16 @@ class LibvirtHypervisor:
         try:
             return await self._loop.run_in_executor(self._pool, run)
         except libvirt.libvirtError as error:
-            if error.get_error_code() in _LOST_CODES and not await self._alive(connection):
+            # Asked of the connection: what a lost one says has many codes, the one for bugs among them.
+            if not await self._alive(connection):
                 self._lost.set()
+                raise Unavailable(f"libvirtd does not answer: {error}") from error
             raise _cloud_error(error) from error
 
     async def _alive(self, connection: libvirt.virConnect) -> bool:
+        """Looks at the socket alone."""
         try:
-            return bool(await self._loop.run_in_executor(self._connector, connection.isAlive))
+            return bool(await self._loop.run_in_executor(self._pool, connection.isAlive))
         except libvirt.libvirtError:
             return False
 
@@ -246,7 +250,7 @@ class LibvirtHypervisor:
             connection = libvirt.open(self._uri)
             # Looks QEMU over now, seconds the first time, rather than when the first guest starts.
             connection.getDomainCapabilities(None, "x86_64", "pc", self.kind)
-            connection.setKeepAlive(KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT)
+            connection.setKeepAlive(self._keepalive_interval_s, KEEPALIVE_COUNT)
             connection.registerCloseCallback(self._on_close, attempt)
             connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._on_lifecycle, None)
             connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_REBOOT, self._on_reboot, None)
@@ -368,8 +372,6 @@ def _cloud_error(error: libvirt.libvirtError) -> CloudError:
     text = str(error.get_error_message() or error)
     if "Cannot allocate memory" in text or "cannot set up guest memory" in text:
         return NoCapacity(f"the host has no memory for it: {text}")
-    if error.get_error_code() in _LOST_CODES:
-        return Unavailable(f"libvirtd does not answer: {text}")
     return CloudError(f"libvirt: {text}")
 
 
