@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import socket
 from collections.abc import AsyncIterator
@@ -17,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import pkcs7
 
 from mallee.nc.v1 import instance_pb2, network_pb2, service_pb2
+from services.nc.metadata import MOST_CONNECTIONS
 from tests.service.nc.stage import NODE, Node, Site, make_site, running
 from tests.unit.nc.specs import spec
 
@@ -211,3 +213,22 @@ async def test_it_answers_again_after_the_vpc_was_gone_for_a_while(node: Node) -
     await node.client.ensure(guest(6))
     await node.client.until(spec(6).instance_id, RUNNING)
     assert (await ask(node, "/latest/meta-data/instance-id", number=6)).text == spec(6).instance_id
+
+
+async def test_a_guest_that_hoards_connections_costs_a_bounded_number_and_no_other_vpc(node: Node) -> None:
+    port = int((node.site.paths.root / "fake-network" / spec().interface.vpc_id / "metadata-port").read_text())
+    async with contextlib.AsyncExitStack() as stack:
+        readers = []
+        for _ in range(MOST_CONNECTIONS + 20):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            stack.callback(writer.close)
+            readers.append(reader)
+        closed = [asyncio.ensure_future(reader.read()) for reader in readers]
+        done, waiting = await asyncio.wait(closed, timeout=5, return_when=asyncio.FIRST_COMPLETED)
+        assert done
+        assert len(waiting) >= MOST_CONNECTIONS
+        told = await ask(node, "/latest/meta-data/instance-id", number=4, vpc=OTHER_VPC)
+        assert told.text == spec(4).instance_id
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
