@@ -1,140 +1,61 @@
-"""The installing part of `make run` in a fresh Debian 12: a root made by debootstrap, with its own processes.
-
-The root is kept as a tarball under /var/cache/mallee-tests. It reaches registries the way this machine does: apt's and
-pip's settings are copied in. Its mounts live in a mount namespace, its processes in a process namespace: both end with
-the command that made them.
-"""
+"""`make run` in a fresh Debian 12, from nothing to a login and back to nothing."""
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
+from tests.cloud_fixture import free_ranges
+from tests.e2e.fresh_debian import FreshDebian, fresh_debian
 from tests.ports import free_port_base
 
 pytestmark = [pytest.mark.root, pytest.mark.e2e, pytest.mark.timeout(900)]
 
-CACHE = Path("/var/cache/mallee-tests")
-CHECKOUT = Path(__file__).parents[2]
-# Where the machine's own way to its registries is written down.
-SETTINGS = ["/etc/apt", "/etc/pip.conf", "/root/.config/pip", "/etc/resolv.conf", "/etc/hosts"]
-KEPT_VARIABLES = re.compile(r"PIP_|https?_proxy|no_proxy", re.IGNORECASE)
-# Apart from Debian's own bundle, which installing ca-certificates in there makes afresh.
-AUTHORITIES, BUNDLE = "/etc/ssl/certs/ca-certificates.crt", "/etc/authorities-of-the-host.pem"
-
-
-class FreshDebian:
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def run(self, script: str, *, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """As root in there, in namespaces that end with it."""
-        mounts = "\n".join(
-            f"mkdir -p {self.root}{path}; mount --bind {path} {self.root}{path}" for path in _local_indexes()
-        )
-        outer = f"""set -e
-mount -t proc proc {self.root}/proc
-mount -t sysfs sysfs {self.root}/sys
-mount --rbind /dev {self.root}/dev
-mount -t tmpfs tmpfs {self.root}/run
-{mounts}
-exec chroot {self.root} /bin/bash -c "$0"
-"""
-        environment = {key: value for key, value in os.environ.items() if KEPT_VARIABLES.match(key)}
-        environment |= dict.fromkeys(("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"), BUNDLE)
-        environment |= {"HOME": "/root", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
-        done = subprocess.run(
-            ["unshare", "--mount", "--pid", "--fork", "--kill-child", "/bin/bash", "-c", outer, script],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=800,
-            check=False,
-        )
-        assert not check or done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-        return done
-
-
-def _local_indexes() -> list[str]:
-    """Folders of this machine that pip's settings name, by two parts: an index points to files beside it."""
-    shown = subprocess.run(
-        ["/usr/bin/python3", "-m", "pip", "config", "list"], capture_output=True, text=True, check=False
-    )
-    texts = [shown.stdout, *(value for key, value in os.environ.items() if key.startswith("PIP_"))]
-    named = {match for text in texts for match in re.findall(r"(?<![\w:])(?:file://)?(/(?:opt|srv|mnt)/[\w.-]+)", text)}
-    return sorted(path for path in named if Path(path).is_dir())
-
 
 @pytest.fixture(scope="module")
 def debian() -> Iterator[FreshDebian]:
-    CACHE.mkdir(parents=True, exist_ok=True)
-    root = CACHE / f"root-{os.getpid()}"
-    for left in CACHE.glob("root-*"):
-        if not Path(f"/proc/{left.name.removeprefix('root-')}").exists():
-            shutil.rmtree(left)
-    tarball = CACHE / "bookworm.tar"
-    if not tarball.exists():
-        _make_tarball(tarball)
-    root.mkdir()
-    subprocess.run(["tar", "-xf", str(tarball), "-C", str(root)], check=True)
-    for path in map(Path, SETTINGS):
-        target = Path(f"{root}{path}")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            shutil.copytree(path, target, dirs_exist_ok=True, ignore_dangling_symlinks=True)
-        elif path.exists():
-            target.unlink(missing_ok=True)
-            shutil.copyfile(path, target)
-    shutil.copyfile(AUTHORITIES, f"{root}{BUNDLE}")
-    _copy_checkout(root / "root" / "mallee")
-    yield FreshDebian(root)
-    shutil.rmtree(root)
+    with fresh_debian() as debian:
+        yield debian
 
 
-def _make_tarball(tarball: Path) -> None:
-    root, part = CACHE / f"root-{os.getpid()}", tarball.with_suffix(f".{os.getpid()}")
-    mirror = re.search(r"\b(https?://\S*?/debian)/?(?:\s|$)", subprocess.getoutput("apt-cache policy"))
-    address = [mirror.group(1)] if mirror else []
-    made = subprocess.run(
-        ["debootstrap", "--variant=minbase", "bookworm", str(root), *address],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert made.returncode == 0, made.stdout[-2000:]
-    subprocess.run(["tar", "-cf", str(part), "-C", str(root), "."], check=True)
-    part.rename(tarball)
-    shutil.rmtree(root)
-
-
-def _copy_checkout(target: Path) -> None:
-    """What a clone has: no environment, no generated stubs."""
-    target.mkdir()
-    excluded = ["./.git", "./.venv", "./gen", "./.*_cache", "__pycache__"]
-    options = [f"--exclude={pattern}" for pattern in excluded]
-    packed = subprocess.run(["tar", "-c", *options, "."], cwd=CHECKOUT, capture_output=True, check=True).stdout
-    subprocess.run(["tar", "-x"], cwd=target, input=packed, check=True)
-
-
-def test_everything_is_installed_and_no_daemon_is_started(debian: FreshDebian) -> None:
+def test_from_nothing_to_a_login_and_back_to_nothing(debian: FreshDebian) -> None:
     # A policy that the administrator has set comes back.
     policy = debian.root / "usr/sbin/policy-rc.d"
     policy.write_text("#!/bin/sh\n# the administrator's\nexit 0\n")
     policy.chmod(0o755)
-    done = debian.run("cd /root/mallee && deploy/setup.sh run && ps -eo comm= | sort -u >/running && mallee --help")
-    assert "A private cloud" in done.stdout
+    base, ranges = free_port_base(), " ".join(free_ranges())
+    done = debian.run(f"""
+set -e
+apt-get -q update && apt-get -qy install --no-install-recommends make procps
+cd /root/mallee
+deploy/setup.sh run
+ps -eo comm= | sort -u >/running
+SECONDS=0
+trap 'mallee destroy --yes || true' EXIT
+make run UP="--port-base {base} {ranges}" >/printed
+echo "make run, installed: $SECONDS s"
+make run >/dev/null
+cd /root
+{{ echo set -e; tail -n 5 /printed; }} >lines
+sed -i '$ s/$/ hostname/' lines
+bash lines
+trap - EXIT
+mallee destroy --yes
+ps -eo comm= | sort -u >/running-after
+""")
+    assert any("ip-172-31-" in line for line in done.stdout.splitlines()[-3:]), done.stdout
     assert "administrator's" in policy.read_text()
-    running = set((debian.root / "running").read_text().split())
-    assert not running & {"etcd", "libvirtd", "virtlogd", "virtlockd", "dnsmasq", "systemd", "prometheus"}
+    for moment in ("running", "running-after"):
+        running = set((debian.root / moment).read_text().split())
+        assert not running & {"etcd", "libvirtd", "virtlogd", "virtlockd", "dnsmasq", "systemd", "s6-svscan"}
     enabled = debian.root / "etc/systemd/system/multi-user.target.wants"
     assert not {path.name for path in enabled.glob("*")} & {"etcd.service", "libvirtd.service"}
+    assert not (debian.root / "var/lib/mallee").exists()
 
 
 def test_repeating_it_installs_nothing(debian: FreshDebian) -> None:
@@ -143,22 +64,21 @@ def test_repeating_it_installs_nothing(debian: FreshDebian) -> None:
 
 
 def test_an_interrupted_installation_is_done_again(debian: FreshDebian) -> None:
-    (venv,) = (debian.root / "opt/mallee").glob("venv-*")
-    (venv / ".complete").unlink()
-    shutil.rmtree(venv / "lib/python3.11/site-packages/grpc")
-    done = debian.run("cd /root/mallee && deploy/setup.sh run && .venv/bin/python -c 'import grpc, libvirt'")
-    assert "Installing Python packages" in done.stderr
-
-
-def test_a_cloud_comes_up_there(debian: FreshDebian) -> None:
-    base = free_port_base()
-    done = debian.run(f"""
-cd /root && mallee up --hypervisor fake --home /tmp/cloud --port-base {base} &&
-eval "$(mallee credentials --home /tmp/cloud)" &&
-aws sts get-caller-identity --query Account --output text &&
-mallee destroy --yes --home /tmp/cloud
-""")
-    assert re.search(r"^\d{12}$", done.stdout, re.MULTILINE)
+    # With one small package instead of all: another lock, another environment.
+    checkout = debian.root / "root/mallee"
+    lock = (checkout / "requirements.lock").read_text()
+    first = re.split(r"^(?=\S)", lock, maxsplit=2, flags=re.MULTILINE)[1]
+    (checkout / "requirements.lock").write_text(first)
+    module = first.partition("==")[0]
+    try:
+        venv = Path(debian.run("cd /root/mallee && deploy/setup.sh run >&2 && readlink .venv").stdout.strip())
+        assert f"venv-{sha256(first.encode()).hexdigest()[:12]}" == venv.name
+        (debian.root / venv.relative_to("/") / ".complete").unlink()
+        shutil.rmtree(debian.root / venv.relative_to("/") / "lib/python3.11/site-packages" / module)
+        again = debian.run(f"cd /root/mallee && deploy/setup.sh run && .venv/bin/python -c 'import {module}'")
+        assert "Installing Python packages" in again.stderr
+    finally:
+        (checkout / "requirements.lock").write_text(lock)
 
 
 def test_what_is_not_debian_12_is_refused_in_one_line(debian: FreshDebian) -> None:
