@@ -36,5 +36,6 @@ class Limits:
     # One message of a stream between services.
     chunk_bytes: int = MIB
     # What a service may take to answer a call, and to end an upload.
-    call_s: float = 20.0
+    # RegisterImage reads its whole image; boto3 itself gives up after 60 s.
+    call_s: float = 60.0
     commit_s: float = 120.0
