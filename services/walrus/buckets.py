@@ -10,6 +10,7 @@ from mallee.s3.v1 import bucket_pb2
 from services.walrus import bucket as rules
 from services.walrus import errors, wire
 from services.walrus import object as object_rules
+from services.walrus.listing import read_token, token_of
 from services.walrus.store import Store
 
 _LIST_LIMIT: Final = 10_000
@@ -56,16 +57,14 @@ async def list_buckets(
         answer.prefix = request.prefix
     if request.bucket_region not in ("", store.region):
         return answer
-    # The token is the last name of the page before: names are no secret to their owner.
-    found = await store.index.list_buckets(
-        owner.account_id, prefix=request.prefix, after=request.continuation_token, limit=limit + 1
-    )
+    after = read_token(request.continuation_token).decode(errors="replace") if request.continuation_token else ""
+    found = await store.index.list_buckets(owner.account_id, prefix=request.prefix, after=after, limit=limit + 1)
     for bucket in found[:limit]:
         answer.buckets.add(
             name=bucket.name, creation_date=wire.timestamp(bucket.created_ms), bucket_region=store.region
         )
     if len(found) > limit:
-        answer.continuation_token = found[limit - 1].name
+        answer.continuation_token = token_of(found[limit - 1].name.encode())
     return answer
 
 

@@ -53,7 +53,7 @@ async def list_objects_v2(
     limit = _limit(request, "max_keys", "max-keys")
     after = request.start_after.encode() or None
     if request.HasField("continuation_token"):
-        after = _read_token(request.continuation_token)
+        after = read_token(request.continuation_token)
     scan = Scan(prefix=request.prefix.encode(), delimiter=request.delimiter.encode(), after=after, limit=limit)
     page = await _objects(store, bucket, scan)
     answer = listing_pb2.ListObjectsV2Output(
@@ -69,7 +69,7 @@ async def list_objects_v2(
     if request.HasField("continuation_token"):
         answer.continuation_token = request.continuation_token
     if page.truncated:
-        answer.next_continuation_token = _token(_name(page.entries[-1]))
+        answer.next_continuation_token = token_of(_name(page.entries[-1]))
     _fill(answer, page, shown, owner=wire.owner(bucket) if request.fetch_owner else None)
     return answer
 
@@ -178,11 +178,11 @@ def _shower(encoding: str) -> Callable[[bytes], str]:
     return errors.shown
 
 
-def _token(name: bytes) -> str:
+def token_of(name: bytes) -> str:
     return base64.urlsafe_b64encode(b"1" + name).decode()
 
 
-def _read_token(token: str) -> bytes:
+def read_token(token: str) -> bytes:
     try:
         decoded = base64.b64decode(token, altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
