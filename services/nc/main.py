@@ -172,6 +172,7 @@ def drivers_of(config: CloudConfig, node: NodeConfig, paths: NodePaths) -> Drive
     return Drivers(
         hypervisor=LibvirtHypervisor(
             uri=f"qemu+unix:///system?socket={paths.libvirt_socket}",
+            log_folder=paths.libvirt_logs,
             cloud_id=config.cloud_id,
             kind=choose_kind(config.nodes.hypervisor, Path("/proc/cpuinfo").read_text()),
             qemu_user=QEMU_USER,

@@ -47,6 +47,11 @@ class NodePaths:
     def libvirt_socket(self) -> Path:
         return self.root / "run" / "libvirt" / "libvirt-sock"
 
+    @property
+    def libvirt_logs(self) -> Path:
+        """One per domain, from QEMU."""
+        return self.root / "libvirt" / "log" / "qemu"
+
     def instance(self, instance_id: InstanceId) -> Path:
         return self.instances / instance_id
 

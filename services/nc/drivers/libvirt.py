@@ -15,6 +15,7 @@ import threading
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import libvirt
@@ -51,12 +52,14 @@ class LibvirtHypervisor:
         uri: str,
         cloud_id: str,
         kind: str,
+        log_folder: Path | None = None,
         qemu_user: str = "libvirt-qemu",
         keepalive_interval_s: int = KEEPALIVE_INTERVAL_S,
     ) -> None:
         user = pwd.getpwnam(qemu_user)
         self.kind = kind
         self._uri = uri
+        self._log_folder = log_folder
         self._engine = Engine(cloud_id=cloud_id, kind=kind, uid=user.pw_uid, gid=user.pw_gid)
         self._keepalive_interval_s = keepalive_interval_s
         self._feed = PowerFeed()
@@ -145,11 +148,11 @@ class LibvirtHypervisor:
     async def remove(self, instance_id: InstanceId) -> None:
         def forget(connection: libvirt.virConnect) -> None:
             domain = self._find(connection, instance_id)
-            if domain is None:
-                return
-            with _gone_is_fine():
-                _stop(domain)
-                domain.undefineFlags(_UNDEFINE)
+            if domain is not None:
+                with _gone_is_fine():
+                    _stop(domain)
+                    domain.undefineFlags(_UNDEFINE)
+            self._drop_logs(instance_id)
 
         await self._call(instance_id, forget)
         self._ended_by_host.discard(instance_id)
@@ -195,6 +198,12 @@ class LibvirtHypervisor:
 
     def changes(self) -> AsyncIterator[PowerChange]:
         return self._feed.subscribe()
+
+    def _drop_logs(self, instance_id: InstanceId) -> None:
+        if self._log_folder is not None:
+            # libvirt never deletes them; virtlogd numbers those that are full.
+            for log in self._log_folder.glob(f"{domain_name(self._engine.cloud_id, instance_id)}.log*"):
+                log.unlink(missing_ok=True)
 
     def _power(self, instance_id: InstanceId, domain: libvirt.virDomain) -> Power:
         power = power_of_state(*domain.state())
