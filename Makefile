@@ -8,6 +8,9 @@ SHELL := /bin/bash
 UP ?=
 PYTEST ?=
 
+# Where deploy/setup.sh links the command to, which not every shell looks into.
+export PATH := $(PATH):/usr/local/bin:$(HOME)/.local/bin
+
 .PHONY: run run-fake stop clean-cloud test check conformance bench gen lock
 
 run:  ## the cloud, up and with an image to run

@@ -15,7 +15,7 @@ from rich.status import Status
 from cli import credentials, images
 from cli.client import Client
 from cli.options import Home, default_home, site
-from cli.output import err, out, plain_errors
+from cli.output import Json, err, out, plain_errors, print_json
 from common.errors import AlreadyExists, Unavailable
 from deploy import cloud
 from deploy.layout import DEFAULT_PORT_BASE, Shape
@@ -39,6 +39,7 @@ def up(
     public_pool: Annotated[str | None, typer.Option(help="Public addresses of the instances.")] = None,
     uplink: Annotated[str | None, typer.Option(help="Interface by which guests may leave this machine.")] = None,
     image: Annotated[bool, typer.Option(help="Build and register the small guest image.")] = True,
+    as_json: Json = False,
 ) -> None:
     """Brings the cloud up, making it first if there is none. Repeating it is harmless."""
     asked = {
@@ -67,6 +68,10 @@ def up(
         ready_s = time.monotonic() - started
         mine = credentials.fetch(client, ADMIN_ACCOUNT)
         machine_image = images.ensure_small(client, mine) if image else None
+    if as_json:
+        shown = {"Home": str(home), "EndpointUrl": mine.endpoint_url, "ReadyAfterSeconds": round(ready_s, 1)}
+        print_json(shown | {"ImageId": machine_image})
+        return
     out.print(f"The cloud is up after {ready_s:.0f} s: {mine.endpoint_url}", markup=False)
     if machine_image:
         out.print("\nYour first virtual machine, in five lines:\n")
@@ -77,6 +82,7 @@ def up(
 def down(
     home: Home,
     vms: Annotated[bool, typer.Option("--vms", help="Power the virtual machines off, too.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Stops the services and keeps all data. Virtual machines run on."""
     place = site(home)
@@ -84,12 +90,16 @@ def down(
         place.config()
         with err.status("Stopping") as status, place.locked():
             cloud.take_down(place, vms=vms, tell=lambda text: _tell(status, text))
-    out.print("The cloud is down; 'mallee up' brings it back.")
+    if as_json:
+        print_json({"Home": str(home), "State": "down"})
+    else:
+        out.print("The cloud is down; 'mallee up' brings it back.")
 
 
 def destroy(
     home: Home,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Removes the cloud: virtual machines, images, buckets, networks, rules, files."""
     place = site(home)
@@ -101,7 +111,10 @@ def destroy(
             typer.confirm(f"Remove the cloud in {home} with everything in it?", abort=True)
         with err.status("Removing") as status, place.locked():
             cloud.remove(place, lambda text: _tell(status, text))
-    out.print("The cloud is gone. Debian packages and /opt/mallee stay.")
+    if as_json:
+        print_json({"Home": str(home), "State": "gone"})
+    else:
+        out.print("The cloud is gone. Debian packages and /opt/mallee stay.")
 
 
 def first_lines(home: Path, machine_image: str) -> list[str]:

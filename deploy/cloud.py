@@ -18,7 +18,7 @@ from typing import Final
 
 from common.config import CloudConfig, load
 from common.pki import Identity, create_authority, issue
-from deploy import etcd, machine
+from deploy import etcd, fabric, machine
 from deploy.config_file import FILE_NAME, write
 from deploy.layout import Shape, new_config, reshaped, shape_of
 from deploy.libvirt import write_files
@@ -75,6 +75,9 @@ class Site:
         try:
             yield
         finally:
+            # A cloud that could not be begun leaves no folder; one with anything in it stays.
+            with contextlib.suppress(OSError):
+                self.home.rmdir()
             os.close(descriptor)
 
 
@@ -97,16 +100,17 @@ def plan(site: Site, asked: Callable[[Shape | None], Shape]) -> CloudConfig:
 
 
 def bring_up(site: Site, config: CloudConfig, code: Code, tell: Tell) -> None:
-    """Returns when every service is ready. Raises Unmet before anything is made, SupervisorError after."""
+    """Returns when every service is ready. Raises Unmet and FabricError before anything is made,
+    SupervisorError after."""
     fake = is_fake(config)
     supervisor = site.supervisor
     if not supervisor.pid():
         machine.check(config, machine.survey(site.home), fake=fake)
+    if not fake:
+        fabric.check(config)
     tell("Making folders, keys and certificates")
     _make_files(site, config)
     if not fake:
-        from deploy import fabric
-
         tell("Making the network of the virtual hosts")
         machine.allow_kvm()
         fabric.ensure(config)
@@ -157,7 +161,6 @@ def remove(site: Site, tell: Tell) -> None:
     tell("Stopping the services")
     site.supervisor.stop()
     if not is_fake(config):
-        from deploy import fabric
         from deploy.guests import end_all_processes
 
         tell("Removing virtual machines, networks and rules")

@@ -66,8 +66,8 @@ def check(config: CloudConfig) -> None:
     """Raises FabricError if the underlay or the public pool is somebody else's on this host."""
     leg = host_link(config)
     ours = [
-        (ipaddress.IPv4Network(config.network.underlay_cidr), "network.underlay_cidr"),
-        (ipaddress.IPv4Network(config.network.public_pool), "network.public_pool"),
+        (ipaddress.IPv4Network(config.network.underlay_cidr), "--underlay (network.underlay_cidr)"),
+        (ipaddress.IPv4Network(config.network.public_pool), "--public-pool (network.public_pool)"),
     ]
     present = netns.link_kinds()
     if config.network.uplink and config.network.uplink not in present:
@@ -75,14 +75,13 @@ def check(config: CloudConfig) -> None:
     for route in netns.show("route show table main")[0]:
         if route["dst"] == "default" or route.get("dev") == leg:
             continue
-        for network, key in ours:
+        for network, option in ours:
             if network.overlaps(ipaddress.IPv4Network(route["dst"])):
-                raise FabricError(
-                    f"{network} is routed to {route.get('dev', 'nowhere')} on this host: set {key} to a free range"
-                )
-    for network, key in ours[:1]:
-        if ipaddress.IPv4Address(config.management_address) not in network:
-            raise FabricError(f"management_address {config.management_address} is not in {key} {network}")
+                where = route.get("dev", "nowhere")
+                raise FabricError(f"{network} is routed to {where} on this host: choose a free range with {option}")
+    underlay = ours[0][0]
+    if ipaddress.IPv4Address(config.management_address) not in underlay:
+        raise FabricError(f"management_address {config.management_address} is not in network.underlay_cidr {underlay}")
 
 
 def destroy(config: CloudConfig) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cloud_fixture import RunningCloud, command, mallee
+from tests.cloud_fixture import RunningCloud, command, free_ranges, mallee
 from tests.eventually import eventually
 from tests.ports import free_port_base
 
@@ -74,7 +74,9 @@ aws sts get-caller-identity --query Account --output text
 
 def test_repeating_up_changes_nothing(fake_cloud: RunningCloud) -> None:
     before = {member: fake_cloud.pid(member) for member in fake_cloud.members}
-    fake_cloud.up()
+    shown = fake_cloud.json("up", *fake_cloud.options)
+    assert (shown["Home"], shown["EndpointUrl"]) == (str(fake_cloud.home), fake_cloud.endpoint_url)
+    assert shown["ImageId"] is None
     assert {member: fake_cloud.pid(member) for member in fake_cloud.members} == before
 
 
@@ -91,7 +93,7 @@ def test_what_was_kept_is_there_after_down_and_up(fake_cloud: RunningCloud) -> N
     s3 = fake_cloud.client("s3")
     s3.create_bucket(Bucket="kept-through-the-night")
     s3.put_object(Bucket="kept-through-the-night", Key="note", Body=b"still here")
-    fake_cloud.down()
+    assert fake_cloud.json("down") == {"Home": str(fake_cloud.home), "State": "down"}
     down = fake_cloud.mallee("status", "--json", check=False)
     assert down.returncode == 1
     assert json.loads(down.stdout)["State"] == "down"
@@ -115,7 +117,29 @@ def test_a_taken_port_is_one_line_and_nothing_is_started(tmp_path: Path) -> None
     assert [line for line in tried.stderr.splitlines() if "mallee:" in line] == tried.stderr.strip().splitlines()[-1:]
     assert f"port {base + 1}" in tried.stderr
     assert "--port-base" in tried.stderr
-    assert not home.exists() or not list(home.iterdir())
+    assert not home.exists()
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("--public-pool", "127.0.0.0/29", "choose another with --public-pool"),
+        ("--uplink", "missing0", "this machine has no such interface"),
+        ("--zones", "99", "choose 1 to"),
+    ],
+)
+def test_what_the_machine_cannot_give_is_one_line_and_nothing_is_made(
+    tmp_path: Path, option: str, value: str, told: str
+) -> None:
+    home = tmp_path / "cloud"
+    ranges = dict(zip(*[iter(free_ranges())] * 2, strict=True)) | {option: value}
+    given = [word for pair in ranges.items() for word in pair]
+    tried = mallee("up", "--port-base", str(free_port_base()), "--home", str(home), *given, check=False)
+    assert tried.returncode == 1
+    assert told in tried.stderr
+    assert len(tried.stderr.strip().splitlines()) == 1
+    assert not home.exists()
 
 
 def test_commands_without_a_cloud_say_how_to_make_one(tmp_path: Path) -> None:
@@ -124,6 +148,15 @@ def test_commands_without_a_cloud_say_how_to_make_one(tmp_path: Path) -> None:
         assert tried.returncode == 1
         assert "mallee up" in tried.stderr
         assert len(tried.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["up", "down", "destroy", "status", "nodes", "credentials", "accounts create", "accounts list", "accounts delete",
+     "images install"],
+)  # fmt: skip
+def test_each_command_speaks_json(command: str) -> None:
+    assert "--json" in mallee(*command.split(), "--help").stdout
 
 
 def test_destroy_asks_first(fake_cloud: RunningCloud) -> None:
