@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from common.errors import InvalidArgument, NoCapacity, Unavailable
+from common.errors import CloudError, InvalidArgument, NoCapacity, Unavailable
 from common.log import get_logger
 from common.metrics import counter, gauge
 from mallee.nc.v1 import instance_pb2
@@ -134,6 +134,14 @@ class ImageCache:
         return True
 
     async def _fetch(self, image: instance_pb2.Image, path: Path) -> None:
+        """Raises CloudError that names the image: it becomes the instance's StateReason."""
+        try:
+            await self._fetch_whole(image, path)
+        except CloudError as error:
+            message = f"the image {image.image_id} could not be fetched: {error.message}"
+            raise type(error)(message, code=error.code) from error
+
+    async def _fetch_whole(self, image: instance_pb2.Image, path: Path) -> None:
         part = path.with_suffix(".part")
         for resumed in (True, False):
             if not resumed:
@@ -143,7 +151,7 @@ class ImageCache:
                 return
             _log.warning("an image did not arrive as promised", image_id=image.image_id, sha256=image.sha256)
         part.unlink(missing_ok=True)
-        raise InvalidArgument(f"the content of {image.image_id} is not what it was registered with")
+        raise InvalidArgument("its content is not what it was registered with")
 
     async def _download(self, image: instance_pb2.Image, part: Path) -> str:
         """Goes on where an earlier try ended; returns the SHA-256 of the whole."""
@@ -158,7 +166,7 @@ class ImageCache:
                     await asyncio.to_thread(_append, file.fileno(), digest, chunk)
                     _FETCHED.inc(len(chunk))
         if done < image.size_bytes:
-            raise Unavailable(f"{image.image_id} broke off after {done} of {image.size_bytes} bytes")
+            raise Unavailable(f"it broke off after {done} of {image.size_bytes} bytes")
         return digest.hexdigest()
 
     def _publish(self, part: Path, path: Path) -> None:

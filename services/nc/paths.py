@@ -19,8 +19,8 @@ class NodePaths:
 
     @property
     def gone(self) -> Path:
-        """One small file per instance that was here and is no more."""
-        return self.root / "gone"
+        """The journal of instances that were here and are no more."""
+        return self.root / "gone.log"
 
     @property
     def cache(self) -> Path:
@@ -62,7 +62,7 @@ class NodePaths:
         return self.instance(instance_id) / "console.log"
 
     def make(self) -> None:
-        for folder in (self.root, self.instances, self.gone, self.cache, self.plans):
+        for folder in (self.root, self.instances, self.cache, self.plans):
             folder.mkdir(mode=0o711, parents=True, exist_ok=True)
             folder.chmod(0o711)
 

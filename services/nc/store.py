@@ -17,13 +17,12 @@ from typing import Final
 from common.errors import Stale
 from common.ids import InstanceId
 from mallee.nc.v1 import instance_pb2, record_pb2
+from services.nc.gone import GoneJournal
 from services.nc.instance import observation_of, observation_of_gone
 from services.nc.paths import NodePaths, sync_folder, write_durably
 
 RECORD: Final = "record.pb"
 VERSION: Final = 1
-# How long a delayed order for a removed instance is recognised as such.
-GONE_KEPT_S: Final = 3600
 
 Change = Callable[[record_pb2.InstanceRecord | None], record_pb2.InstanceRecord | None]
 
@@ -35,10 +34,8 @@ class LockedElsewhere(OSError):
 class InstanceStore:
     def __init__(self, paths: NodePaths, *, now_s: Callable[[], float]) -> None:
         self._paths = paths
-        self._now_s = now_s
         self._records: dict[InstanceId, record_pb2.InstanceRecord] = {}
-        # Generation of each that is gone, and since when; the oldest first.
-        self._gone: dict[InstanceId, tuple[int, float]] = {}
+        self._gone = GoneJournal(paths.gone, now_s=now_s)
         self._locks: defaultdict[InstanceId, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._epoch = 0
         self._epoch_lock = asyncio.Lock()
@@ -55,9 +52,7 @@ class InstanceStore:
             raise LockedElsewhere(f"{self._paths.lock} is held: another node controller works here") from error
         with contextlib.suppress(FileNotFoundError):
             self._epoch = int(self._paths.epoch.read_text())
-        for path in sorted(self._paths.gone.glob("i-*[0-9a-f]"), key=lambda path: path.stat().st_mtime):
-            self._gone[InstanceId(path.name)] = int(path.read_text()), path.stat().st_mtime
-        self._forget_gone()
+        self._gone.open()
         for folder in self._paths.instances.iterdir():
             if InstanceId.matches(folder.name) and (folder / RECORD).exists():
                 content = (folder / RECORD).read_bytes()
@@ -77,7 +72,7 @@ class InstanceStore:
 
     def gone_generation(self, instance_id: InstanceId) -> int:
         """0: it never was here, or long ago."""
-        return self._gone.get(instance_id, (0, 0.0))[0]
+        return self._gone.generation(instance_id)
 
     def folders_without_record(self) -> Iterable[InstanceId]:
         """What a removal left that was cut short after its record went."""
@@ -111,8 +106,7 @@ class InstanceStore:
             await asyncio.to_thread(self._erase, instance_id, generation)
             if record is not None:
                 del self._records[instance_id]
-                self._forget_gone()
-                self._gone[instance_id] = generation, self._now_s()
+                self._gone.add(instance_id, generation)
                 self._publish(observation_of_gone(instance_id, generation))
 
     async def obey(self, epoch: int) -> None:
@@ -136,7 +130,7 @@ class InstanceStore:
         listener = _Listener()
         self._listeners.add(listener)
         try:
-            for instance_id, (generation, _) in list(self._gone.items()):
+            for instance_id, generation in self._gone:
                 yield observation_of_gone(instance_id, generation)
             for record in list(self._records.values()):
                 yield observation_of(record)
@@ -145,14 +139,6 @@ class InstanceStore:
                 yield await listener.next()
         finally:
             self._listeners.discard(listener)
-
-    def _forget_gone(self) -> None:
-        """Those that went so long ago that no order for them can still be on its way."""
-        for instance_id, (_, since_s) in list(self._gone.items()):
-            if self._now_s() - since_s <= GONE_KEPT_S:
-                return
-            (self._paths.gone / instance_id).unlink(missing_ok=True)
-            del self._gone[instance_id]
 
     def _publish(self, observation: instance_pb2.InstanceObservation) -> None:
         for listener in self._listeners:
@@ -171,7 +157,7 @@ class InstanceStore:
         if not folder.exists():
             return
         if generation:
-            write_durably(self._paths.gone / instance_id, str(generation).encode())
+            self._gone.write(instance_id, generation)
         for entry in folder.iterdir():
             if entry.name != RECORD:
                 entry.unlink()

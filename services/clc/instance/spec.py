@@ -9,7 +9,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from common import ticket
 from mallee.clc.v1 import record_pb2
 from mallee.nc.v1 import instance_pb2 as nc
-from services.clc.image.use_cases import pin_id
 from services.clc.instance.request import kernel_arguments
 
 FindImage = Callable[[str], record_pb2.ImageRecord | None]
@@ -74,13 +73,12 @@ def spec_of(
 
 
 def image_of(record: record_pb2.ImageRecord, *, ticket_key: bytes, expires_unix_s: int) -> nc.Image:
-    pin = pin_id(record.image_id)
     return nc.Image(
-        image_id=pin,
+        image_id=record.image_id,
         sha256=record.sha256,
         size_bytes=record.size_bytes,
         format=record.format,
         virtual_size_bytes=record.virtual_size_bytes,
-        ticket=ticket.mint(ticket_key, sha256=record.sha256, image_id=pin, expires_unix_s=expires_unix_s),
+        ticket=ticket.mint(ticket_key, sha256=record.sha256, image_id=record.image_id, expires_unix_s=expires_unix_s),
         ticket_expires=Timestamp(seconds=expires_unix_s),
     )
