@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -74,8 +75,11 @@ def up(
         return
     out.print(f"The cloud is up after {ready_s:.0f} s: {mine.endpoint_url}", markup=False)
     if machine_image:
-        out.print("\nYour first virtual machine, in five lines:\n")
-        for line in first_lines(home, machine_image):
+        fake = cloud.is_fake(config)
+        out.print(
+            "\nTo try it (no machine behind it to log in to):\n" if fake else "\nYour first machine, in five lines:\n"
+        )
+        for line in first_lines(home, machine_image)[: 4 if fake else 5]:
             typer.echo(line)
 
 
@@ -120,9 +124,11 @@ def destroy(
 def first_lines(home: Path, machine_image: str) -> list[str]:
     """What to paste into a new shell: from nothing to a login."""
     where = "" if home == default_home() else f" --home {shlex.quote(str(home))}"
+    # Linked where an ordinary user's PATH may not look.
+    mallee = "mallee" if shutil.which("mallee") else shlex.quote(str(_code().folder / "bin" / "mallee"))
     find = "--query 'Reservations[0].Instances[0].PublicIpAddress' --output text"
     return [
-        f'eval "$(mallee credentials{where})"',
+        f'eval "$({mallee} credentials{where})"',
         "[ -s first.pem ] || (umask 077; "
         "aws ec2 create-key-pair --key-name first --query KeyMaterial --output text > first.pem)",
         "aws ec2 authorize-security-group-ingress --group-name default --protocol tcp --port 22 --cidr 0.0.0.0/0",

@@ -192,9 +192,9 @@ def test_a_user_without_rights_has_a_whole_cloud(unprivileged_home: Path) -> Non
 
     try:
         made = as_user("up", "--hypervisor", "fake", "--port-base", str(free_port_base()))
-        lines = made.stdout.strip().splitlines()[-5:]
-        assert lines[0] == 'eval "$(mallee credentials)"'
-        assert lines[4].startswith("ssh ")
+        lines = made.stdout.strip().splitlines()[-4:]
+        assert lines[0] == f'eval "$({command()} credentials)"'
+        assert "run-instances" in lines[3]
         services = json.loads(as_user("status", "--json").stdout)["Services"]
         owners = {Path(f"/proc/{service['Pid']}").stat().st_uid for service in services}
         assert owners == {NOBODY}

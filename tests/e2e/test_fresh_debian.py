@@ -58,6 +58,22 @@ ps -eo comm= | sort -u >/running-after
     assert not (debian.root / "var/lib/mallee").exists()
 
 
+def test_an_ordinary_user_makes_a_cloud_without_machines(debian: FreshDebian) -> None:
+    done = debian.run(f"""
+useradd --create-home somebody && cp -r /root/mallee /home/somebody/mallee && chown -R somebody: /home/somebody
+cat >/home/somebody/try <<'END'
+set -e
+cd ~/mallee
+make run-fake UP="--port-base {free_port_base()}" >~/printed
+eval "$(tail -n 4 ~/printed)"
+~/.local/bin/mallee destroy --yes
+END
+setpriv --reuid=somebody --regid=somebody --init-groups env -i HOME=/home/somebody PATH=/usr/bin:/bin \
+    $(env | grep -E '^(PIP_|SSL_CERT_FILE)') /bin/bash /home/somebody/try
+""")
+    assert "The cloud is gone" in done.stdout
+
+
 def test_repeating_it_installs_nothing(debian: FreshDebian) -> None:
     done = debian.run("cd /root/mallee && deploy/setup.sh run")
     assert "Installing" not in done.stderr
