@@ -139,7 +139,7 @@ def take_down(site: Site, *, vms: bool, tell: Tell) -> None:
     if vms and not is_fake(config):
         _power_off_guests(config, supervisor, tell)
     tell("Stopping the services")
-    supervisor.stop()
+    supervisor.stop(last=ETCD)
 
 
 def _power_off_guests(config: CloudConfig, supervisor: Supervisor, tell: Tell) -> None:
@@ -159,7 +159,7 @@ def remove(site: Site, tell: Tell) -> None:
     """Everything this cloud made on this machine, whether anything of it runs or not."""
     config = site.config()
     tell("Stopping the services")
-    site.supervisor.stop()
+    site.supervisor.stop(last=ETCD)
     if not is_fake(config):
         from deploy.guests import end_all_processes
 

@@ -73,18 +73,16 @@ class Supervisor:
 
     def ensure(self, services: Iterable[Service]) -> None:
         """Makes these services run, and restarts those whose command or files changed. Others are left alone."""
-        services = list(services)
         running = self.pid()
         if not running:
             self._clear_remains()
+        there = set(self.names())
         changed = [service for service in services if self._write(service)]
         if not running:
             self._start()
-        else:
-            _run("s6-svscanctl", "-a", str(self.folder))
-            for service in changed:
-                self._wait_supervised(service.name)
-                _run("s6-svc", "-r", str(self.folder / service.name))
+            return
+        _run("s6-svscanctl", "-a", str(self.folder))
+        self._restart([service for service in changed if service.name in there])
 
     def stop_one(self, name: str) -> None:
         """Ends one service; it stays down until the supervisor starts afresh or `ensure` restarts it."""
@@ -131,12 +129,13 @@ class Supervisor:
             return []
         return sorted(path.name for path in self.folder.iterdir() if (path / "run").exists())
 
-    def stop(self, deadline_s: float = 40) -> None:
-        """Ends every service in an orderly way, then the supervisor. Returns when they are gone."""
+    def stop(self, *, last: str = "", deadline_s: float = 40) -> None:
+        """Ends every service in an orderly way, `last` after the others; then the supervisor. All are gone on return."""
         pid = self.pid()
         if not pid:
             self._clear_remains()
             return
+        self._end(*(name for name in self.names() if name != last))
         _run("s6-svscanctl", "-t", str(self.folder))
         if not _wait_gone(pid, deadline_s):
             os.kill(pid, signal.SIGKILL)
@@ -148,8 +147,23 @@ class Supervisor:
         tally = subprocess.run(["s6-svdt", str(self.folder / name)], capture_output=True, text=True, check=False)
         return len(tally.stdout.splitlines())
 
-    def _end(self, name: str) -> None:
-        subprocess.run(["s6-svc", "-wD", "-T", "20000", "-d", str(self.folder / name)], check=False)
+    def _end(self, *names: str) -> None:
+        folders = [str(self.folder / name) for name in names]
+        for folder in folders:
+            subprocess.run(["s6-svc", "-d", folder], check=False)
+        if folders:
+            subprocess.run(["s6-svwait", "-D", "-t", "30000", *folders], capture_output=True, check=False)
+
+    def _restart(self, services: Iterable[Service]) -> None:
+        """All at once; returns when each new process has started, so that nobody takes the old one's word for its."""
+        waiting = [
+            subprocess.Popen(
+                ["s6-svc", "-wr", "-T", "30000", "-r", str(self.folder / service.name)], stderr=subprocess.DEVNULL
+            )
+            for service in services
+        ]
+        for process in waiting:
+            process.wait()
 
     def _state(self, name: str) -> ServiceState:
         shown = subprocess.run(

@@ -84,6 +84,7 @@ async def test_nothing_of_a_killed_supervisor_runs_beside_its_successor(supervis
     supervisor.wait_ready("a", 10)
     old = pid_of(supervisor, "a")
     os.kill(supervisor.pid(), signal.SIGKILL)
+    await eventually(lambda: not supervisor.pid())
     supervisor.ensure([shell("a", READY)])
     supervisor.wait_ready("a", 10)
     assert gone(old)
