@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import random
 import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,6 +46,22 @@ def ec2(fake_cloud: RunningCloud) -> Any:
     return fake_cloud.client("ec2")
 
 
+@pytest.fixture
+def _slow_nodes(fake_cloud: RunningCloud) -> Iterator[None]:
+    """So that many a kill falls into the middle of a launch."""
+    folders = list((fake_cloud.home / "nodes").glob("*/fake-network"))
+
+    def delay(seconds: float) -> None:
+        for folder in folders:
+            new = folder / "faults.new"
+            new.write_text(json.dumps({"prepare_delay_s": seconds, "apply_delay_s": seconds / 4}))
+            new.replace(folder / "faults.json")
+
+    delay(0.4)
+    yield
+    delay(0)
+
+
 @contextlib.contextmanager
 def clients_of(cloud: RunningCloud, dice: random.Random, name: str) -> Iterator[list[Client]]:
     """At work inside the `with`; their accounts may be read after it. What they launched is terminated in the end."""
@@ -66,6 +84,7 @@ def clients_of(cloud: RunningCloud, dice: random.Random, name: str) -> Iterator[
             thread.join()
 
 
+@pytest.mark.usefixtures("_slow_nodes")
 def test_what_was_promised_holds_whatever_is_killed_and_whenever(
     fake_cloud: RunningCloud, ec2: Any, dice: random.Random
 ) -> None:
@@ -90,12 +109,47 @@ def test_all_processes_killed_at_once_lose_nothing(fake_cloud: RunningCloud, ec2
     assert fake_cloud.json("status")["State"] == "up"
 
 
+def test_supervisors_that_are_killed_take_their_services_with_them_and_bring_them_back(
+    fake_cloud: RunningCloud, ec2: Any
+) -> None:
+    """Else two of one service would run."""
+    before = {member: fake_cloud.pid(member) for member in fake_cloud.members}
+    for pid in supervisors(fake_cloud):
+        os.kill(pid, signal.SIGKILL)
+    wait_for_others(fake_cloud, before)
+    until(lambda: not unsettled(ec2), within_s=SETTLED_S, what="the API answers")
+    # Nobody looks after the first of them; the command does.
+    before = {member: fake_cloud.pid(member) for member in fake_cloud.members}
+    os.kill(fake_cloud.supervisor.pid(), signal.SIGKILL)
+    assert not unsettled(ec2)
+    fake_cloud.up()
+    assert len(supervisors(fake_cloud)) == 2 * len(before)
+    for pid in before.values():
+        assert not Path(f"/proc/{pid}").exists()
+    assert not unsettled(ec2)
+
+
+def supervisors(cloud: RunningCloud) -> list[int]:
+    """The s6-supervise of each service and of its log."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if (entry / "comm").read_text() == "s6-supervise\n":
+                folder = Path(os.readlink(entry / "cwd"))
+                found += [int(entry.name)] if folder.is_relative_to(cloud.supervisor.folder) else []
+    return found
+
+
 def kill_and_wait(cloud: RunningCloud, victims: list[str]) -> None:
     print(f"killing {' '.join(victims)}")
     pids = {victim: cloud.pid(victim) for victim in victims}
     for pid in pids.values():
         if pid:
             os.kill(pid, signal.SIGKILL)
+    wait_for_others(cloud, pids)
+
+
+def wait_for_others(cloud: RunningCloud, pids: dict[str, int]) -> None:
     for victim, pid in pids.items():
         until(functools.partial(_is_another, cloud, victim, pid), within_s=BACK_S, what=f"another {victim}")
         if victim != ETCD:
