@@ -134,15 +134,23 @@ async def _guarded(method: str, access: Access, context: _Context, *, has_deadli
         log.exception("a bug in an RPC", method=method)
         await _abort(context, _opaque())
     finally:
+        took_s = time.perf_counter() - began
         RPC_IN_FLIGHT.labels(method).dec()
         RPC_REQUESTS.labels(method, code).inc()
-        RPC_SECONDS.labels(method, code).observe(time.perf_counter() - began)
+        RPC_SECONDS.labels(method, code).observe(took_s)
+        if not method.startswith("/grpc."):
+            log.info("rpc", method=method, code=code, took_ms=round(took_s * 1000, 1), peer=_peer_name())
 
 
 def _status_name(context: _Context) -> str:
     """Of an aborted call. grpc.aio keeps the number."""
     code: Any = context.code()
     return code.name if isinstance(code, grpc.StatusCode) else _STATUS_NAMES.get(code, "UNKNOWN")
+
+
+def _peer_name() -> str:
+    peer = rpc_context.current_peer()
+    return peer.member_id if peer is not None else ""
 
 
 def _opaque() -> CloudError:

@@ -11,6 +11,7 @@ from typing import Final
 
 from common.errors import InvalidArgument, NoCapacity, NotFound, Stale, WrongState
 from common.ids import InstanceId, InterfaceId, VpcId
+from common.rpc.context import current_request_id
 from mallee.nc.v1 import instance_pb2, record_pb2, service_pb2
 from services.nc.capacity import check_fits, used_by
 from services.nc.console import tail
@@ -83,7 +84,8 @@ class Orders:
                 return None
             if generation < record.spec.generation:
                 raise Stale(f"{instance_id} is here in generation {record.spec.generation}, not {generation}")
-            record.goal = Goal.GONE.value
+            if Goal(record.goal) is not Goal.GONE:
+                record.goal, record.request_id = Goal.GONE.value, current_request_id()
             return record
 
         gone = await self._store.update(instance_id, want_gone) is None
@@ -129,6 +131,7 @@ class Orders:
                 goal=Goal.RUN.value,
                 phase=(Phase.PREPARING if old is None else Phase.CLEARING).value,
                 ordered_at_ms=int(self._now_s() * 1000),
+                request_id=current_request_id(),
             )
         if spec.generation < old.spec.generation:
             raise Stale(f"{spec.instance_id} is here in generation {old.spec.generation}, not {spec.generation}")

@@ -13,6 +13,7 @@ from common.ids import InstanceId
 from common.log import get_logger
 from common.metrics import counter, histogram
 from common.reconcile import Reconciler
+from common.rpc import context
 from mallee.nc.v1 import record_pb2
 from services.nc.drivers.base import Power
 from services.nc.host import Host
@@ -78,18 +79,19 @@ class InstanceReconciler:
     async def step(self, key: str) -> float | None:
         instance_id = InstanceId(key)
         while (record := self._store.get(instance_id)) is not None:
-            power = await self._host.hypervisor.power_of(instance_id)
-            step = next_step(Goal(record.goal), Phase(record.phase), power, held=record.held)
-            if step is None:
-                return None
-            if (wait_s := self._wait_s(instance_id, record, power, step)) is not None:
-                return wait_s
-            if isinstance(step, Phase):
-                await self._enter(instance_id, record, step)
-                continue
-            await self._perform(step, instance_id, record)
-            if step is Do.REMOVE:
-                return None
+            with context.bind(request_id=record.request_id or None):
+                power = await self._host.hypervisor.power_of(instance_id)
+                step = next_step(Goal(record.goal), Phase(record.phase), power, held=record.held)
+                if step is None:
+                    return None
+                if (wait_s := self._wait_s(instance_id, record, power, step)) is not None:
+                    return wait_s
+                if isinstance(step, Phase):
+                    await self._enter(instance_id, record, step)
+                    continue
+                await self._perform(step, instance_id, record)
+                if step is Do.REMOVE:
+                    return None
         # No record: what is left of a removal that was cut short.
         await self._host.hypervisor.remove(instance_id)
         await self._store.remove(instance_id)
@@ -111,6 +113,7 @@ class InstanceReconciler:
                 await self._host.clean(record.spec)
                 await self._store.remove(instance_id)
                 self._forget(instance_id)
+                _log.info("nothing of a VM is left", instance_id=instance_id)
         if (phase := AFTER.get(act)) is not None:
             await self._enter(instance_id, record, phase)
 
@@ -129,6 +132,7 @@ class InstanceReconciler:
         await self._store.update(instance_id, change)
         if phase is Phase.RUNNING and Phase(seen.phase) is Phase.PREPARING:
             _LAUNCHES.labels("running").inc()
+            _log.info("a VM runs", instance_id=instance_id)
             _LAUNCH_SECONDS.observe(max(0.0, self._now_s() - seen.ordered_at_ms / 1000))
             self._tries.pop(instance_id, None)
 

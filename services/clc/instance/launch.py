@@ -162,6 +162,7 @@ def _instance(
         detailed_monitoring=wanted.detailed_monitoring,
         metadata_options=wanted.metadata_options,
         architecture=wanted.machine.record.architecture,
+        request_id=call.request_id,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Final
 
 from common.errors import Unavailable
 from common.log import get_logger
+from common.rpc import context
 from mallee.cc.v1 import service_pb2 as cc
 from mallee.clc.v1 import record_pb2
 from mallee.nc.v1 import instance_pb2 as nc
@@ -78,6 +79,9 @@ class InstanceReconciler:
         heard = self.observed.get(draft.instance_id)
         if heard is not None and heard.node:
             draft.node, draft.node_address = heard.node, heard.node_address
+        with context.bind(request_id=draft.request_id):
+            name = record_pb2.InstanceState.Name(state).removeprefix("INSTANCE_STATE_").lower()
+            _log.info("an instance changes state", instance_id=draft.instance_id, state=name, node=draft.node)
         match state:
             case rules.SHUTTING_DOWN:
                 assert heard is not None
@@ -97,10 +101,13 @@ class InstanceReconciler:
 
     async def _order(self, reservation: record_pb2.ReservationRecord, orders: dict[rules.Do, list[Instance]]) -> None:
         async with asyncio.TaskGroup() as tasks:
-            for zone, instances in _by_zone(orders[rules.Do.ENSURE]):
-                tasks.create_task(self._ensure(zone, reservation, instances))
-            for zone, instances in _by_zone(orders[rules.Do.TERMINATE]):
-                tasks.create_task(self._terminate(zone, instances))
+            # Each order goes out, and is logged on its way, under the request that asked for it.
+            for zone, request_id, instances in _batches(orders[rules.Do.ENSURE]):
+                with context.bind(request_id=request_id):
+                    tasks.create_task(self._ensure(zone, reservation, instances))
+            for zone, request_id, instances in _batches(orders[rules.Do.TERMINATE]):
+                with context.bind(request_id=request_id):
+                    tasks.create_task(self._terminate(zone, instances))
 
     async def _ensure(self, zone: str, reservation: record_pb2.ReservationRecord, instances: list[Instance]) -> None:
         order = cc.EnsureInstancesRequest(specs=[self._spec(i.record, reservation) for i in instances])
@@ -210,13 +217,13 @@ class InstanceReconciler:
                 changes.delete(token)
 
 
-def _by_zone(instances: Iterable[Instance]) -> list[tuple[str, list[Instance]]]:
-    """Zone and at most a batch of its instances, as often as it takes."""
-    zones: dict[str, list[Instance]] = defaultdict(list)
+def _batches(instances: Iterable[Instance]) -> list[tuple[str, str, list[Instance]]]:
+    """Zone, request id, and at most a batch of what they have in common, as often as it takes."""
+    alike: dict[tuple[str, str], list[Instance]] = defaultdict(list)
     for instance in instances:
-        zones[instance.record.zone].append(instance)
+        alike[instance.record.zone, instance.record.request_id].append(instance)
     return [
-        (zone, members[start : start + _BATCH])
-        for zone, members in zones.items()
+        (zone, request_id, members[start : start + _BATCH])
+        for (zone, request_id), members in alike.items()
         for start in range(0, len(members), _BATCH)
     ]

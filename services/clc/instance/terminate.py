@@ -29,7 +29,7 @@ async def terminate_instances(
         end_dry_run(request)
         changes, shown = Changes(), []
         for instance in instances:
-            shown.append(_end(changes, instance, call.now))
+            shown.append(_end(changes, instance, call))
         if changes:
             await cloud.store.commit(changes)
         return ec2.TerminateInstancesResult(terminating_instances=shown)
@@ -37,13 +37,14 @@ async def terminate_instances(
     return await until_committed(attempt)
 
 
-def _end(changes: Changes, instance: Stored[record_pb2.InstanceRecord], now: float) -> ec2.InstanceStateChange:
+def _end(changes: Changes, instance: Stored[record_pb2.InstanceRecord], call: Call) -> ec2.InstanceStateChange:
     before = instance.record.state
     after = before
     if rules.SHUTTING_DOWN in rules.NEXT[before]:
         after = rules.SHUTTING_DOWN
         draft = instance.draft()
-        shut_down(draft, *rules.USER_INITIATED, transition=f"User initiated ({gmt(now)})")
+        shut_down(draft, *rules.USER_INITIATED, transition=f"User initiated ({gmt(call.now)})")
+        draft.request_id = call.request_id
         changes.update(instance, draft)
     return ec2.InstanceStateChange(
         instance_id=instance.record.instance_id, previous_state=state_of(before), current_state=state_of(after)
