@@ -105,6 +105,8 @@ def bring_up(site: Site, config: CloudConfig, code: Code, tell: Tell) -> None:
     fake = is_fake(config)
     supervisor = site.supervisor
     if not supervisor.pid():
+        # Services whose supervisor was killed hold ports that would seem taken.
+        supervisor.stop()
         machine.check(config, machine.survey(site.home), fake=fake)
     if not fake:
         fabric.check(config)
