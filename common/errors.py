@@ -12,8 +12,8 @@
     ├── Unsupported       AWS has it, this cloud does not
     └── Unavailable       a part of the cloud does not answer now            (caller tries again)
 
-`code` is the error code that the AWS API documents for the case (InvalidAMIID.NotFound, NoSuchKey …). Anything else that
-is raised is a bug and reaches the client as an opaque InternalError with its request id.
+`code` is the error code that the AWS API documents for the case (InvalidAMIID.NotFound, NoSuchKey …). Anything else
+that is raised is a bug and reaches the client as an opaque InternalError with its request id.
 """
 
 from __future__ import annotations
