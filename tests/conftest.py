@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.cloud_fixture import fake_cloud, real_cloud
 from tests.etcd_fixture import _shared_etcd, etcd_server, own_etcd_server
@@ -13,19 +14,24 @@ __all__ = ["_shared_etcd", "etcd_server", "fake_cloud", "own_etcd_server", "real
 
 # Work for one process at a time, the longest first: whole clouds share their fixture, and real machines would slow each
 # other down. Every other file is a unit of its own.
-_TOGETHER = {"e2e": "machines", "cloud": "cloud"}
-_APART = {"test_fresh_debian.py": "installation"}
-_ORDER = ["machines", "installation", "cloud"]
+_UNITS = ("tests/e2e/test_fresh_debian.py", "tests/e2e/", "tests/cloud/")
+
+
+def _unit(nodeid: str) -> str:
+    return next((unit for unit in _UNITS if nodeid.startswith(unit)), nodeid.partition("::")[0])
+
+
+class _ByUnit(LoadScopeScheduling):  # type: ignore[misc]
+    def _split_scope(self, nodeid: str) -> str:
+        return _unit(nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _ByUnit:
+    """For `pytest -n N`."""
+    return _ByUnit(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For `pytest -n N --dist loadgroup`; without it the order alone changes."""
-    for item in items:
-        folder, name = item.path.relative_to(Path(__file__).parent).parts[0], item.path.name
-        group = _APART.get(name) or _TOGETHER.get(folder) or str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: _place(next(item.iter_markers("xdist_group")).args[0]))
-
-
-def _place(group: str) -> int:
-    return _ORDER.index(group) if group in _ORDER else len(_ORDER)
+    order = ["tests/e2e/", "tests/e2e/test_fresh_debian.py", "tests/cloud/"]
+    items.sort(key=lambda item: order.index(unit) if (unit := _unit(item.nodeid)) in order else len(order))
