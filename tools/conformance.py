@@ -12,6 +12,7 @@ import argparse
 import html
 import re
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +26,8 @@ from ec2_facade.protocol.model import accepted_values, descriptor_of, members
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 SERVICES: Final = ("ec2", "sts", "s3")
-# Filters stand in the model as a list in its documentation alone.
-_FILTER: Final = re.compile(r"<li> *<p> *<code>([^<]+)</code>")
+# Filters stand in the model as a list in its documentation alone; what is listed within an entry are values.
+_FILTER: Final = re.compile(r"<ul>|</ul>|<li> *<p> *<code>([^<]+)</code>(:&lt;key&gt;)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,18 +124,30 @@ def _filters(operation: Operation, evaluated: Mapping[str, tuple[str, ...]]) -> 
     shape = operation.model.input_shape
     if shape is None or "Filters" not in shape.members:
         return None
-    documented = {html.unescape(name) for name in _FILTER.findall(shape.members["Filters"].documentation)}
+    documented = set(_documented(shape.members["Filters"].documentation))
     honoured = set(evaluated.get(operation.name, ()))
     return Filters(honoured=tuple(sorted(honoured)), refused=tuple(sorted(documented - honoured)))
 
 
+def _documented(text: str) -> Iterator[str]:
+    depth = 0
+    for found in _FILTER.finditer(text):
+        depth += {"<ul>": 1, "</ul>": -1}.get(found[0], 0)
+        if found[1] and depth == 1:
+            yield html.unescape(found[1] + (found[2] or ""))
+
+
 def evaluated_filters() -> Mapping[str, tuple[str, ...]]:
-    """What the CLC's tables hold once all its use cases are loaded."""
+    """Of each EC2 action, what the CLC's tables hold once all its use cases are loaded."""
     from services.clc.filters import FILTERS
     from services.clc.use_case import load_use_cases
 
     load_use_cases()
-    return FILTERS
+    found: defaultdict[str, tuple[str, ...]] = defaultdict(tuple)
+    for table, names in FILTERS.items():
+        # An action with two tables names what the second is of: `ec2.DescribeInstances (reservation)`.
+        found[table.removeprefix("ec2.").partition(" ")[0]] += names
+    return found
 
 
 def as_text(services: list[Service]) -> str:
