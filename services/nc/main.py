@@ -154,7 +154,7 @@ def paths_of(config: CloudConfig, member: str) -> NodePaths:
 
 
 def drivers_of(config: CloudConfig, node: NodeConfig, paths: NodePaths) -> Drivers:
-    """The fake ones import neither libvirt nor pyroute2."""
+    """The fake ones import no libvirt."""
     if config.nodes.hypervisor == "fake":
         from services.nc.drivers.fake import FakeHypervisor
         from services.nc.drivers.network_fake import FakeNetwork
