@@ -67,7 +67,8 @@ def describe(place: Site) -> dict[str, Any]:
 
 
 def _nodes(answer: clc.DescribeCloudResponse) -> list[dict[str, Any]]:
-    return [_node(zone.zone, node) for zone in answer.zones for node in zone.nodes]
+    there = ((zone.zone, node) for zone in answer.zones for node in zone.nodes)
+    return [_node(zone, node) for zone, node in sorted(there, key=lambda pair: (pair[0], pair[1].node))]
 
 
 def _node(zone: str, node: NodeCapacity) -> dict[str, Any]:

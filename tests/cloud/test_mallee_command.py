@@ -9,12 +9,13 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.cloud_fixture import RunningCloud, command, free_ranges, mallee
+from tests.cloud_fixture import RunningCloud, command, free_ranges, mallee, new_home
 from tests.eventually import eventually
 from tests.ports import free_port_base
 
@@ -102,6 +103,29 @@ def test_what_was_kept_is_there_after_down_and_up(fake_cloud: RunningCloud) -> N
     assert "mallee up" in refused.stderr
     fake_cloud.up()
     assert s3.get_object(Bucket="kept-through-the-night", Key="note")["Body"].read() == b"still here"
+
+
+def test_a_cloud_grows_and_does_not_shrink() -> None:
+    cloud = RunningCloud(
+        home=new_home(Path(tempfile.gettempdir()) / "mallee-test-grow"),
+        options=["--hypervisor", "fake", "--no-image", "--port-base", str(free_port_base())],
+    )
+    try:
+        cloud.up()
+        account = cloud.account("early")
+        mallee("up", "--nodes", "2", "--zones", "2", "--no-image", "--home", str(cloud.home))
+        names = [node["Node"] for node in cloud.json("nodes")]
+        assert names == ["nc-us-east-1a-1", "nc-us-east-1a-2", "nc-us-east-1b-1", "nc-us-east-1b-2"]
+        zones = cloud.client("ec2", "early").describe_availability_zones()["AvailabilityZones"]
+        assert [zone["ZoneName"] for zone in zones] == ["us-east-1a", "us-east-1b"]
+        assert cloud.client("sts", "early").get_caller_identity()["Account"] == account.account_id
+        mallee("up", "--no-image", "--home", str(cloud.home))
+        assert len(cloud.json("nodes")) == 4
+        refused = mallee("up", "--nodes", "1", "--home", str(cloud.home), check=False)
+        assert refused.returncode == 1
+        assert "cannot shrink" in refused.stderr
+    finally:
+        cloud.destroy()
 
 
 def test_a_taken_port_is_one_line_and_nothing_is_started(tmp_path: Path) -> None:
