@@ -22,10 +22,9 @@ _HEX: Final = "(?:[0-9a-f]{8}|[0-9a-f]{17})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Noun(Generic[R]):
+class Kind:
     """A kind of resource as EC2 speaks of it."""
 
-    record: type[R]
     # As in TagSpecifications and DescribeTags.
     resource_type: str
     prefixes: tuple[str, ...]
@@ -43,6 +42,13 @@ class Noun(Generic[R]):
         if len(ids) == 1:
             return NotFound(f"The {self.words} '{ids[0]}' does not exist", code=self.not_found_code)
         return NotFound(f"The {self.words}s '{', '.join(ids)}' do not exist", code=self.not_found_code)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noun(Kind, Generic[R]):
+    """One that has a record of its own."""
+
+    record: type[R]
 
 
 INSTANCE: Final = Noun(
@@ -92,6 +98,14 @@ KEY_PAIR: Final = Noun(
     malformed_code="InvalidParameterValue",
     not_found_code="InvalidKeyPair.NotFound",
     words="key pair",
+)
+# Resources that live in another's record.
+SECURITY_GROUP_RULE: Final = Kind(
+    resource_type="security-group-rule",
+    prefixes=("sgr",),
+    malformed_code="InvalidSecurityGroupRuleId.Malformed",
+    not_found_code="InvalidSecurityGroupRuleId.NotFound",
+    words="security group rule ID",
 )
 
 NOUNS: Final[tuple[Noun[Message], ...]] = (INSTANCE, IMAGE, SECURITY_GROUP, VPC, SUBNET, KEY_PAIR)  # type: ignore[assignment]

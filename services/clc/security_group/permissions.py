@@ -1,4 +1,4 @@
-"""AuthorizeSecurityGroupIngress and RevokeSecurityGroupIngress: all the rules of a call, or none."""
+"""AuthorizeSecurityGroup{In,E}gress and RevokeSecurityGroup{In,E}gress: all the rules of a call, or none."""
 
 from __future__ import annotations
 
@@ -8,36 +8,68 @@ from common.errors import AlreadyExists, InvalidArgument, NoCapacity, NotFound
 from common.ids import SecurityGroupRuleId
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import security_group_pb2 as ec2
-from services.clc.lookup import SECURITY_GROUP
+from services.clc.lookup import SECURITY_GROUP, SECURITY_GROUP_RULE
 from services.clc.security_group.groups import find_group, group_use
-from services.clc.security_group.rules import MAX_RULES, Rule, rules_of, same, words
+from services.clc.security_group.rules import MAX_RULES, Rule, meaning, rules_of, same, words
 from services.clc.store import Changes, Store, Stored, until_committed
 from services.clc.tag import rules as tags
 from services.clc.tag.view import shown
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
 
-Request = ec2.AuthorizeSecurityGroupIngressRequest | ec2.RevokeSecurityGroupIngressRequest
+Authorization = ec2.AuthorizeSecurityGroupIngressRequest | ec2.AuthorizeSecurityGroupEgressRequest
+Revocation = ec2.RevokeSecurityGroupIngressRequest | ec2.RevokeSecurityGroupEgressRequest
+Permissions = Sequence[ec2.IpPermission]
 
 
 @use_case("ec2.AuthorizeSecurityGroupIngress")
 async def authorize_ingress(
     cloud: Cloud, call: Call, request: ec2.AuthorizeSecurityGroupIngressRequest
 ) -> ec2.AuthorizeSecurityGroupIngressResult:
+    permissions = [*request.ip_permissions, *_flat_permission(request)]
+    made = await _authorize(cloud, call, request, permissions, name=request.group_name, egress=False)
+    return ec2.AuthorizeSecurityGroupIngressResult(return_value=True, security_group_rules=made)
+
+
+@use_case("ec2.AuthorizeSecurityGroupEgress")
+async def authorize_egress(
+    cloud: Cloud, call: Call, request: ec2.AuthorizeSecurityGroupEgressRequest
+) -> ec2.AuthorizeSecurityGroupEgressResult:
+    made = await _authorize(cloud, call, request, request.ip_permissions, name="", egress=True)
+    return ec2.AuthorizeSecurityGroupEgressResult(return_value=True, security_group_rules=made)
+
+
+@use_case("ec2.RevokeSecurityGroupIngress")
+async def revoke_ingress(
+    cloud: Cloud, call: Call, request: ec2.RevokeSecurityGroupIngressRequest
+) -> ec2.RevokeSecurityGroupIngressResult:
+    permissions = [*request.ip_permissions, *_flat_permission(request)]
+    gone = await _revoke(cloud, call, request, permissions, name=request.group_name, egress=False)
+    return ec2.RevokeSecurityGroupIngressResult(return_value=True, revoked_security_group_rules=gone)
+
+
+@use_case("ec2.RevokeSecurityGroupEgress")
+async def revoke_egress(
+    cloud: Cloud, call: Call, request: ec2.RevokeSecurityGroupEgressRequest
+) -> ec2.RevokeSecurityGroupEgressResult:
+    gone = await _revoke(cloud, call, request, request.ip_permissions, name="", egress=True)
+    return ec2.RevokeSecurityGroupEgressResult(return_value=True, revoked_security_group_rules=gone)
+
+
+async def _authorize(
+    cloud: Cloud, call: Call, request: Authorization, permissions: Permissions, *, name: str, egress: bool
+) -> list[ec2.SecurityGroupRule]:
     given_tags = tags.from_specifications(request.tag_specifications, allowed=["security-group-rule"])
 
-    async def attempt() -> ec2.AuthorizeSecurityGroupIngressResult:
-        group = find_group(cloud.store, call.account_id, group_id=request.group_id, name=request.group_name)
-        new = _rules(cloud.store, call.account_id, group.record, request)
+    async def attempt() -> list[ec2.SecurityGroupRule]:
+        group = find_group(cloud.store, call.account_id, group_id=request.group_id, name=name)
+        new = wanted_rules(cloud.store, call.account_id, group.record, permissions, egress=egress)
         for rule in new:
-            if any(same(rule, present) for present in group.record.rules):
-                raise AlreadyExists(
-                    f'the specified rule "{words(rule)}" already exists', code="InvalidPermission.Duplicate"
-                )
             rule.rule_id = SecurityGroupRuleId.new()
             rule.tags.update(given_tags["security-group-rule"])
         draft = group.draft()
         draft.rules.extend(new)
-        if sum(not rule.egress for rule in draft.rules) > MAX_RULES:
+        check_distinct(draft.rules)
+        if sum(rule.egress is egress for rule in draft.rules) > MAX_RULES:
             raise NoCapacity(
                 "The maximum number of rules per security group has been reached.",
                 code="RulesPerSecurityGroupLimitExceeded",
@@ -48,20 +80,21 @@ async def authorize_ingress(
         if any(rule.group_id for rule in new):
             changes.bump(group_use(draft.vpc_id))
         await cloud.store.commit(changes)
-        return ec2.AuthorizeSecurityGroupIngressResult(
-            return_value=True, security_group_rules=[rule_view(cloud, draft, rule) for rule in new]
-        )
+        return [rule_view(cloud, draft, rule) for rule in new]
 
     return await until_committed(attempt)
 
 
-@use_case("ec2.RevokeSecurityGroupIngress")
-async def revoke_ingress(
-    cloud: Cloud, call: Call, request: ec2.RevokeSecurityGroupIngressRequest
-) -> ec2.RevokeSecurityGroupIngressResult:
-    async def attempt() -> ec2.RevokeSecurityGroupIngressResult:
-        group = find_group(cloud.store, call.account_id, group_id=request.group_id, name=request.group_name)
-        gone = _named_rules(cloud.store, call.account_id, group.record, request)
+async def _revoke(
+    cloud: Cloud, call: Call, request: Revocation, permissions: Permissions, *, name: str, egress: bool
+) -> list[ec2.RevokedSecurityGroupRule]:
+    async def attempt() -> list[ec2.RevokedSecurityGroupRule]:
+        group = find_group(cloud.store, call.account_id, group_id=request.group_id, name=name)
+        if ids := list(dict.fromkeys(request.security_group_rule_ids)):
+            gone = [rule_of_id(group.record, rule_id, egress=egress) for rule_id in ids]
+        else:
+            wanted = wanted_rules(cloud.store, call.account_id, group.record, permissions, egress=egress)
+            gone = [present_rule(group.record, rule) for rule in wanted]
         end_dry_run(request)
         draft = group.draft()
         del draft.rules[:]
@@ -69,53 +102,55 @@ async def revoke_ingress(
         changes = Changes()
         changes.update(group, draft)
         await cloud.store.commit(changes)
-        return ec2.RevokeSecurityGroupIngressResult(
-            return_value=True, revoked_security_group_rules=[_revoked_view(draft, rule) for rule in gone]
-        )
+        return [_revoked_view(draft, rule) for rule in gone]
 
     return await until_committed(attempt)
 
 
-def _named_rules(
-    store: Store,
-    account_id: str,
-    group: record_pb2.SecurityGroupRecord,
-    request: ec2.RevokeSecurityGroupIngressRequest,
+def wanted_rules(
+    store: Store, account_id: str, group: record_pb2.SecurityGroupRecord, permissions: Permissions, *, egress: bool
 ) -> list[Rule]:
-    """The group's rules that a revocation names, by id or by what they allow. Raises NotFound if one is not there."""
-    present = [rule for rule in group.rules if not rule.egress]
-    if request.security_group_rule_ids:
-        by_id = {rule.rule_id: rule for rule in present}
-        for rule_id in request.security_group_rule_ids:
-            if not SecurityGroupRuleId.matches(rule_id):
-                raise InvalidArgument(f'Invalid id: "{rule_id}"', code="InvalidSecurityGroupRuleId.Malformed")
-            if rule_id not in by_id:
-                raise NotFound(
-                    f"The security group rule ID '{rule_id}' does not exist", code="InvalidSecurityGroupRuleId.NotFound"
-                )
-        return [by_id[rule_id] for rule_id in dict.fromkeys(request.security_group_rule_ids)]
-    gone = []
-    for wanted in _rules(store, account_id, group, request):
-        match = next((rule for rule in present if same(rule, wanted)), None)
-        if match is None:
-            raise NotFound(
-                "The specified rule does not exist in this security group.", code="InvalidPermission.NotFound"
-            )
-        gone.append(match)
-    return gone
+    """What the permissions say, as rules without ids. Raises InvalidArgument, NotFound in EC2's words."""
 
-
-def _rules(store: Store, account_id: str, group: record_pb2.SecurityGroupRecord, request: Request) -> list[Rule]:
     def find(pair: ec2.UserIdGroupPair) -> tuple[str, str]:
         return _referenced(store, account_id, group, pair)
 
-    permissions = [*request.ip_permissions, *_flat_permission(request)]
     if not permissions:
         raise InvalidArgument("The request must contain the parameter ipPermissions", code="MissingParameter")
-    return rules_of(permissions, egress=False, find_group=find)
+    return rules_of(permissions, egress=egress, find_group=find)
 
 
-def _flat_permission(request: Request) -> Sequence[ec2.IpPermission]:
+def rule_of_id(group: record_pb2.SecurityGroupRecord, rule_id: str, *, egress: bool | None = None) -> Rule:
+    """The group's own, of that direction if one is given. Raises NotFound (InvalidSecurityGroupRuleId.NotFound)."""
+    SECURITY_GROUP_RULE.check(rule_id)
+    for rule in group.rules:
+        if rule.rule_id == rule_id and egress in (None, rule.egress):
+            return rule
+    raise SECURITY_GROUP_RULE.missing([rule_id])
+
+
+def present_rule(group: record_pb2.SecurityGroupRecord, wanted: Rule) -> Rule:
+    """The group's rule that allows the same. Raises NotFound (InvalidPermission.NotFound)."""
+    for rule in group.rules:
+        if same(rule, wanted):
+            return rule
+    raise NotFound("The specified rule does not exist in this security group.", code="InvalidPermission.NotFound")
+
+
+def check_distinct(rules: Sequence[Rule]) -> None:
+    """Raises AlreadyExists (InvalidPermission.Duplicate) if two allow the same."""
+    seen = set()
+    for rule in rules:
+        if meaning(rule) in seen:
+            raise AlreadyExists(
+                f'the specified rule "{words(rule)}" already exists', code="InvalidPermission.Duplicate"
+            )
+        seen.add(meaning(rule))
+
+
+def _flat_permission(
+    request: ec2.AuthorizeSecurityGroupIngressRequest | ec2.RevokeSecurityGroupIngressRequest,
+) -> Permissions:
     """The one rule that the older parameters beside IpPermissions describe."""
     source = request.source_security_group_name
     if not (request.ip_protocol or request.cidr_ip or source):

@@ -47,8 +47,7 @@ def _rules_of(permission: ec2.IpPermission, *, egress: bool, find_group: FindGro
     from_port, to_port = _ports(protocol, permission)
 
     def rule(description: str) -> Rule:
-        if not _DESCRIPTION.match(description):
-            raise InvalidArgument("Invalid rule description. Valid descriptions are strings less than 256 characters.")
+        check_description(description)
         return Rule(egress=egress, protocol=protocol, from_port=from_port, to_port=to_port, description=description)
 
     found = []
@@ -67,6 +66,11 @@ def _rules_of(permission: ec2.IpPermission, *, egress: bool, find_group: FindGro
     if not found:
         raise InvalidArgument("The permission names no CIDR block and no security group", code="MissingParameter")
     return found
+
+
+def check_description(description: str) -> None:
+    if not _DESCRIPTION.match(description):
+        raise InvalidArgument("Invalid rule description. Valid descriptions are strings less than 256 characters.")
 
 
 def _protocol(given: str) -> str:
@@ -115,10 +119,11 @@ def _cidr(given: str, network: type[ipaddress.IPv4Network] | type[ipaddress.IPv6
 
 def same(a: Rule, b: Rule) -> bool:
     """They allow the same; id, description and tags do not count."""
-    return _what(a) == _what(b)
+    return meaning(a) == meaning(b)
 
 
-def _what(rule: Rule) -> tuple[object, ...]:
+def meaning(rule: Rule) -> tuple[object, ...]:
+    """What it allows."""
     return (
         rule.egress,
         rule.protocol,

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from google.protobuf.message import Message
-
 from common.errors import InvalidArgument, NoCapacity
 from mallee.ec2.v1 import tag_pb2 as ec2
 from services.clc.filters import FilterTable
-from services.clc.lookup import NOUNS, Noun, own
 from services.clc.paging import page
-from services.clc.store import Changes, Stored, until_committed
+from services.clc.store import until_committed
 from services.clc.tag import rules
+from services.clc.tag.carriers import Carrier, Drafts, all_carriers, find_carriers
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
 from services.clc.vpc.describe import max_results_of
 
@@ -38,15 +36,14 @@ async def create_tags(cloud: Cloud, call: Call, request: ec2.CreateTagsRequest) 
         raise InvalidArgument("The request must contain the parameter tagSet", code="MissingParameter")
 
     async def attempt() -> ec2.CreateTagsResponse:
-        changes = Changes()
-        for stored in _resources(cloud, call, request.resources):
-            draft: Any = stored.draft()
-            merged = rules.merged(draft.tags, given)
-            draft.tags.clear()
-            draft.tags.update(merged)
-            changes.update(stored, draft)
+        drafts = Drafts()
+        for carrier in _carriers(cloud, call, request.resources):
+            tags = carrier.tags(drafts.of(carrier.stored))
+            merged = rules.merged(tags, given)
+            tags.clear()
+            tags.update(merged)
         end_dry_run(request)
-        await cloud.store.commit(changes)
+        await cloud.store.commit(drafts.changes())
         return ec2.CreateTagsResponse()
 
     return await until_committed(attempt)
@@ -58,14 +55,11 @@ async def delete_tags(cloud: Cloud, call: Call, request: ec2.DeleteTagsRequest) 
         rules.check_key(tag.key)
 
     async def attempt() -> ec2.DeleteTagsResponse:
-        changes = Changes()
-        for stored in _resources(cloud, call, request.resources):
-            draft: Any = stored.draft()
-            _take_off(draft.tags, request.tags)
-            if draft != stored.record:
-                changes.update(stored, draft)
+        drafts = Drafts()
+        for carrier in _carriers(cloud, call, request.resources):
+            _take_off(carrier.tags(drafts.of(carrier.stored)), request.tags)
         end_dry_run(request)
-        if changes:
+        if changes := drafts.changes():
             await cloud.store.commit(changes)
         return ec2.DeleteTagsResponse()
 
@@ -96,29 +90,18 @@ def _take_off(tags: Any, named: Sequence[ec2.Tag]) -> None:
             del tags[tag.key]
 
 
-def _resources(cloud: Cloud, call: Call, ids: Sequence[str]) -> list[Stored[Message]]:
+def _carriers(cloud: Cloud, call: Call, ids: Sequence[str]) -> list[Carrier]:
     """Raises InvalidArgument (InvalidID) for an id of no known kind, NotFound as its own kind says it."""
     if not ids:
         raise InvalidArgument("The request must contain the parameter resourceIdSet", code="MissingParameter")
     if len(ids) > _MAX_RESOURCES:
         raise NoCapacity(f"At most {_MAX_RESOURCES} resources can be tagged at once", code="TagLimitExceeded")
-    return [own(cloud.store, _noun_of(given), call.account_id, given) for given in dict.fromkeys(ids)]
-
-
-def _noun_of(given: str) -> Noun[Message]:
-    prefix = given.rpartition("-")[0]
-    for noun in NOUNS:
-        if prefix in noun.prefixes:
-            return noun
-    raise InvalidArgument(f"The ID '{given}' is not valid", code="InvalidID")
+    return find_carriers(cloud.store, call.account_id, ids)
 
 
 def _all_tags(cloud: Cloud, call: Call) -> Iterator[ec2.TagDescription]:
-    for noun in NOUNS:
-        for stored in cloud.store.owned(noun.record, call.account_id):
-            record: Any = stored.record
-            resource_id = stored.key.rpartition("/")[2]
-            for key, value in record.tags.items():
-                yield ec2.TagDescription(
-                    resource_id=resource_id, resource_type=noun.resource_type, key=key, value=value
-                )
+    for carrier in all_carriers(cloud.store, call.account_id):
+        for key, value in carrier.tags(carrier.stored.record).items():
+            yield ec2.TagDescription(
+                resource_id=carrier.resource_id, resource_type=carrier.resource_type, key=key, value=value
+            )

@@ -1,0 +1,170 @@
+"""DescribeSecurityGroupRules, ModifySecurityGroupRules, UpdateSecurityGroupRuleDescriptions{In,E}gress."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from common.errors import InvalidArgument
+from mallee.clc.v1 import record_pb2
+from mallee.ec2.v1 import security_group_pb2 as ec2
+from services.clc.filters import FilterTable
+from services.clc.lookup import SECURITY_GROUP, SECURITY_GROUP_RULE, own
+from services.clc.paging import page
+from services.clc.security_group.groups import find_group, group_use
+from services.clc.security_group.permissions import (
+    check_distinct,
+    present_rule,
+    rule_of_id,
+    rule_view,
+    wanted_rules,
+)
+from services.clc.security_group.rules import Rule, check_description
+from services.clc.store import Changes, until_committed
+from services.clc.tag.view import as_mapping
+from services.clc.use_case import Call, Cloud, end_dry_run, use_case
+from services.clc.vpc.describe import creation_key, max_results_of, select
+
+Update = ec2.UpdateSecurityGroupRuleDescriptionsIngressRequest | ec2.UpdateSecurityGroupRuleDescriptionsEgressRequest
+
+_FILTERS = FilterTable[ec2.SecurityGroupRule](
+    "ec2.DescribeSecurityGroupRules",
+    {"group-id": lambda r: r.group_id, "security-group-rule-id": lambda r: r.security_group_rule_id},
+    tags=lambda r: as_mapping(r.tags),
+)
+
+
+@use_case("ec2.DescribeSecurityGroupRules")
+async def describe_security_group_rules(
+    cloud: Cloud, call: Call, request: ec2.DescribeSecurityGroupRulesRequest
+) -> ec2.DescribeSecurityGroupRulesResult:
+    matches, limit = _FILTERS.matcher(request.filters), max_results_of(request)
+    if limit is not None and request.security_group_rule_ids:
+        raise InvalidArgument(
+            "The parameter securityGroupRuleIds cannot be used with the parameter maxResults",
+            code="InvalidParameterCombination",
+        )
+    end_dry_run(request)
+    everything = dict(_rules(cloud, call))
+    wanted = set(request.security_group_rule_ids)
+    for rule_id in wanted:
+        SECURITY_GROUP_RULE.check(rule_id)
+    if missing := sorted(wanted - {view.security_group_rule_id for view in everything.values()}):
+        raise SECURITY_GROUP_RULE.missing(missing)
+    shown, token = page(
+        (
+            (key, view)
+            for key, view in everything.items()
+            if matches(view) and (not wanted or view.security_group_rule_id in wanted)
+        ),
+        key=lambda item: item[0],
+        max_results=limit,
+        token=request.next_token,
+    )
+    return ec2.DescribeSecurityGroupRulesResult(security_group_rules=[view for _, view in shown], next_token=token)
+
+
+@use_case("ec2.ModifySecurityGroupRules")
+async def modify_security_group_rules(
+    cloud: Cloud, call: Call, request: ec2.ModifySecurityGroupRulesRequest
+) -> ec2.ModifySecurityGroupRulesResult:
+    if not request.security_group_rules:
+        raise InvalidArgument("The request must contain the parameter SecurityGroupRule", code="MissingParameter")
+
+    async def attempt() -> ec2.ModifySecurityGroupRulesResult:
+        group = find_group(cloud.store, call.account_id, group_id=request.group_id)
+        draft = group.draft()
+        named: set[str] = set()
+        for update in request.security_group_rules:
+            rule = rule_of_id(draft, update.security_group_rule_id)
+            if rule.rule_id in named:
+                raise InvalidArgument(f"The security group rule ID '{rule.rule_id}' must not appear multiple times")
+            named.add(rule.rule_id)
+            new = _modified(cloud, call, group.record, rule, update.security_group_rule)
+            new.rule_id = rule.rule_id
+            new.tags.update(rule.tags)
+            rule.CopyFrom(new)
+        check_distinct(draft.rules)
+        end_dry_run(request)
+        changes = Changes()
+        changes.update(group, draft)
+        if any(rule.group_id for rule in draft.rules):
+            changes.bump(group_use(draft.vpc_id))
+        await cloud.store.commit(changes)
+        return ec2.ModifySecurityGroupRulesResult(return_value=True)
+
+    return await until_committed(attempt)
+
+
+@use_case("ec2.UpdateSecurityGroupRuleDescriptionsIngress")
+async def update_descriptions_ingress(
+    cloud: Cloud, call: Call, request: ec2.UpdateSecurityGroupRuleDescriptionsIngressRequest
+) -> ec2.UpdateSecurityGroupRuleDescriptionsIngressResult:
+    await _update_descriptions(cloud, call, request, egress=False)
+    return ec2.UpdateSecurityGroupRuleDescriptionsIngressResult(return_value=True)
+
+
+@use_case("ec2.UpdateSecurityGroupRuleDescriptionsEgress")
+async def update_descriptions_egress(
+    cloud: Cloud, call: Call, request: ec2.UpdateSecurityGroupRuleDescriptionsEgressRequest
+) -> ec2.UpdateSecurityGroupRuleDescriptionsEgressResult:
+    await _update_descriptions(cloud, call, request, egress=True)
+    return ec2.UpdateSecurityGroupRuleDescriptionsEgressResult(return_value=True)
+
+
+async def _update_descriptions(cloud: Cloud, call: Call, request: Update, *, egress: bool) -> None:
+    by_id, by_meaning = request.security_group_rule_descriptions, request.ip_permissions
+    if bool(by_id) is bool(by_meaning):
+        raise InvalidArgument(
+            "Give either ipPermissions or securityGroupRuleDescriptions",
+            code="InvalidParameterCombination" if by_id else "MissingParameter",
+        )
+
+    async def attempt() -> None:
+        group = find_group(cloud.store, call.account_id, group_id=request.group_id, name=request.group_name)
+        draft = group.draft()
+        for given in by_id:
+            check_description(given.description)
+            rule_of_id(draft, given.security_group_rule_id, egress=egress).description = given.description
+        if by_meaning:
+            for rule in wanted_rules(cloud.store, call.account_id, group.record, by_meaning, egress=egress):
+                present_rule(draft, rule).description = rule.description
+        end_dry_run(request)
+        if draft != group.record:
+            changes = Changes()
+            changes.update(group, draft)
+            await cloud.store.commit(changes)
+
+    await until_committed(attempt)
+
+
+def _modified(
+    cloud: Cloud, call: Call, group: record_pb2.SecurityGroupRecord, old: Rule, wanted: ec2.SecurityGroupRuleRequest
+) -> Rule:
+    """The rule that a SecurityGroupRuleRequest, which names exactly one peer, describes."""
+    permission = ec2.IpPermission(ip_protocol=wanted.ip_protocol)
+    if wanted.HasField("from_port"):
+        permission.from_port = wanted.from_port
+    if wanted.HasField("to_port"):
+        permission.to_port = wanted.to_port
+    description = wanted.description or None
+    if wanted.cidr_ipv4:
+        permission.ip_ranges.add(cidr_ip=wanted.cidr_ipv4, description=description)
+    if wanted.cidr_ipv6:
+        permission.ipv6_ranges.add(cidr_ipv6=wanted.cidr_ipv6, description=description)
+    if wanted.referenced_group_id:
+        own(cloud.store, SECURITY_GROUP, call.account_id, wanted.referenced_group_id)
+        permission.user_id_group_pairs.add(group_id=wanted.referenced_group_id, description=description)
+    made = wanted_rules(cloud.store, call.account_id, group, [permission], egress=old.egress)
+    if len(made) > 1:
+        raise InvalidArgument(
+            "Exactly one of CidrIpv4, CidrIpv6 and ReferencedGroupId may be given for a rule",
+            code="InvalidParameterCombination",
+        )
+    return made[0]
+
+
+def _rules(cloud: Cloud, call: Call) -> Iterator[tuple[str, ec2.SecurityGroupRule]]:
+    """Every rule of the account with its place: groups by age, a group's rules by id."""
+    for group in select(cloud, call, SECURITY_GROUP, ()):
+        for rule in sorted(group.record.rules, key=lambda r: r.rule_id):
+            yield f"{creation_key(group)}/{rule.rule_id}", rule_view(cloud, group.record, rule)
