@@ -93,7 +93,7 @@ def down(
     with plain_errors():
         place.config()
         with err.status("Stopping") as status, place.locked():
-            cloud.take_down(place, vms=vms, tell=lambda text: _tell(status, text))
+            cloud.take_down(place, _code(), vms=vms, tell=lambda text: _tell(status, text))
     if as_json:
         print_json({"Home": str(home), "State": "down"})
     else:
@@ -111,14 +111,14 @@ def destroy(
         place.config()
         if not yes:
             if not sys.stdin.isatty():
-                raise cloud.NoCloud("this would remove the whole cloud: say --yes")
+                raise cloud.NoCloud("this would remove the whole cloud, and nobody is here to ask: use 'mallee destroy --yes'")
             typer.confirm(f"Remove the cloud in {home} with everything in it?", abort=True)
         with err.status("Removing") as status, place.locked():
             cloud.remove(place, lambda text: _tell(status, text))
     if as_json:
         print_json({"Home": str(home), "State": "gone"})
     else:
-        out.print("The cloud is gone. Debian packages and /opt/mallee stay.")
+        out.print("The cloud is gone. Debian packages, /opt/mallee and /var/cache/mallee stay.")
 
 
 def first_lines(home: Path, machine_image: str) -> list[str]:

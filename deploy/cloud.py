@@ -20,6 +20,7 @@ from common.config import CloudConfig, load
 from common.pki import Identity, create_authority, issue
 from deploy import etcd, fabric, machine
 from deploy.config_file import FILE_NAME, write
+from deploy.guests import end_all_processes, power_off_all
 from deploy.layout import Shape, new_config, reshaped, shape_of
 from deploy.libvirt import write_files
 from deploy.names import ADMIN, CLC, ETCD, FACADE, WALRUS
@@ -134,27 +135,25 @@ def bring_up(site: Site, config: CloudConfig, code: Code, tell: Tell) -> None:
             supervisor.wait_ready(service.name, _READY_S)
 
 
-def take_down(site: Site, *, vms: bool, tell: Tell) -> None:
+def take_down(site: Site, code: Code, *, vms: bool, tell: Tell) -> None:
     """Stops the services. Guests run on, unless `vms`: powered off then, the next start boots them again."""
     config = site.config()
     supervisor = site.supervisor
     if vms and not is_fake(config):
-        _power_off_guests(config, supervisor, tell)
+        _power_off_guests(config, code, supervisor, tell)
     tell("Stopping the services")
     supervisor.stop(last=ETCD)
 
 
-def _power_off_guests(config: CloudConfig, supervisor: Supervisor, tell: Tell) -> None:
+def _power_off_guests(config: CloudConfig, code: Code, supervisor: Supervisor, tell: Tell) -> None:
     """The node controllers are stopped first, lest they take it for the guests' own wish."""
-    from deploy.guests import power_off_all
-
     engines = list(engine_services(config))
     for zone in config.zones:
         for node in zone.nodes:
             supervisor.stop_one(node.name)
     supervisor.ensure(engines)
     tell("Powering off the virtual machines")
-    power_off_all(config)
+    power_off_all(config, code)
 
 
 def remove(site: Site, tell: Tell) -> None:
@@ -163,8 +162,6 @@ def remove(site: Site, tell: Tell) -> None:
     tell("Stopping the services")
     site.supervisor.stop(last=ETCD)
     if not is_fake(config):
-        from deploy.guests import end_all_processes
-
         tell("Removing virtual machines, networks and rules")
         end_all_processes(config)
         fabric.destroy(config)

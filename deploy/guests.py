@@ -6,44 +6,31 @@ import contextlib
 import os
 import select
 import signal
-import time
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from common.config import CloudConfig
-from deploy.libvirt import node_folder
+from deploy.processes import Code, power_off_services
+from deploy.s6 import SupervisorError
 
 _NAMESPACES: Final = Path("/run/netns")
-_CONNECT_S: Final = 20.0
-_GRACE_S: Final = 20.0
 
 
-def socket_uri(config: CloudConfig, node_name: str) -> str:
-    """libvirt's address of a node's engine."""
-    _, node = config.node(node_name)
-    return f"qemu+unix:///system?socket={node_folder(config, node) / 'run' / 'libvirt' / 'libvirt-sock'}"
-
-
-def power_off_all(config: CloudConfig) -> None:
-    """Asks every guest to shut down (ACPI), and pulls the plug of those that have not after a while.
-
-    With their engine stopped afterwards nobody knows why they are off, so that the next start boots them again.
-    """
+def power_off_all(config: CloudConfig, code: Code) -> None:
+    """Asks every guest to shut down (ACPI), and pulls the plug of those that have not after a while; the next start
+    boots them again. Engines run, node controllers do not. Raises SupervisorError."""
     with contextlib.ExitStack() as stack:
-        connections = []
-        for zone in config.zones:
-            for node in zone.nodes:
-                connection = _connect(socket_uri(config, node.name))
-                stack.callback(connection.close)
-                connections.append(connection)
-        for domain in _active(connections):
-            _quietly(domain.shutdown)
-        until = time.monotonic() + _GRACE_S
-        while _active(connections) and time.monotonic() < until:
-            time.sleep(0.2)
-        for domain in _active(connections):
-            _quietly(domain.destroy)
+        orders = []
+        for service in power_off_services(config, code):
+            environment = {"PATH": os.environ.get("PATH", os.defpath), **service.environment}
+            order = subprocess.Popen(service.command, env=environment, cwd="/", stderr=subprocess.PIPE, text=True)
+            orders.append((service.name, stack.enter_context(order)))
+        for name, order in orders:
+            _, said = order.communicate()
+            if order.returncode:
+                raise SupervisorError(f"the guests of {name} could not be powered off: {said.strip()[-400:]}")
 
 
 def end_all_processes(config: CloudConfig) -> None:
@@ -72,33 +59,3 @@ def _namespaces(cloud_id: str) -> Iterator[Path]:
 def _identity(namespace: Path) -> tuple[int, int]:
     status = namespace.stat()
     return status.st_dev, status.st_ino
-
-
-def _connect(uri: str) -> Any:
-    # Compiled against libvirt: a cloud without guests does not have it.
-    import libvirt
-
-    libvirt.registerErrorHandler(lambda _context, _error: None, None)
-    until = time.monotonic() + _CONNECT_S
-    while True:
-        try:
-            return libvirt.open(uri)
-        except libvirt.libvirtError:
-            # Its engine has only just been started.
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.1)
-
-
-def _active(connections: list[Any]) -> list[Any]:
-    import libvirt
-
-    return [d for c in connections for d in c.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)]
-
-
-def _quietly(order: Any) -> None:
-    """A guest that ended by itself meanwhile is what was wanted."""
-    import libvirt
-
-    with contextlib.suppress(libvirt.libvirtError):
-        order()

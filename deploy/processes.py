@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -57,6 +57,14 @@ def services(config: CloudConfig, code: Code) -> Iterator[Service]:
         yield _python(config, code, "services.cc.main", f"cc-{zone.name}")
         for node in zone.nodes:
             yield _python(config, code, "services.nc.main", node.name, node)
+
+
+def power_off_services(config: CloudConfig, code: Code) -> Iterator[Service]:
+    """One for each node, which ends by itself when its guests are off. Its node controller must not run meanwhile."""
+    for zone in config.zones:
+        for node in zone.nodes:
+            controller = _python(config, code, "services.nc.main", node.name, node)
+            yield replace(controller, command=[*controller.command, "--power-off-all"])
 
 
 def _python(config: CloudConfig, code: Code, module: str, member: str, node: NodeConfig | None = None) -> Service:

@@ -385,7 +385,8 @@ def _cloud_error(error: libvirt.libvirtError) -> CloudError:
 
 
 @functools.cache
-def _start_event_thread() -> threading.Thread:
+@functools.cache
+def _start_event_thread() -> None:
     """Once per process, before the first connection: https://libvirt.org/html/libvirt-libvirt-event.html"""
     libvirt.virEventRegisterDefaultImpl()
     # Errors reach us as exceptions; without this libvirt also prints them.
@@ -395,6 +396,4 @@ def _start_event_thread() -> threading.Thread:
         while True:
             libvirt.virEventRunDefaultImpl()
 
-    thread = threading.Thread(target=run, name="libvirt-events", daemon=True)
-    thread.start()
-    return thread
+    threading.Thread(target=run, name="libvirt-events", daemon=True).start()
