@@ -111,7 +111,9 @@ def destroy(
         place.config()
         if not yes:
             if not sys.stdin.isatty():
-                raise cloud.NoCloud("this would remove the whole cloud, and nobody is here to ask: use 'mallee destroy --yes'")
+                raise cloud.NoCloud(
+                    "this would remove the whole cloud, and nobody is here to ask: run 'mallee destroy --yes'"
+                )
             typer.confirm(f"Remove the cloud in {home} with everything in it?", abort=True)
         with err.status("Removing") as status, place.locked():
             cloud.remove(place, lambda text: _tell(status, text))
