@@ -50,10 +50,20 @@ def _structure(shape: Shape | None, message: type[Message]) -> st.SearchStrategy
             continue
         strategy = _value(member, field)
         if accepted is not None:
-            strategy = st.sampled_from([False if value == "false" else value for value in sorted(accepted)])
+            strategy = st.sampled_from([_typed(member, value) for value in sorted(accepted)])
         needed = isinstance(shape, StructureShape) and name in shape.required_members
         (required if needed else optional)[name] = strategy
     return st.fixed_dictionaries(required, optional=optional)
+
+
+def _typed(shape: Shape, accepted: str) -> Any:
+    """As botocore takes it, a value that the contract spells as text."""
+    match shape.type_name:
+        case "boolean":
+            return accepted == "true"
+        case "integer" | "long":
+            return int(accepted)
+    return accepted
 
 
 def _value(shape: Shape, field: FieldDescriptor) -> st.SearchStrategy[Any]:
