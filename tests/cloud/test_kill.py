@@ -13,6 +13,7 @@ import random
 import signal
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -73,15 +74,14 @@ def clients_of(cloud: RunningCloud, dice: random.Random, name: str) -> Iterator[
         )
         for number in range(CLIENTS)
     ]  # fmt: skip
-    threads = [threading.Thread(target=client.work) for client in clients]
-    for thread in threads:
-        thread.start()
-    try:
-        yield clients
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        works = [pool.submit(client.work) for client in clients]
+        try:
+            yield clients
+        finally:
+            stop.set()
+            for work in works:
+                work.result()
 
 
 @pytest.mark.usefixtures("_slow_nodes")
