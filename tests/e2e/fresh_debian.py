@@ -41,6 +41,7 @@ mount -t sysfs sysfs {self.root}/sys
 mount -t tmpfs tmpfs {self.root}/run
 mount -t tmpfs tmpfs {self.root}/dev
 mkdir {self.root}/dev/net {self.root}/dev/pts {self.root}/dev/shm
+mount -t tmpfs -o mode=1777 tmpfs {self.root}/dev/shm
 mount -t devpts -o newinstance,ptmxmode=0666 devpts {self.root}/dev/pts
 ln -s pts/ptmx {self.root}/dev/ptmx
 ln -s /proc/self/fd {self.root}/dev/fd
