@@ -75,10 +75,18 @@ class Exchange:
         headers: CIMultiDict[str] = CIMultiDict(answer.headers)
         headers.setdefault(hdrs.SERVER, _SERVERS.get(self.service, "Mallee"))
         response = web.StreamResponse(status=answer.status, headers=headers)
-        if not self._request.content.is_eof():
+        if not self._request.content.is_eof() and not self._rest_is_short():
             # What is left of the body is in doubt: it must not be taken for the next request.
             response.force_close()
         return response
+
+    def _rest_is_short(self) -> bool:
+        """It is on its way, and soon read and thrown away by aiohttp, which closes the connection if it does not come.
+
+        A client that still waits for leave to send it will not.
+        """
+        length = self._request.content_length
+        return length is not None and length <= _SHORT_BODY_BYTES and (self._invited or not self.expects_continue)
 
     async def _write(self, response: web.StreamResponse, data: bytes, *, last: bool = True) -> None:
         """A client that has stopped reading is cut off."""
@@ -99,6 +107,10 @@ class Exchange:
 
 # Large enough to be cheap, small enough that a slow but living reader makes one within the idle limit.
 _WRITE_BYTES = 128 << 10
+
+
+# A refused body of this size is no reason to hang up: less than a new connection costs.
+_SHORT_BODY_BYTES = 16 << 10
 
 
 def wire_request(request: web.BaseRequest) -> WireRequest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Callable
 from typing import Any, Final
@@ -69,7 +70,12 @@ def _single(name: str, text: Callable[[Any], str]) -> Render:
 
 
 def _prefixed(prefix: str) -> Render:
-    return lambda values: [(prefix + key, _CONTROL.sub(" ", value)) for key, value in values.items()]
+    return lambda values: [(prefix + key, _word(_CONTROL.sub(" ", value))) for key, value in values.items()]
+
+
+def _word(value: str) -> str:
+    """Beyond ASCII as RFC 2047 has it. (S3 User Guide, "Working with object metadata".)"""
+    return value if value.isascii() else f"=?UTF-8?B?{base64.b64encode(value.encode()).decode()}?="
 
 
 def _text(shape: Shape, field: FieldDescriptor) -> Callable[[Any], str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,11 @@ class Refusal:
     message: str = ""
     status: int = 0
     response: Any = None
+
+
+def in_turn(*calls: Callable[[], Any]) -> tuple[Callable[[], Any], ...]:
+    """Calls to try one after the other."""
+    return calls
 
 
 @contextmanager

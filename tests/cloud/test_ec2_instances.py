@@ -12,7 +12,7 @@ import pytest
 from tests.cloud.refusal import refused
 from tests.cloud_fixture import RunningCloud
 
-FAST = {"Delay": 1, "MaxAttempts": 60}
+FAST: Any = {"Delay": 1, "MaxAttempts": 60}
 ABSENT = "i-0123456789abcdef0"
 
 
@@ -233,6 +233,14 @@ def test_a_launch_that_cannot_be_is_refused(ec2: Any, one: dict[str, Any], chang
         ec2.run_instances(**one | change | {"DryRun": True})
 
 
+@pytest.mark.parametrize("address", ["nonsense", "10.0.0.1", "172.31.0.2", "172.31.15.255", "172.31.1", "::1"])
+def test_an_address_that_cannot_be_had_is_refused(ec2: Any, one: dict[str, Any], address: str) -> None:
+    subnet = ec2.describe_subnets()["Subnets"][0]["SubnetId"]
+    for dry in (False, True):
+        with refused("InvalidParameterValue"):
+            ec2.run_instances(**one | {"SubnetId": subnet, "PrivateIpAddress": address, "DryRun": dry})
+
+
 def test_a_dry_run_starts_nothing(ec2: Any, one: dict[str, Any]) -> None:
     running = [{"Name": "instance-state-name", "Values": ["pending", "running"]}]
     with refused("DryRunOperation", 412):
@@ -352,7 +360,7 @@ def test_the_resource_api_runs_waits_and_terminates(ec2: Any, fake_cloud: Runnin
     assert instance.vpc.is_default
     assert instance.subnet.availability_zone == "us-east-1a"
     assert instance.image.image_id == fake_cloud.image_id
-    instance.create_tags(Tags=[{"Key": "a", "Value": "b"}])
-    running = resource.instances.filter(Filters=[{"Name": "tag:a", "Values": ["b"]}])
+    instance.create_tags(Tags=[{"Key": "own", "Value": instance.id}])
+    running = resource.instances.filter(Filters=[{"Name": "tag:own", "Values": [instance.id]}])
     assert [found.id for found in running] == [instance.id]
     instance.terminate()

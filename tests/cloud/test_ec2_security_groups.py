@@ -9,10 +9,15 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.cloud.refusal import refused
+from tests.cloud.refusal import in_turn, refused
 from tests.cloud_fixture import RunningCloud
 
-SSH = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": "0.0.0.0/0", "Description": "ssh"}]}
+SSH: Any = {
+    "IpProtocol": "tcp",
+    "FromPort": 22,
+    "ToPort": 22,
+    "IpRanges": [{"CidrIp": "0.0.0.0/0", "Description": "ssh"}],
+}
 ABSENT = "sg-0123456789abcdef0"
 
 
@@ -236,12 +241,13 @@ def test_groups_are_filtered_and_paged(ec2: Any, web: str) -> None:
 
 def test_accounts_do_not_touch_each_others_groups(ec2: Any, web: str, fake_cloud: RunningCloud) -> None:
     other = fake_cloud.client("ec2", "neighbour")
-    for call in (
+    calls = in_turn(
         lambda: other.describe_security_groups(GroupIds=[web]),
         lambda: other.delete_security_group(GroupId=web),
         lambda: other.authorize_security_group_ingress(GroupId=web, IpPermissions=[SSH]),
         lambda: other.create_tags(Resources=[web], Tags=[{"Key": "a", "Value": "b"}]),
-    ):
+    )
+    for call in calls:
         with refused("InvalidGroup.NotFound"):
             call()
 

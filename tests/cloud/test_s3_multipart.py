@@ -12,7 +12,7 @@ import boto3
 import pytest
 from boto3.s3.transfer import TransferConfig
 
-from tests.cloud.refusal import refused
+from tests.cloud.refusal import in_turn, refused
 from tests.cloud_fixture import RunningCloud
 
 BUCKET = "multipart-of-tests"
@@ -99,12 +99,13 @@ def test_an_upload_is_aborted(s3: Any) -> None:
     upload = begin(s3, "aborted")
     sent = parts(s3, upload, LAST)
     assert s3.abort_multipart_upload(**upload)["ResponseMetadata"]["HTTPStatusCode"] == 204
-    for call in (
+    calls = in_turn(
         lambda: s3.abort_multipart_upload(**upload),
         lambda: s3.list_parts(**upload),
         lambda: s3.upload_part(**upload, PartNumber=1, Body=b"x"),
         lambda: s3.complete_multipart_upload(**upload, MultipartUpload={"Parts": sent}),
-    ):
+    )
+    for call in calls:
         with refused("NoSuchUpload", 404):
             call()
     with refused("404", 404):

@@ -7,7 +7,6 @@ import re
 import socket
 import time
 from datetime import UTC, datetime, timedelta
-from email.header import decode_header, make_header
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlencode
@@ -177,12 +176,15 @@ def test_a_header_of_s3_that_was_not_signed_is_refused(client: Client) -> None:
 
 def test_metadata_beyond_ascii_comes_back_as_it_was_sent(client: Client) -> None:
     client("s3", "PUT", f"/{BUCKET}")
-    word = "gr\u00fcn".encode().decode("latin-1")
-    answer, body = client("s3", "PUT", f"/{BUCKET}/meta", b"x", {"x-amz-meta-word": word})
-    assert answer.status == 200, body
+    word = "gr\u00fcn"
+    signed = client.head("s3", "PUT", f"/{BUCKET}/meta", b"x", {"x-amz-meta-word": word})
+    client.connection.request("PUT", f"/{BUCKET}/meta", b"x", signed | {"x-amz-meta-word": word.encode()})
+    answer = client.connection.getresponse()
+    assert answer.status == 200, answer.read()
+    answer.read()
     answer, _ = client("s3", "HEAD", f"/{BUCKET}/meta")
-    shown = answer.getheader("x-amz-meta-word") or ""
-    assert str(make_header(decode_header(shown))) == "gr\u00fcn" or shown == word, shown
+    # As S3 writes it: https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingMetadata.html
+    assert answer.getheader("x-amz-meta-word") == "=?UTF-8?B?Z3LDvG4=?="
 
 
 @pytest.mark.parametrize("skew_s", [-3600, 3600])

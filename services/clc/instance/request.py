@@ -81,6 +81,8 @@ def check(cloud: Cloud, call: Call, request: ec2.RunInstancesRequest) -> Wanted:
             "PrivateIpAddress can be given for a single instance in a named subnet only",
             code="InvalidParameterCombination",
         )
+    if interface.private_ipv4:
+        cloud.addresses.check_private(subnets[0].record, interface.private_ipv4)
     given_tags = tags.from_specifications(
         request.tag_specifications, allowed=["instance", "volume", "network-interface"]
     )

@@ -36,7 +36,8 @@ class AddressBook:
         network = ipaddress.IPv4Network(subnet.cidr)
         space = f"private/{subnet.subnet_id}"
         if wanted:
-            names = [self._wanted(space, network, wanted)]
+            self.check_private(subnet, wanted)
+            names = [f"{space}/{wanted}"]
         else:
             names = self._free(space, network, count, first=_RESERVED_FIRST, last=_RESERVED_LAST)
         if len(names) < count:
@@ -68,7 +69,9 @@ class AddressBook:
         total = self._pool.num_addresses - 2
         return total, total - sum(1 for _ in self._store.claims("public/"))
 
-    def _wanted(self, space: str, network: ipaddress.IPv4Network, wanted: str) -> str:
+    def check_private(self, subnet: record_pb2.SubnetRecord, wanted: str) -> None:
+        """Raises InvalidArgument for an address of the subnet that cannot be had."""
+        network = ipaddress.IPv4Network(subnet.cidr)
         try:
             address = ipaddress.IPv4Address(wanted)
         except ValueError:
@@ -76,10 +79,9 @@ class AddressBook:
         usable = range(_RESERVED_FIRST, network.num_addresses - _RESERVED_LAST)
         if address not in network or int(address) - int(network.network_address) not in usable:
             raise InvalidArgument(f"Address {wanted} does not fall within the subnet's address range")
-        name = f"{space}/{address}"
+        name = f"private/{subnet.subnet_id}/{address}"
         if name in self._held or self._store.holder(name) is not None:
             raise InvalidArgument(f"Address {wanted} is in use.", code="InvalidIPAddress.InUse")
-        return name
 
     def _free(self, space: str, network: ipaddress.IPv4Network, count: int, *, first: int, last: int) -> list[str]:
         usable = network.num_addresses - first - last

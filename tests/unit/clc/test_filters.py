@@ -74,3 +74,28 @@ def test_an_unknown_filter_is_an_error() -> None:
 def test_a_value_without_wildcards_matches_itself_alone(wanted: str, value: str) -> None:
     if not any(c in wanted for c in "*?\\"):
         assert matches(Thing(name=value), name=[wanted]) is (wanted == value)
+
+
+@given(wanted=st.text("ab*?\\", max_size=8), value=st.text("ab*?\\", max_size=8))
+def test_wildcards_match_as_trying_every_way_does(wanted: str, value: str) -> None:
+    thing = Thing(name=value)
+    assert matches(thing, name=[wanted]) == _every_way(wanted, value)
+
+
+def _every_way(wanted: str, value: str) -> bool:
+    if not wanted:
+        return not value
+    match wanted[0], wanted[1:]:
+        case "*", rest:
+            return any(_every_way(rest, value[at:]) for at in range(len(value) + 1))
+        case "?", rest:
+            return bool(value) and _every_way(rest, value[1:])
+        case "\\", escaped if escaped:
+            return value[:1] == escaped[0] and _every_way(escaped[1:], value[1:])
+        case plain, rest:
+            return value[:1] == plain and _every_way(rest, value[1:])
+
+
+@pytest.mark.timeout(5)
+def test_a_value_made_to_backtrack_is_matched_at_once() -> None:
+    assert not matches(Thing(name="a" * 256), name=["*a" * 100 + "b"])

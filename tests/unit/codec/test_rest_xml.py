@@ -178,12 +178,13 @@ def test_a_deep_body_costs_bounded_memory() -> None:
 def test_a_range_is_answered_as_partial() -> None:
     operation = S3.route("GET", "b", "k", {}, {})
     assert operation.stream is Stream.DOWNLOAD
-    header = object_pb2.GetObjectOutput(content_length=2, content_range="bytes 0-1/9", metadata={"a": "b\r\nX: y"})
+    header = object_pb2.GetObjectOutput(content_length=2, content_range="bytes 0-1/9", metadata={"a": "b\r\nX: y", "b": "gr\u00fcn"})
     response = S3.render(operation, header, "id-1")
     assert response.status == 206
     assert ("Content-Length", "2") in response.headers
     assert ("x-amz-request-id", "id-1") in response.headers
     assert ("x-amz-meta-a", "b  X: y") in response.headers
+    assert ("x-amz-meta-b", "=?UTF-8?B?Z3LDvG4=?=") in response.headers
     assert response.body == b""
 
 
