@@ -84,10 +84,40 @@ async def assemble(ctx: ServiceContext, drivers: Drivers, source: ImageSource) -
     """Everything of the node but its membership; what it recorded before is at work again when this returns."""
     config = ctx.config
     zone, node = config.node(ctx.member)
-    paths = paths_of(config, ctx.member)
-    store = InstanceStore(paths, now_s=time.time)
+    store = InstanceStore(paths_of(config, ctx.member), now_s=time.time)
     store.open()
     ctx.stack.callback(store.close)
+    host = await _host(ctx, drivers, source, store)
+    reconciler = InstanceReconciler(store, host)
+    orders = Orders(
+        store,
+        paths=host.paths,
+        hypervisor=host.hypervisor,
+        images=host.images,
+        total=capacity.measure(node, cpu_overcommit=config.nodes.cpu_overcommit, folder=host.paths.root),
+        reserve_bytes=config.nodes.disk_reserve_bytes,
+        nudge=reconciler.nudge,
+        now_s=time.time,
+    )
+    _show(store)
+    ctx.tasks.create_task(reconciler.run())
+    facts = NodeFacts(
+        node=ctx.member,
+        zone=zone.name,
+        underlay_address=node.address,
+        hypervisor=host.hypervisor.kind,
+        host_boot_id=host_boot_id(),
+    )
+    service = NodeControllerService(facts, orders=orders, store=store, plans=host.plans)
+    server = RpcServer(ctx.identity, addresses=[f"{node.address}:{node.port}"])
+    return server.add(service_pb2_grpc.add_NodeControllerServiceServicer_to_server, service)
+
+
+async def _host(ctx: ServiceContext, drivers: Drivers, source: ImageSource, store: InstanceStore) -> Host:
+    """The engines, open; networks and metadata as they were recorded."""
+    config = ctx.config
+    _, node = config.node(ctx.member)
+    paths = paths_of(config, ctx.member)
     hypervisor, network = drivers.hypervisor, drivers.network
     await hypervisor.open()
     ctx.stack.push_async_callback(hypervisor.close)
@@ -102,16 +132,17 @@ async def assemble(ctx: ServiceContext, drivers: Drivers, source: ImageSource) -
         token_key=token_key(ctx.identity),
     )
     ctx.stack.push_async_callback(metadata.close)
-    reserve_bytes = config.nodes.disk_reserve_bytes
+    await plans.apply_all(_vpcs_in_use(store))
+    await metadata.serve_all(set((await network.observe()).values()))
     cache = ImageCache(
         paths.cache,
         source,
         limit_bytes=config.nodes.cache_bytes,
-        reserve_bytes=reserve_bytes,
+        reserve_bytes=config.nodes.disk_reserve_bytes,
         in_use=functools.partial(_contents_in_use, store),
         group_id=drivers.owner[1] if drivers.owner else None,
     )
-    host = Host(
+    return Host(
         paths=paths,
         hypervisor=hypervisor,
         network=network,
@@ -122,31 +153,6 @@ async def assemble(ctx: ServiceContext, drivers: Drivers, source: ImageSource) -
         other_vpcs=functools.partial(_vpcs_in_use, store),
         owner=drivers.owner,
     )
-    reconciler = InstanceReconciler(store, host)
-    await plans.apply_all(_vpcs_in_use(store))
-    await metadata.serve_all(set((await network.observe()).values()))
-    orders = Orders(
-        store,
-        paths=paths,
-        hypervisor=hypervisor,
-        images=cache,
-        total=capacity.measure(node, cpu_overcommit=config.nodes.cpu_overcommit, folder=paths.root),
-        reserve_bytes=reserve_bytes,
-        nudge=reconciler.nudge,
-        now_s=time.time,
-    )
-    _show(store)
-    ctx.tasks.create_task(reconciler.run())
-    facts = NodeFacts(
-        node=ctx.member,
-        zone=zone.name,
-        underlay_address=node.address,
-        hypervisor=hypervisor.kind,
-        host_boot_id=host_boot_id(),
-    )
-    service = NodeControllerService(facts, orders=orders, store=store, plans=plans)
-    server = RpcServer(ctx.identity, addresses=[f"{node.address}:{node.port}"])
-    return server.add(service_pb2_grpc.add_NodeControllerServiceServicer_to_server, service)
 
 
 def paths_of(config: CloudConfig, member: str) -> NodePaths:

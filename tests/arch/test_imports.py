@@ -31,6 +31,7 @@ MAY_IMPORT = {
 MAY_CATCH_EVERYTHING = {"common/rpc/interceptor.py", "common/reconcile.py"}
 
 MAX_LINES = 400
+MAX_FUNCTION_LINES = 60
 
 
 @cache
@@ -128,4 +129,15 @@ def test_every_module_says_what_it_owns(folder: str) -> None:
 def test_files_are_short_enough_to_read() -> None:
     long = {str(path): len((ROOT / path).read_text().splitlines()) for path in modules()}
     wrong = {path: lines for path, lines in long.items() if lines > MAX_LINES}
+    assert not wrong, wrong
+
+
+def test_functions_are_short_enough_to_read() -> None:
+    wrong = [
+        f"{path}:{node.lineno} {node.name}"
+        for path, tree in modules().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (node.end_lineno or node.lineno) - node.lineno >= MAX_FUNCTION_LINES
+    ]
     assert not wrong, wrong
