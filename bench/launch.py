@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Final
 from xml.etree import ElementTree
 
+from bench.figures import report
 from common import netns
 from common.ids import InstanceId
 from services.nc.drivers.base import Domain
@@ -64,11 +65,6 @@ def main() -> int:
     return 0 if met else 1
 
 
-def report(what: str, figure: float, goal: float, unit: str) -> bool:
-    print(f"{what:58} {figure:8.2f} {unit:3} goal {goal:6g}  {'met' if figure <= goal else 'MISSED'}", flush=True)
-    return figure <= goal
-
-
 # How fast the call answers.
 
 
@@ -84,7 +80,7 @@ def answers() -> bool:
     finally:
         cloud.destroy()
     print(f"RunInstances beside two more clients: median {statistics.median(beside) * 1000:.1f} ms")
-    return report("RunInstances answers, median", statistics.median(alone) * 1000, ANSWER_GOAL_MS, "ms")
+    return report("RunInstances answers, median", statistics.median(alone) * 1000, "ms", most=ANSWER_GOAL_MS)
 
 
 def answer_s(ec2: Any, image_id: str) -> float:
@@ -140,8 +136,8 @@ def race(rounds: int) -> bool:
         cloud.destroy()
     running = behind([took.running_s for took in ours], [took.running_s for took in theirs])
     ssh = behind([took.ssh_s for took in ours], [took.ssh_s for took in theirs])
-    met = report(f"running, behind a bare virsh create, {rounds} rounds", running, RUNNING_GOAL_S, "s")
-    return report(f"ssh, behind a bare virsh create, {rounds} rounds", ssh, SSH_GOAL_S, "s") and met
+    met = report(f"running, behind a bare virsh create, {rounds} rounds", running, "s", most=RUNNING_GOAL_S)
+    return report(f"ssh, behind a bare virsh create, {rounds} rounds", ssh, "s", most=SSH_GOAL_S) and met
 
 
 def behind(ours: list[float], theirs: list[float]) -> float:

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Final
 
+from bench.figures import report
 from tests.cloud_fixture import RunningCloud, free_ranges, new_home
 from tests.e2e.fresh_debian import fresh_debian
 from tests.ports import free_port_base
@@ -56,11 +57,12 @@ def main() -> int:
         print("needs root", file=sys.stderr)
         return 2
     first, again = installed_s()
-    print(f"make run, everything installed, a new cloud     {first:6.1f} s (goal {INSTALLED_GOAL_S:.0f})")
-    print(f"make run, everything installed, the cloud again {again:6.1f} s (goal {INSTALLED_GOAL_S:.0f})")
-    nothing = nothing_s()
-    print(f"make run, from nothing                          {nothing:6.1f} s (goal {NOTHING_GOAL_S:.0f})")
-    return 0 if max(first, again) <= INSTALLED_GOAL_S and nothing <= NOTHING_GOAL_S else 1
+    met = [
+        report("make run, everything installed, a new cloud", first, "s", most=INSTALLED_GOAL_S),
+        report("make run, everything installed, the cloud again", again, "s", most=INSTALLED_GOAL_S),
+        report("make run, from nothing", nothing_s(), "s", most=NOTHING_GOAL_S),
+    ]
+    return 0 if all(met) else 1
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
+from bench.figures import report
 from ec2_facade.protocol import QueryProtocol
 from mallee.ec2.v1 import instance_pb2
 
@@ -99,9 +100,10 @@ def main() -> int:
     render_ms = best_cpu_s(lambda: ec2.render(operation, answer, "id"), 10) * 1e3
     parse_us = best_cpu_s(lambda: [ec2.parse(RUN) for _ in range(1000)], 5) * 1e3
     size = len(ec2.render(operation, answer, "id").body)
-    print(f"render {INSTANCES} instances ({size / 1e6:.1f} MB): {render_ms:.1f} ms (goal {RENDER_GOAL_MS:.0f})")
-    print(f"parse RunInstances with {len(RUN)} parameters: {parse_us:.0f} µs (goal {PARSE_GOAL_US:.0f})")
-    return 0 if render_ms <= RENDER_GOAL_MS and parse_us <= PARSE_GOAL_US else 1
+    met = report(f"render {INSTANCES} instances ({size / 1e6:.1f} MB)", render_ms, "ms", most=RENDER_GOAL_MS)
+    return (
+        0 if report(f"parse RunInstances of {len(RUN)} parameters", parse_us, "µs", most=PARSE_GOAL_US) and met else 1
+    )
 
 
 if __name__ == "__main__":

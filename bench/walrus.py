@@ -21,7 +21,8 @@ from typing import Any, Final
 
 import uvloop
 
-from common import pki
+from bench.figures import report
+from common import log, pki
 from common.pki import Identity
 from common.rpc.channel import connect
 from common.rpc.context import CALLER_KEY
@@ -54,6 +55,8 @@ Work = Callable[[Any, int], Awaitable[None]]
 
 
 async def serve(folder: Path) -> None:
+    # As a service logs, to where nobody has to read it.
+    log.configure(role="walrus", member="walrus-1", stream=Path(os.devnull).open("w"))
     blobs, index = FileBlobs(folder / "walrus"), SqliteIndex(folder / "walrus" / "index.sqlite")
     await blobs.open()
     await index.open()
@@ -101,6 +104,9 @@ class Rate:
     # Of the server, which a busy machine disturbs less than the rate.
     cpu_ms: float
 
+    def tell(self, what: str, units: float, unit: str, goal: float) -> None:
+        report(f"Walrus: {what} ({self.cpu_ms:.2f} ms of CPU each)", self.per_s * units, unit, least=goal)
+
 
 async def rate(server: Server, s3: Any, work: Work, clients: int, seconds: float) -> Rate:
     done = 0
@@ -124,16 +130,16 @@ async def rate(server: Server, s3: Any, work: Work, clients: int, seconds: float
 async def measure(server: Server, s3: Any, seconds: float) -> None:
     for clients, goal in PUT_GOALS.items():
         found = await rate(server, s3, lambda s3, turn: put(s3, f"small/{turn}", len(SMALL)), clients, seconds)
-        report(f"PUT 4 KiB, {clients} clients", found.per_s, goal, "op/s", cpu_ms=found.cpu_ms)
+        found.tell(f"PUT 4 KiB, {clients} clients", 1, "op/s", goal)
     for clients, goal in GET_GOALS.items():
         found = await rate(server, s3, lambda s3, turn: get(s3, f"small/{turn % 100}"), clients, seconds)
-        report(f"GET 4 KiB, {clients} clients", found.per_s, goal, "op/s", cpu_ms=found.cpu_ms)
+        found.tell(f"GET 4 KiB, {clients} clients", 1, "op/s", goal)
     for clients, goal in ((1, 481), (4, 543)):
         found = await rate(server, s3, lambda s3, turn: put(s3, f"large/{turn % 4}", LARGE), clients, seconds)
-        report(f"PUT 64 MiB, {clients} clients", found.per_s * LARGE / 1e6, goal, "MB/s", cpu_ms=found.cpu_ms)
+        found.tell(f"PUT 64 MiB, {clients} clients", LARGE / 1e6, "MB/s", goal)
     for clients, goal in ((1, 1410), (4, 1764)):
         found = await rate(server, s3, lambda s3, turn: get(s3, "large/0"), clients, seconds)
-        report(f"GET 64 MiB, {clients} clients", found.per_s * LARGE / 1e6, goal, "MB/s", cpu_ms=found.cpu_ms)
+        found.tell(f"GET 64 MiB, {clients} clients", LARGE / 1e6, "MB/s", goal)
     await measure_listing(s3)
 
 
@@ -144,13 +150,7 @@ async def measure_listing(s3: Any) -> None:
     request = listing_pb2.ListObjectsV2Request(bucket="bucket", prefix="list/")
     while (page := await s3.ListObjectsV2(request, metadata=METADATA)).is_truncated:
         request.continuation_token = page.next_continuation_token
-    report("list of 10,000 keys", time.perf_counter() - began, 0.08, "s", less_is_better=True)
-
-
-def report(name: str, found: float, goal: float, unit: str, *, cpu_ms: float = 0, less_is_better: bool = False) -> None:
-    met = found <= goal if less_is_better else found >= goal
-    cpu = f"{cpu_ms:8.2f} ms CPU each" if cpu_ms else ""
-    print(f"{name:24} {found:10.3f} {unit:5} goal {goal:8g}  {'met   ' if met else 'MISSED'}{cpu}", flush=True)
+    report("Walrus: list of 10,000 keys", (time.perf_counter() - began) * 1000, "ms", most=80)
 
 
 async def bench(folder: Path, seconds: float) -> None:

@@ -1,0 +1,19 @@
+"""A figure beside its goal, in the same words for all benchmarks."""
+
+from __future__ import annotations
+
+from typing import Final
+
+HEADING: Final = f"{'what':58} {'figure':>10} {'':5} {'goal':>12}"
+
+
+def report(what: str, figure: float, unit: str, *, most: float | None = None, least: float | None = None) -> bool:
+    """Prints one row; whether the goal (`most` or `least`) is met."""
+    met = (most is None or figure <= most) and (least is None or figure >= least)
+    goal = f"<= {most:g}" if most is not None else f">= {least:g}"
+    print(f"{what:58} {figure:10.2f} {unit:5} {goal:>12}  {'met' if met else 'MISSED'}", flush=True)
+    return met
+
+
+def is_row(line: str) -> bool:
+    return line.rstrip().endswith(("  met", "  MISSED"))
