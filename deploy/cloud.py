@@ -66,13 +66,16 @@ class Site:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """One command at a time changes a cloud. Raises NoCloud when the folder cannot be made."""
+        """One command at a time changes a cloud. Raises NoCloud when the folder cannot be made,
+        or is another user's."""
         try:
             self.home.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.home, os.O_RDONLY)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError as error:
             raise NoCloud(f"{self.home}: {error.strerror}: choose another folder with --home") from error
+        if not os.access(self.home, os.W_OK):
+            raise NoCloud(f"{self.home} is {self.home.owner()}'s: run this as that user, or choose another with --home")
         try:
             yield
         finally:

@@ -130,7 +130,7 @@ class Supervisor:
         return sorted(path.name for path in self.folder.iterdir() if (path / "run").exists())
 
     def stop(self, *, last: str = "", deadline_s: float = 40) -> None:
-        """Ends every service in an orderly way, `last` after the others; then the supervisor. All are gone on return."""
+        """Ends every service in good order, `last` after the others; then the supervisor. All are gone on return."""
         pid = self.pid()
         if not pid:
             self._clear_remains()

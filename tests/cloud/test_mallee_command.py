@@ -200,6 +200,19 @@ def unprivileged_home() -> Iterator[Path]:
 
 
 @pytest.mark.root
+def test_another_user_changes_nothing_of_a_cloud(fake_cloud: RunningCloud) -> None:
+    for arguments in (["up", "--no-image"], ["down"], ["destroy", "--yes"], ["status"], ["credentials"]):
+        line = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", command(), *arguments]
+        tried = subprocess.run(
+            [*line, "--home", str(fake_cloud.home)], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert tried.returncode == 1
+        assert len(tried.stderr.strip().splitlines()) == 1, tried.stderr
+        assert "root" in tried.stderr
+    assert fake_cloud.json("status")["State"] == "up"
+
+
+@pytest.mark.root
 def test_a_user_without_rights_has_a_whole_cloud(unprivileged_home: Path) -> None:
     def as_user(*arguments: str) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
