@@ -14,6 +14,7 @@ import os
 import sys
 import tempfile
 import time
+from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,8 +56,8 @@ Work = Callable[[Any, int], Awaitable[None]]
 
 
 async def serve(folder: Path) -> None:
-    # As a service logs, to where nobody has to read it.
-    log.configure(role="walrus", member="walrus-1", stream=Path(os.devnull).open("w"))
+    # As a service logs. Its stdout is for the port alone: nobody reads on.
+    log.configure(role="walrus", member="walrus-1")
     blobs, index = FileBlobs(folder / "walrus"), SqliteIndex(folder / "walrus" / "index.sqlite")
     await blobs.open()
     await index.open()
@@ -158,7 +159,7 @@ async def bench(folder: Path, seconds: float) -> None:
     for member, role in (("walrus-1", "walrus"), ("facade-1", "facade")):
         pki.issue(folder, member, role)
     command = (sys.executable, "-m", "bench.walrus", "--serve", "--folder", str(folder))
-    server = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, env=os.environ | MALLOC)
+    server = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=DEVNULL, env=os.environ | MALLOC)
     try:
         assert server.stdout is not None
         port = int(await server.stdout.readline())
