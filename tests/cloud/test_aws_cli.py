@@ -95,7 +95,7 @@ def test_mistakes_are_explained(sh: Shell) -> None:
     for command, words in (
         ("aws ec2 describe-instances --instance-ids i-0123456789abcdef0", "(InvalidInstanceID.NotFound)"),
         ("aws ec2 describe-instances --filters Name=nonsense,Values=1", "The filter 'nonsense' is invalid"),
-        ("aws ec2 describe-volumes", "(UnsupportedOperation)"),
+        ("aws ec2 describe-fpga-images", "(UnsupportedOperation)"),
         ("aws ec2 describe-regions --dry-run", "(DryRunOperation)"),
         ("aws s3api get-bucket-acl --bucket nothing-here", "(NotImplemented)"),
         ("AWS_SECRET_ACCESS_KEY=wrong aws ec2 describe-regions", "(AuthFailure)"),

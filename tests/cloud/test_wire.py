@@ -101,7 +101,7 @@ def test_every_answer_has_a_server_and_a_date(client: Client) -> None:
     ("service", "parameters", "status", "code"),
     [
         ("ec2", {"Action": "Nonsense", "Version": EC2}, 400, "InvalidAction"),
-        ("ec2", {"Action": "DescribeVolumes", "Version": EC2}, 400, "UnsupportedOperation"),
+        ("ec2", {"Action": "DescribeFpgaImages", "Version": EC2}, 400, "UnsupportedOperation"),
         ("ec2", {"Version": EC2}, 400, "MissingParameter"),
         ("ec2", {"Action": "DescribeRegions"}, 400, "MissingParameter"),
         ("ec2", {"Action": "DescribeRegions", "Version": "1999-01-01"}, 400, "NoSuchVersion"),
