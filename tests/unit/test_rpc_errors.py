@@ -13,7 +13,8 @@ from common.rpc.errors import DETAILS_KEY, cloud_errors, from_rpc_error, status_
 
 # Those of the tree itself: other modules, which other tests import, refine them.
 KINDS: list[type[CloudError]] = [
-    kind for kind in (CloudError, *CloudError.__subclasses__()) if kind.__module__ == errors.__name__
+    CloudError,
+    *(kind for kind in CloudError.__subclasses__() if kind.__module__ == errors.__name__),
 ]
 # What protobuf strings hold: anything but lone surrogates.
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
