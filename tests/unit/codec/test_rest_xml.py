@@ -178,7 +178,9 @@ def test_a_deep_body_costs_bounded_memory() -> None:
 def test_a_range_is_answered_as_partial() -> None:
     operation = S3.route("GET", "b", "k", {}, {})
     assert operation.stream is Stream.DOWNLOAD
-    header = object_pb2.GetObjectOutput(content_length=2, content_range="bytes 0-1/9", metadata={"a": "b\r\nX: y", "b": "gr\u00fcn"})
+    header = object_pb2.GetObjectOutput(
+        content_length=2, content_range="bytes 0-1/9", metadata={"a": "b\r\nX: y", "b": "gr\u00fcn"}
+    )
     response = S3.render(operation, header, "id-1")
     assert response.status == 206
     assert ("Content-Length", "2") in response.headers
