@@ -105,14 +105,6 @@ class Hypervisor(Protocol):
         """Changes from this call on, pushed by the engine. After a reconnect to it every domain is told again."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MetadataPeer:
-    """Who is on the other end of a connection to 169.254.169.254."""
-
-    vpc_id: VpcId
-    private_ipv4: str
-
-
 class Network(Protocol):
     async def open(self) -> None:
         """Readies the node: forwarding, base rules. What stands from before is kept and no flow is cut."""
