@@ -9,7 +9,7 @@ UP ?=
 PYTEST ?=
 
 # Where deploy/setup.sh links the command to, which not every shell looks into.
-export PATH := $(PATH):/usr/local/bin:$(HOME)/.local/bin
+stop clean-cloud: export PATH := $(PATH):/usr/local/bin:$(HOME)/.local/bin
 
 .PHONY: run run-fake stop clean-cloud test check conformance bench gen lock
 
