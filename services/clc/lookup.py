@@ -107,6 +107,64 @@ SECURITY_GROUP_RULE: Final = Kind(
     not_found_code="InvalidSecurityGroupRuleId.NotFound",
     words="security group rule ID",
 )
+NETWORK_INTERFACE: Final = Kind(
+    resource_type="network-interface",
+    prefixes=("eni",),
+    malformed_code="InvalidNetworkInterfaceId.Malformed",
+    not_found_code="InvalidNetworkInterfaceID.NotFound",
+    words="networkInterface ID",
+)
+ROUTE_TABLE: Final = Kind(
+    resource_type="route-table",
+    prefixes=("rtb",),
+    malformed_code="InvalidRouteTableId.Malformed",
+    not_found_code="InvalidRouteTableID.NotFound",
+    words="routeTable ID",
+)
+INTERNET_GATEWAY: Final = Kind(
+    resource_type="internet-gateway",
+    prefixes=("igw",),
+    malformed_code="InvalidInternetGatewayId.Malformed",
+    not_found_code="InvalidInternetGatewayID.NotFound",
+    words="internetGateway ID",
+)
+NETWORK_ACL: Final = Kind(
+    resource_type="network-acl",
+    prefixes=("acl",),
+    malformed_code="InvalidNetworkAclId.Malformed",
+    not_found_code="InvalidNetworkAclID.NotFound",
+    words="networkAcl ID",
+)
+DHCP_OPTIONS: Final = Kind(
+    resource_type="dhcp-options",
+    prefixes=("dopt",),
+    malformed_code="InvalidDhcpOptionsId.Malformed",
+    not_found_code="InvalidDhcpOptionID.NotFound",
+    words="dhcpOption ID",
+)
+
+# Kinds that this cloud has none of yet.
+VOLUME: Final = Kind(
+    resource_type="volume",
+    prefixes=("vol",),
+    malformed_code="InvalidVolumeID.Malformed",
+    not_found_code="InvalidVolume.NotFound",
+    words="volume",
+)
+SNAPSHOT: Final = Kind(
+    resource_type="snapshot",
+    prefixes=("snap",),
+    malformed_code="InvalidSnapshotID.Malformed",
+    not_found_code="InvalidSnapshot.NotFound",
+    words="snapshot",
+)
+PREFIX_LIST: Final = Kind(
+    resource_type="prefix-list",
+    prefixes=("pl",),
+    malformed_code="InvalidPrefixListId.Malformed",
+    not_found_code="InvalidPrefixListId.NotFound",
+    words="prefix list ID",
+)
 
 NOUNS: Final[tuple[Noun[Message], ...]] = (INSTANCE, IMAGE, SECURITY_GROUP, VPC, SUBNET, KEY_PAIR)  # type: ignore[assignment]
 

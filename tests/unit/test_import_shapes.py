@@ -62,7 +62,7 @@ def test_a_new_member_is_appended(tree: Path) -> None:
     [
         (TAG, 'Tag = "Key Colour"', "Tag has no member Colour"),
         (TAG, "", "add a line for Tag, of its members: Tag = "),
-        (TAG, TAG + '\nVolume = "VolumeId"', "no action reaches Volume"),
+        (TAG, TAG + '\nIpam = "IpamId"', "no action reaches Ipam"),
         ('GetConsoleOutput = "The', 'MakeCoffee = "The', "AWS has no action MakeCoffee"),
     ],
 )

@@ -16,6 +16,7 @@ from services.clc.instance.request import Wanted, check
 from services.clc.security_group.groups import group_use
 from services.clc.store import Changes, Stored, token_id, until_committed
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
+from services.clc.vpc.options import internal_domain
 
 _ACTION = "RunInstances"
 
@@ -129,7 +130,7 @@ def _instance(
     private_ipv4: str,
 ) -> record_pb2.InstanceRecord:
     interface_id = InterfaceId.new()
-    domain = "ec2.internal" if cloud.config.region == "us-east-1" else f"{cloud.config.region}.compute.internal"
+    domain = internal_domain(cloud.config.region)
     return record_pb2.InstanceRecord(
         instance_id=reservation.instance_ids[index],
         account_id=call.account_id,
@@ -157,6 +158,7 @@ def _instance(
         attachment_id=InterfaceAttachmentId.new(),
         launch_time=timestamp(call.now),
         tags=wanted.tags,
+        interface_tags=wanted.interface_tags,
         disable_api_termination=wanted.disable_api_termination,
         shutdown_behavior=wanted.shutdown_behavior,
         detailed_monitoring=wanted.detailed_monitoring,

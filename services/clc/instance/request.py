@@ -46,6 +46,7 @@ class Wanted:
     interface: WantedInterface
     user_data: bytes | None
     tags: dict[str, str]
+    interface_tags: dict[str, str]
     metadata_options: record_pb2.MetadataOptionsRecord
     shutdown_behavior: str
     disable_api_termination: bool
@@ -102,6 +103,7 @@ def check(cloud: Cloud, call: Call, request: ec2.RunInstancesRequest) -> Wanted:
         interface=interface,
         user_data=_user_data(request),
         tags=given_tags["instance"],
+        interface_tags=given_tags["network-interface"],
         metadata_options=_metadata_options(request.metadata_options),
         shutdown_behavior=_shutdown_behavior(request),
         disable_api_termination=request.disable_api_termination,

@@ -10,8 +10,10 @@ from google.protobuf.message import Message
 
 from common.errors import InvalidArgument
 from mallee.clc.v1 import record_pb2
-from services.clc.lookup import NOUNS, SECURITY_GROUP_RULE, Kind, Noun, own
+from services.clc.instance.rules import HOLDING
+from services.clc.lookup import NETWORK_INTERFACE, NOUNS, SECURITY_GROUP_RULE, Kind, Noun, own
 from services.clc.store import Changes, Store, Stored
+from services.clc.vpc.parts import VPC_PARTS, VpcPart
 
 Tags = MutableMapping[str, str]
 
@@ -94,4 +96,32 @@ def _rules(store: Store, account_id: str) -> Iterator[Carrier]:
             )
 
 
-_PARTS: Final[tuple[tuple[Kind, Callable[[Store, str], Iterator[Carrier]]], ...]] = ((SECURITY_GROUP_RULE, _rules),)
+def _interfaces(store: Store, account_id: str) -> Iterator[Carrier]:
+    for instance in store.owned(record_pb2.InstanceRecord, account_id):
+        if instance.record.state in HOLDING:
+            yield Carrier(
+                resource_id=instance.record.interface.interface_id,
+                resource_type=NETWORK_INTERFACE.resource_type,
+                stored=instance,
+                tags=lambda record: record.interface_tags,
+            )
+
+
+def _of_vpcs(part: VpcPart) -> Callable[[Store, str], Iterator[Carrier]]:
+    def carriers(store: Store, account_id: str) -> Iterator[Carrier]:
+        for vpc in store.owned(record_pb2.VpcRecord, account_id):
+            yield Carrier(
+                resource_id=part.id_of(vpc.record),
+                resource_type=part.kind.resource_type,
+                stored=vpc,
+                tags=part.tags_of,
+            )
+
+    return carriers
+
+
+_PARTS: Final[tuple[tuple[Kind, Callable[[Store, str], Iterator[Carrier]]], ...]] = (
+    (SECURITY_GROUP_RULE, _rules),
+    (NETWORK_INTERFACE, _interfaces),
+    *((part.kind, _of_vpcs(part)) for part in VPC_PARTS),
+)

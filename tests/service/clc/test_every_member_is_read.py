@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -15,40 +14,17 @@ from mallee.ec2.v1 import (
     instance_type_pb2,
     key_pair_pb2,
     region_pb2,
-    security_group_pb2,
     subnet_pb2,
     tag_pb2,
-    vpc_pb2,
 )
-from mallee.ec2.v1.filter_pb2 import Filter
 from services.clc.service import CONTRACTS
 from services.clc.store import Changes
 from services.clc.use_case import DryRun
 from tests.recording import recording, unread
+from tests.service.clc.making import Make, constantly, group, image, of, reads, running, tagged
+from tests.service.clc.security_group_requests import SECURITY_GROUPS
 from tests.service.clc.stage import Stage
-
-Make = Callable[[Stage], Awaitable[Any]]
-
-
-def tagged(kind: str) -> list[tag_pb2.TagSpecification]:
-    return [tag_pb2.TagSpecification(resource_type=kind, tags=[tag_pb2.Tag(key="Name", value="x")])]
-
-
-async def image(stage: Stage, key: str = "machine") -> str:
-    request = image_pb2.RegisterImageRequest(name=f"image {key}", image_location=f"bucket/{key}")
-    answer = await stage.run("RegisterImage", request)
-    return str(answer.image_id)
-
-
-async def group(stage: Stage) -> str:
-    request = security_group_pb2.CreateSecurityGroupRequest(group_name="web", description="web")
-    return str((await stage.run("CreateSecurityGroup", request)).group_id)
-
-
-async def running(stage: Stage) -> str:
-    request = instance_pb2.RunInstancesRequest(image_id=await image(stage), min_count=1, max_count=1)
-    reservation = await stage.run("RunInstances", request)
-    return str(reservation.instances[0].instance_id)
+from tests.service.clc.vpc_requests import PLACES
 
 
 async def run_instances(stage: Stage) -> Any:
@@ -110,133 +86,6 @@ async def run_on_an_interface(stage: Stage) -> Any:
     )
 
 
-def permission() -> security_group_pb2.IpPermission:
-    return security_group_pb2.IpPermission(
-        ip_protocol="tcp",
-        from_port=22,
-        to_port=22,
-        ip_ranges=[security_group_pb2.IpRange(cidr_ip="0.0.0.0/0", description="all")],
-        ipv6_ranges=[security_group_pb2.Ipv6Range(cidr_ipv6="::/0", description="all")],
-    )
-
-
-async def authorize(stage: Stage) -> Any:
-    await group(stage)
-    pair = security_group_pb2.UserIdGroupPair(
-        group_name="web", user_id=stage.callers[0].account_id, description="each other"
-    )
-    by_group = security_group_pb2.IpPermission(ip_protocol="-1", user_id_group_pairs=[pair])
-    return security_group_pb2.AuthorizeSecurityGroupIngressRequest(
-        group_name="web",
-        ip_permissions=[permission(), by_group],
-        ip_protocol="udp",
-        from_port=53,
-        to_port=53,
-        cidr_ip="10.0.0.0/8",
-        source_security_group_name="default",
-        source_security_group_owner_id=stage.callers[0].account_id,
-        tag_specifications=tagged("security-group-rule"),
-    )
-
-
-async def revoke(stage: Stage) -> Any:
-    given = await authorize(stage)
-    await stage.run("AuthorizeSecurityGroupIngress", given)
-    return security_group_pb2.RevokeSecurityGroupIngressRequest(
-        group_name="web",
-        ip_permissions=given.ip_permissions,
-        ip_protocol="udp",
-        from_port=53,
-        to_port=53,
-        cidr_ip="10.0.0.0/8",
-        source_security_group_name="default",
-        source_security_group_owner_id=stage.callers[0].account_id,
-    )
-
-
-def both_ways(stage: Stage) -> list[security_group_pb2.IpPermission]:
-    pair = security_group_pb2.UserIdGroupPair(group_name="web", user_id=stage.callers[0].account_id, description="all")
-    return [permission(), security_group_pb2.IpPermission(ip_protocol="-1", user_id_group_pairs=[pair])]
-
-
-async def authorize_egress(stage: Stage) -> Any:
-    return security_group_pb2.AuthorizeSecurityGroupEgressRequest(
-        group_id=await group(stage),
-        ip_permissions=both_ways(stage),
-        tag_specifications=tagged("security-group-rule"),
-    )
-
-
-async def revoke_egress(stage: Stage) -> Any:
-    given = await authorize_egress(stage)
-    await stage.run("AuthorizeSecurityGroupEgress", given)
-    return security_group_pb2.RevokeSecurityGroupEgressRequest(
-        group_id=given.group_id, ip_permissions=given.ip_permissions
-    )
-
-
-async def modify_rules(stage: Stage) -> Any:
-    made = await stage.run("AuthorizeSecurityGroupEgress", await authorize_egress(stage))
-    rules = made.security_group_rules
-    peers = ({"cidr_ipv4": "10.0.0.0/8"}, {"cidr_ipv6": "2001:db8::/32"}, {"referenced_group_id": rules[0].group_id})
-    return security_group_pb2.ModifySecurityGroupRulesRequest(
-        group_id=rules[0].group_id,
-        security_group_rules=[
-            security_group_pb2.SecurityGroupRuleUpdate(
-                security_group_rule_id=rule.security_group_rule_id,
-                security_group_rule=security_group_pb2.SecurityGroupRuleRequest(
-                    ip_protocol="udp", from_port=53, to_port=53, description="changed", **peer
-                ),
-            )
-            for rule, peer in zip(rules, peers, strict=True)
-        ],
-    )
-
-
-async def update_descriptions(stage: Stage) -> Any:
-    await stage.run("AuthorizeSecurityGroupIngress", await authorize(stage))
-    return security_group_pb2.UpdateSecurityGroupRuleDescriptionsIngressRequest(
-        group_name="web", ip_permissions=both_ways(stage)
-    )
-
-
-async def update_descriptions_by_id(stage: Stage) -> Any:
-    made = await stage.run("AuthorizeSecurityGroupEgress", await authorize_egress(stage))
-    return security_group_pb2.UpdateSecurityGroupRuleDescriptionsEgressRequest(
-        group_id=made.security_group_rules[0].group_id,
-        security_group_rule_descriptions=[
-            security_group_pb2.SecurityGroupRuleDescription(
-                security_group_rule_id=rule.security_group_rule_id, description="changed"
-            )
-            for rule in made.security_group_rules
-        ],
-    )
-
-
-def reads(request: Any, **more: Any) -> Make:
-    """A Describe request, with a filter of the action's own and a page."""
-
-    async def make(stage: Stage) -> Any:
-        await image(stage)
-        await stage.run("CreateKeyPair", key_pair_pb2.CreateKeyPairRequest(key_name="seen", key_type="ed25519"))
-        made = type(request)()
-        made.CopyFrom(request)
-        if "max_results" in made.DESCRIPTOR.fields_by_name:
-            made.max_results = 5
-        for name, value in more.items():
-            made.filters.append(Filter(name=name.replace("_", "-"), values=[value]))
-        return made
-
-    return make
-
-
-def constantly(request: Any) -> Make:
-    async def make(stage: Stage) -> Any:
-        return request
-
-    return make
-
-
 async def register(stage: Stage) -> Any:
     return image_pb2.RegisterImageRequest(
         image_location="bucket/machine",
@@ -254,92 +103,61 @@ async def register(stage: Stage) -> Any:
     )
 
 
-async def with_ids(stage: Stage, request: Any, field: str, value: str) -> Any:
-    target = getattr(request, field)
-    if isinstance(target, str):
-        setattr(request, field, value)
-    else:
-        target.append(value)
-    return request
-
-
-def of(make: Callable[[Stage], Awaitable[str]], request: Any, field: str) -> Make:
-    async def made(stage: Stage) -> Any:
-        copy = type(request)()
-        copy.CopyFrom(request)
-        return await with_ids(stage, copy, field, await make(stage))
-
-    return made
-
-
-REQUESTS: dict[str, Make] = {
-    "DescribeRegions": reads(
-        region_pb2.DescribeRegionsRequest(region_names=["us-east-1"], all_regions=True), region_name="us-east-1"
-    ),
-    "DescribeAvailabilityZones": reads(
-        region_pb2.DescribeAvailabilityZonesRequest(
-            zone_names=["us-east-1a"], zone_ids=["use1-az1"], all_availability_zones=True
+REQUESTS: dict[str, Make] = (
+    SECURITY_GROUPS
+    | PLACES
+    | {
+        "DescribeRegions": reads(
+            region_pb2.DescribeRegionsRequest(region_names=["us-east-1"], all_regions=True), region_name="us-east-1"
         ),
-        state="available",
-    ),
-    "DescribeInstanceTypes": reads(
-        instance_type_pb2.DescribeInstanceTypesRequest(instance_types=["t2.micro"]), hypervisor="nitro"
-    ),
-    "CreateKeyPair": constantly(
-        key_pair_pb2.CreateKeyPairRequest(
-            key_name="k", key_type="ed25519", key_format="pem", tag_specifications=tagged("key-pair")
-        )
-    ),
-    "ImportKeyPair": constantly(
-        key_pair_pb2.ImportKeyPairRequest(
-            key_name="k",
-            tag_specifications=tagged("key-pair"),
-            public_key_material=b"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ0b2Gp0bXl1zGz0b2Gp0bXl1zGz0b2Gp0bXl1zGz0b2",
-        )
-    ),
-    "DescribeKeyPairs": reads(key_pair_pb2.DescribeKeyPairsRequest(include_public_key=True), key_name="*"),
-    "DeleteKeyPair": constantly(key_pair_pb2.DeleteKeyPairRequest(key_name="k")),
-    "RegisterImage": register,
-    "DeregisterImage": of(image, image_pb2.DeregisterImageRequest(), "image_id"),
-    "DescribeImages": reads(
-        image_pb2.DescribeImagesRequest(
-            executable_users=["self"], owners=["self"], include_deprecated=True, include_disabled=True
+        "DescribeAvailabilityZones": reads(
+            region_pb2.DescribeAvailabilityZonesRequest(
+                zone_names=["us-east-1a"], zone_ids=["use1-az1"], all_availability_zones=True
+            ),
+            state="available",
         ),
-        is_public="false",
-    ),
-    "ModifyImageAttribute": of(
-        image,
-        image_pb2.ModifyImageAttributeRequest(
-            attribute="launchPermission", operation_type="add", user_groups=["all"], user_ids=["123456789012"]
+        "DescribeInstanceTypes": reads(
+            instance_type_pb2.DescribeInstanceTypesRequest(instance_types=["t2.micro"]), hypervisor="nitro"
         ),
-        "image_id",
-    ),
-    "CreateSecurityGroup": constantly(
-        security_group_pb2.CreateSecurityGroupRequest(
-            group_name="g", description="d", tag_specifications=tagged("security-group")
-        )
-    ),
-    "DeleteSecurityGroup": of(group, security_group_pb2.DeleteSecurityGroupRequest(), "group_id"),
-    "DescribeSecurityGroups": reads(security_group_pb2.DescribeSecurityGroupsRequest(), group_name="*"),
-    "AuthorizeSecurityGroupIngress": authorize,
-    "RevokeSecurityGroupIngress": revoke,
-    "AuthorizeSecurityGroupEgress": authorize_egress,
-    "RevokeSecurityGroupEgress": revoke_egress,
-    "DescribeSecurityGroupRules": reads(security_group_pb2.DescribeSecurityGroupRulesRequest(), group_id="*"),
-    "ModifySecurityGroupRules": modify_rules,
-    "UpdateSecurityGroupRuleDescriptionsIngress": update_descriptions,
-    "UpdateSecurityGroupRuleDescriptionsEgress": update_descriptions_by_id,
-    "RunInstances": run_instances,
-    "DescribeInstances": reads(instance_pb2.DescribeInstancesRequest(), instance_state_name="*"),
-    "RebootInstances": of(running, instance_pb2.RebootInstancesRequest(), "instance_ids"),
-    "TerminateInstances": of(running, instance_pb2.TerminateInstancesRequest(), "instance_ids"),
-    "GetConsoleOutput": of(running, instance_pb2.GetConsoleOutputRequest(latest=True), "instance_id"),
-    "CreateTags": of(group, tag_pb2.CreateTagsRequest(tags=[tag_pb2.Tag(key="a", value="b")]), "resources"),
-    "DeleteTags": of(group, tag_pb2.DeleteTagsRequest(tags=[tag_pb2.Tag(key="a", value="b")]), "resources"),
-    "DescribeTags": reads(tag_pb2.DescribeTagsRequest(), key="*"),
-    "DescribeVpcs": reads(vpc_pb2.DescribeVpcsRequest(), is_default="true"),
-    "DescribeSubnets": reads(subnet_pb2.DescribeSubnetsRequest(), default_for_az="true"),
-}
+        "CreateKeyPair": constantly(
+            key_pair_pb2.CreateKeyPairRequest(
+                key_name="k", key_type="ed25519", key_format="pem", tag_specifications=tagged("key-pair")
+            )
+        ),
+        "ImportKeyPair": constantly(
+            key_pair_pb2.ImportKeyPairRequest(
+                key_name="k",
+                tag_specifications=tagged("key-pair"),
+                public_key_material=b"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ0b2Gp0bXl1zGz0b2Gp0bXl1zGz0b2Gp0bXl1zGz0b2",
+            )
+        ),
+        "DescribeKeyPairs": reads(key_pair_pb2.DescribeKeyPairsRequest(include_public_key=True), key_name="*"),
+        "DeleteKeyPair": constantly(key_pair_pb2.DeleteKeyPairRequest(key_name="k")),
+        "RegisterImage": register,
+        "DeregisterImage": of(image, image_pb2.DeregisterImageRequest(), "image_id"),
+        "DescribeImages": reads(
+            image_pb2.DescribeImagesRequest(
+                executable_users=["self"], owners=["self"], include_deprecated=True, include_disabled=True
+            ),
+            is_public="false",
+        ),
+        "ModifyImageAttribute": of(
+            image,
+            image_pb2.ModifyImageAttributeRequest(
+                attribute="launchPermission", operation_type="add", user_groups=["all"], user_ids=["123456789012"]
+            ),
+            "image_id",
+        ),
+        "RunInstances": run_instances,
+        "DescribeInstances": reads(instance_pb2.DescribeInstancesRequest(), instance_state_name="*"),
+        "RebootInstances": of(running, instance_pb2.RebootInstancesRequest(), "instance_ids"),
+        "TerminateInstances": of(running, instance_pb2.TerminateInstancesRequest(), "instance_ids"),
+        "GetConsoleOutput": of(running, instance_pb2.GetConsoleOutputRequest(latest=True), "instance_id"),
+        "CreateTags": of(group, tag_pb2.CreateTagsRequest(tags=[tag_pb2.Tag(key="a", value="b")]), "resources"),
+        "DeleteTags": of(group, tag_pb2.DeleteTagsRequest(tags=[tag_pb2.Tag(key="a", value="b")]), "resources"),
+        "DescribeTags": reads(tag_pb2.DescribeTagsRequest(), key="*"),
+    }
+)
 
 
 def test_every_action_is_here() -> None:

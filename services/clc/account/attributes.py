@@ -1,0 +1,33 @@
+"""DescribeAccountAttributes: what holds for the caller's account."""
+
+from __future__ import annotations
+
+from common.errors import InvalidArgument
+from mallee.ec2.v1 import account_attribute_pb2 as ec2
+from services.clc.instance.request import MAX_COUNT
+from services.clc.use_case import Call, Cloud, end_dry_run, use_case
+
+
+@use_case("ec2.DescribeAccountAttributes")
+async def describe_account_attributes(
+    cloud: Cloud, call: Call, request: ec2.DescribeAccountAttributesRequest
+) -> ec2.DescribeAccountAttributesResult:
+    known = {
+        "supported-platforms": "VPC",
+        "default-vpc": cloud.store.holder(f"default-vpc/{call.account_id}") or "none",
+        # In one request; beyond that the zones' room decides.
+        "max-instances": str(MAX_COUNT),
+    }
+    for name in request.attribute_names:
+        if name not in known:
+            raise InvalidArgument(f"Value ({name}) for parameter attributeName is invalid. Unknown attribute.")
+    end_dry_run(request)
+    return ec2.DescribeAccountAttributesResult(
+        account_attributes=[
+            ec2.AccountAttribute(
+                attribute_name=name, attribute_values=[ec2.AccountAttributeValue(attribute_value=value)]
+            )
+            for name, value in known.items()
+            if not request.attribute_names or name in request.attribute_names
+        ]
+    )
