@@ -22,10 +22,10 @@ run-fake:  ## the same without virtual machines, as any user
 	"$$mallee" up --hypervisor fake $(UP)
 
 stop:  ## stops the services; data and virtual machines stay
-	mallee down
+	$(LINKED) mallee down
 
 clean-cloud:  ## removes the cloud and all that it made on this machine; asks first
-	mallee destroy
+	$(LINKED) mallee destroy
 
 test:  ## everything that this machine can prove
 	deploy/test.sh $(PYTEST)
