@@ -40,8 +40,7 @@ mount -t proc proc {self.root}/proc
 mount -t sysfs sysfs {self.root}/sys
 mount -t tmpfs tmpfs {self.root}/run
 mount -t tmpfs tmpfs {self.root}/dev
-mkdir {self.root}/dev/net {self.root}/dev/pts
-mkdir -m 1777 {self.root}/dev/shm
+mkdir {self.root}/dev/net {self.root}/dev/pts {self.root}/dev/shm
 mount -t tmpfs -o mode=1777 tmpfs {self.root}/dev/shm
 mount -t devpts -o newinstance,ptmxmode=0666 devpts {self.root}/dev/pts
 ln -s pts/ptmx {self.root}/dev/ptmx
