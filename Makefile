@@ -22,10 +22,10 @@ run-fake:  ## the same without virtual machines, as any user
 	"$$mallee" up --hypervisor fake $(UP)
 
 stop:  ## stops the services; data and virtual machines stay
-	$(LINKED) mallee down
+	mallee down
 
 clean-cloud:  ## removes the cloud and all that it made on this machine; asks first
-	$(LINKED) mallee destroy
+	mallee destroy
 
 test:  ## everything that this machine can prove
 	deploy/test.sh $(PYTEST)
