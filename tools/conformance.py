@@ -3,7 +3,8 @@
     python -m tools.conformance [--out conformance-report]
 
 Prints the report and writes it as report.txt and index.html. Nothing in it is written by hand: actions, members and
-accepted values come from the contracts, filters from the tables that the CLC evaluates.
+accepted values come from the contracts, filters from the tables that the CLC evaluates. An output member that the
+contract has for its form alone, and no service ever names, is absent.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import html
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -28,6 +29,7 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 SERVICES: Final = ("ec2", "sts", "s3")
 # Filters stand in the model as a list in its documentation alone; what is listed within an entry are values.
 _FILTER: Final = re.compile(r"<ul>|</ul>|<li> *<p> *<code>([^<]+)</code>(:&lt;key&gt;)?")
+_NAME: Final = re.compile(r"[A-Za-z_]\w*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,30 +70,31 @@ class Service:
         return len(self.served) + len(self.refused)
 
 
-def survey(service: str, filters: Mapping[str, tuple[str, ...]]) -> Service:
-    """One service as it is served. `filters`: action -> the filters that are evaluated."""
+def survey(service: str, filters: Mapping[str, tuple[str, ...]], named: Collection[str]) -> Service:
+    """One service as it is served. `filters`: action -> the filters that are evaluated. `named`: see named_fields."""
     contract = Contract(service)
     return Service(
         name=service,
         title=str(contract.model.metadata["serviceFullName"]),
-        served=tuple(_action(operation, filters) for _, operation in sorted(contract.operations.items())),
+        served=tuple(_action(operation, filters, named) for _, operation in sorted(contract.operations.items())),
         refused=tuple(name for name in contract.model.operation_names if name not in contract.operations),
     )
 
 
-def _action(operation: Operation, filters: Mapping[str, tuple[str, ...]]) -> Action:
+def _action(operation: Operation, filters: Mapping[str, tuple[str, ...]], named: Collection[str]) -> Action:
     model = operation.model
     return Action(
         name=operation.name,
-        input=_members(model.input_shape, descriptor_of(operation.request_class), restricts=True),
-        output=_members(model.output_shape, descriptor_of(operation.response_class), restricts=False),
+        input=_members(model.input_shape, descriptor_of(operation.request_class)),
+        output=_members(model.output_shape, descriptor_of(operation.response_class), filled=named),
         filters=_filters(operation, filters),
     )
 
 
-def _members(shape: Shape | None, descriptor: Descriptor, *, restricts: bool) -> Members:
+def _members(shape: Shape | None, descriptor: Descriptor, *, filled: Collection[str] | None = None) -> Members:
+    """`filled`: of an output, the names of fields that a service fills; None for an input."""
     honoured, restricted, missing = [], [], []
-    for path, accepted, present in _walk(shape, descriptor, restricts=restricts):
+    for path, accepted, present in _walk(shape, descriptor, filled=filled):
         if not present or accepted == frozenset():
             missing.append(path)
         elif accepted is not None:
@@ -102,7 +105,12 @@ def _members(shape: Shape | None, descriptor: Descriptor, *, restricts: bool) ->
 
 
 def _walk(
-    shape: Shape | None, descriptor: Descriptor, prefix: str = "", above: tuple[str, ...] = (), *, restricts: bool
+    shape: Shape | None,
+    descriptor: Descriptor,
+    prefix: str = "",
+    above: tuple[str, ...] = (),
+    *,
+    filled: Collection[str] | None,
 ) -> Iterator[tuple[str, frozenset[str] | None, bool]]:
     """(path, accepted values, whether the contract has it) of all members; what is missing is not looked into."""
     for name, member, field in members(shape, descriptor):
@@ -112,12 +120,13 @@ def _walk(
         # A body's bytes are no field of the contract's messages: they are its stream.
         streamed = bool(member.serialization.get("streaming"))
         nested = field.message_type if field is not None and isinstance(inner, StructureShape) else None
-        accepted = accepted_values(field) if restricts and field is not None else None
-        if nested is None or inner.name in above or accepted is not None:
-            yield path, accepted, field is not None or streamed
+        accepted = accepted_values(field) if filled is None and field is not None else None
+        served = field is not None and (filled is None or field.name in filled)
+        if nested is None or inner.name in above or accepted is not None or not served:
+            yield path, accepted, served or streamed
         else:
             mark = "[]." if inner is not member else "."
-            yield from _walk(inner, nested, path + mark, (*above, inner.name), restricts=restricts)
+            yield from _walk(inner, nested, path + mark, (*above, inner.name), filled=filled)
 
 
 def _filters(operation: Operation, evaluated: Mapping[str, tuple[str, ...]]) -> Filters | None:
@@ -148,6 +157,12 @@ def evaluated_filters() -> Mapping[str, tuple[str, ...]]:
         # An action with two tables names what the second is of: `ec2.DescribeInstances (reservation)`.
         found[table.removeprefix("ec2.").partition(" ")[0]] += names
     return found
+
+
+def named_fields() -> frozenset[str]:
+    """Every name that the code of the services has: a field that is not among them is never filled."""
+    sources = (path.read_text() for folder in ("services", "ec2_facade") for path in (ROOT / folder).rglob("*.py"))
+    return frozenset(name for source in sources for name in _NAME.findall(source))
 
 
 def as_text(services: list[Service]) -> str:
@@ -202,7 +217,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "conformance-report")
     out: Path = parser.parse_args().out
     filters = evaluated_filters()
-    services = [survey(service, filters if service == "ec2" else {}) for service in SERVICES]
+    named = named_fields()
+    services = [survey(service, filters if service == "ec2" else {}, named) for service in SERVICES]
     text = as_text(services)
     out.mkdir(parents=True, exist_ok=True)
     (out / "report.txt").write_text(text)

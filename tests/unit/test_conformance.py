@@ -15,10 +15,11 @@ from botocore.serialize import create_serializer
 
 from common.errors import Unsupported
 from ec2_facade.protocol import QueryProtocol, RestXmlProtocol
-from tools.conformance import Action, Service, as_html, as_text, evaluated_filters, survey
+from tools.conformance import Action, Service, as_html, as_text, evaluated_filters, named_fields, survey
 
+NAMED = named_fields()
 REPORTS = {
-    service: survey(service, evaluated_filters() if service == "ec2" else {}) for service in ("ec2", "sts", "s3")
+    service: survey(service, evaluated_filters() if service == "ec2" else {}, NAMED) for service in ("ec2", "sts", "s3")
 }
 QUERY = {"ec2": QueryProtocol("ec2"), "sts": QueryProtocol("sts")}
 S3 = RestXmlProtocol("s3")
@@ -126,6 +127,14 @@ def test_filters_are_those_that_are_evaluated() -> None:
     # Values that the documentation lists within a filter's entry are no filters.
     assert not {"critical", "high"} & set(filters["DescribeImages"].refused)
     assert filters["DescribeKeyPairs"].refused == ()
+
+
+def test_an_output_that_no_service_fills_is_absent() -> None:
+    console = next(action for action in REPORTS["ec2"].served if action.name == "GetConsoleOutput")
+    assert {"InstanceId", "Output", "Timestamp"} <= set(console.output.honoured)
+    unfilled = survey("ec2", {}, NAMED - {"timestamp"})
+    console = next(action for action in unfilled.served if action.name == "GetConsoleOutput")
+    assert "Timestamp" in console.output.missing
 
 
 def test_the_report_reads_as_text_and_html() -> None:
