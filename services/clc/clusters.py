@@ -62,6 +62,11 @@ class Cluster:
         ]
         return admissible(free, [*self.unplaced.values(), *self.admitting], room, wanted)
 
+    def alive(self, node: str) -> bool | None:
+        """What the CC says of a node now; None while nobody says anything."""
+        known = self.nodes.get(node) if self.connected else None
+        return known.alive if known is not None else None
+
     async def follow_capacity(self) -> None:
         """Without end."""
         while True:
@@ -109,6 +114,10 @@ class Clusters:
 
     def stub(self, zone: str) -> Stub:
         return self._clusters[zone].stub
+
+    def alive(self, zone: str, node: str) -> bool | None:
+        cluster = self._clusters.get(zone)
+        return cluster.alive(node) if cluster else None
 
     def admissible(self, zone: str, room: Room, wanted: int) -> int | None:
         cluster = self._clusters.get(zone)

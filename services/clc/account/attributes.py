@@ -5,6 +5,7 @@ from __future__ import annotations
 from common.errors import InvalidArgument
 from mallee.ec2.v1 import account_attribute_pb2 as ec2
 from services.clc.instance.request import MAX_COUNT
+from services.clc.security_group.groups import MAX_GROUPS
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
 
 
@@ -16,6 +17,7 @@ async def describe_account_attributes(
         "supported-platforms": "VPC",
         "default-vpc": cloud.store.holder(f"default-vpc/{call.account_id}") or "none",
         # In one request; beyond that the zones' room decides.
+        "vpc-max-security-groups-per-interface": str(MAX_GROUPS),
         "max-instances": str(MAX_COUNT),
     }
     for name in request.attribute_names:

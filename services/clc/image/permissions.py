@@ -1,10 +1,10 @@
-"""ModifyImageAttribute: who may run an image, and its description."""
+"""Describe-, Modify- and ResetImageAttribute: who may run an image, and its description."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from common.errors import InvalidArgument
+from common.errors import InvalidArgument, Unsupported
 from common.ids import AccountId
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import image_pb2 as ec2
@@ -39,6 +39,70 @@ async def modify_image_attribute(
         return ec2.ModifyImageAttributeResponse()
 
     return await until_committed(attempt)
+
+
+@use_case("ec2.DescribeImageAttribute")
+async def describe_image_attribute(
+    cloud: Cloud, call: Call, request: ec2.DescribeImageAttributeRequest
+) -> ec2.ImageAttribute:
+    image = own(cloud.store, IMAGE, call.account_id, request.image_id).record
+    end_dry_run(request)
+    answer = ec2.ImageAttribute(image_id=image.image_id)
+    match request.attribute:
+        case "description":
+            _show(answer.description, image.description)
+        case "kernel":
+            _show(answer.kernel_id, image.kernel_id)
+        case "ramdisk":
+            _show(answer.ramdisk_id, image.ramdisk_id)
+        case "sriovNetSupport":
+            _show(answer.sriov_net_support, image.sriov_net_support)
+        case "bootMode":
+            _show(answer.boot_mode, "legacy-bios")
+        case "deregistrationProtection":
+            _show(answer.deregistration_protection, "disabled")
+        case "launchPermission":
+            answer.launch_permissions.extend(ec2.LaunchPermission(user_id=user) for user in image.launch_account_ids)
+            if image.public:
+                answer.launch_permissions.add(group="all")
+        case "productCodes" | "blockDeviceMapping":
+            pass  # An image has none: the lists are empty.
+        case "imdsSupport" | "tpmSupport" | "uefiData" | "lastLaunchedTime":
+            raise Unsupported(f"The attribute '{request.attribute}' is not supported.")
+        case "":
+            raise InvalidArgument("The request must contain the parameter attribute", code="MissingParameter")
+        case other:
+            raise InvalidArgument(f"Value ({other}) for parameter attribute is invalid. Unknown attribute.")
+    return answer
+
+
+@use_case("ec2.ResetImageAttribute")
+async def reset_image_attribute(
+    cloud: Cloud, call: Call, request: ec2.ResetImageAttributeRequest
+) -> ec2.ResetImageAttributeResponse:
+    if request.attribute != "launchPermission":
+        raise InvalidArgument(f"Value ({request.attribute}) for parameter attribute is invalid: launchPermission")
+
+    async def attempt() -> ec2.ResetImageAttributeResponse:
+        image = own(cloud.store, IMAGE, call.account_id, request.image_id)
+        draft = image.draft()
+        draft.public = False
+        draft.launch_account_ids.clear()
+        end_dry_run(request)
+        if draft != image.record:
+            changes = Changes()
+            changes.update(image, draft)
+            await cloud.store.commit(changes)
+        return ec2.ResetImageAttributeResponse()
+
+    return await until_committed(attempt)
+
+
+def _show(attribute: ec2.AttributeValue, value: str) -> None:
+    """One that has no value is an empty element."""
+    attribute.SetInParent()
+    if value:
+        attribute.value = value
 
 
 def _attribute(request: ec2.ModifyImageAttributeRequest) -> str:

@@ -16,7 +16,7 @@ from services.clc.image.use_cases import launchable
 from services.clc.instance.interface import WantedInterface, interface_of
 from services.clc.key_pair.use_cases import named
 from services.clc.lookup import SECURITY_GROUP, SUBNET, own, own_all
-from services.clc.security_group.groups import default_vpc, find_group
+from services.clc.security_group.groups import check_together, default_vpc, find_group
 from services.clc.store import Stored
 from services.clc.tag import rules as tags
 from services.clc.use_case import Call, Cloud
@@ -201,12 +201,7 @@ def _groups(
     found += [find_group(store, call.account_id, name=name) for name in interface.group_names]
     if not found:
         found = own_all(store, SECURITY_GROUP, call.account_id, [vpc.default_group_id])
-    for group in found:
-        if group.record.vpc_id != vpc.vpc_id:
-            raise InvalidArgument(
-                f"Security group {group.record.group_id} and subnet belong to different networks.",
-                code="InvalidParameter",
-            )
+    check_together(found, vpc.vpc_id)
     return tuple({group.record.group_id: group for group in found}.values())
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
-from common.errors import AlreadyExists, InvalidArgument, NotFound, WrongState
+from common.errors import AlreadyExists, InvalidArgument, NoCapacity, NotFound, WrongState
 from common.ids import SecurityGroupId
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import security_group_pb2 as ec2
@@ -21,6 +22,8 @@ from services.clc.tag.view import as_mapping, shown
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
 from services.clc.vpc.describe import creation_key, matching, max_results_of
 
+# Of one network interface. (VPC User Guide, "Amazon VPC quotas".)
+MAX_GROUPS: Final = 5
 _TEXT: Final = re.compile(r"[a-zA-Z0-9 ._\-:/()#,@\[\]+=&;{}!$*]{1,255}\Z")
 
 _FILTERS = FilterTable[ec2.SecurityGroup](
@@ -149,6 +152,21 @@ def find_group(
             f"The security group '{name}' does not exist in default VPC '{vpc_id}'", code="InvalidGroup.NotFound"
         )
     return group
+
+
+def check_together(found: Sequence[Stored[record_pb2.SecurityGroupRecord]], vpc_id: str) -> None:
+    """They may stand on one network interface of the VPC."""
+    for group in found:
+        if group.record.vpc_id != vpc_id:
+            raise InvalidArgument(
+                f"Security group {group.record.group_id} and subnet belong to different networks.",
+                code="InvalidParameter",
+            )
+    if len({group.key for group in found}) > MAX_GROUPS:
+        raise NoCapacity(
+            f"The maximum number of security groups per interface ({MAX_GROUPS}) has been reached.",
+            code="SecurityGroupsPerInterfaceLimitExceeded",
+        )
 
 
 def group_name_claim(vpc_id: str, name: str) -> str:

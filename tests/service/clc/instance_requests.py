@@ -1,0 +1,37 @@
+"""Each action on instances that run already, with every member set."""
+
+from __future__ import annotations
+
+from mallee.ec2.v1 import image_pb2, instance_pb2
+from mallee.ec2.v1.vpc_pb2 import AttributeBooleanValue
+from tests.service.clc.making import Make, image, of, reads, running
+
+# What no instance of this cloud can do: its own refusal is the answer, to a dry run too.
+REFUSED = {"StartInstances", "StopInstances"}
+
+INSTANCES: dict[str, Make] = {
+    "DescribeInstanceStatus": reads(
+        instance_pb2.DescribeInstanceStatusRequest(include_all_instances=True), instance_state_name="*"
+    ),
+    "DescribeInstanceAttribute": of(
+        running, instance_pb2.DescribeInstanceAttributeRequest(attribute="userData"), "instance_id"
+    ),
+    "ModifyInstanceAttribute": of(
+        running,
+        instance_pb2.ModifyInstanceAttributeRequest(
+            attribute="disableApiTermination", disable_api_termination=AttributeBooleanValue(value=True)
+        ),
+        "instance_id",
+    ),
+    "ResetInstanceAttribute": of(
+        running, instance_pb2.ResetInstanceAttributeRequest(attribute="sourceDestCheck"), "instance_id"
+    ),
+    "MonitorInstances": of(running, instance_pb2.MonitorInstancesRequest(), "instance_ids"),
+    "UnmonitorInstances": of(running, instance_pb2.UnmonitorInstancesRequest(), "instance_ids"),
+    "StartInstances": of(running, instance_pb2.StartInstancesRequest(), "instance_ids"),
+    "StopInstances": of(running, instance_pb2.StopInstancesRequest(), "instance_ids"),
+    "DescribeImageAttribute": of(
+        image, image_pb2.DescribeImageAttributeRequest(attribute="launchPermission"), "image_id"
+    ),
+    "ResetImageAttribute": of(image, image_pb2.ResetImageAttributeRequest(attribute="launchPermission"), "image_id"),
+}

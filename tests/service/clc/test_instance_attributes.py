@@ -1,0 +1,105 @@
+"""What changes of an instance while it runs, and what the packets' rules follow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from common.errors import CloudError, Unsupported
+from mallee.clc.v1 import record_pb2
+from mallee.ec2.v1 import image_pb2, instance_pb2
+from mallee.ec2.v1.vpc_pb2 import AttributeBooleanValue
+from services.clc.instance.status import checks
+from tests.service.clc.making import group, running
+from tests.service.clc.stage import Stage
+
+TRUE, FALSE = AttributeBooleanValue(value=True), AttributeBooleanValue(value=False)
+
+
+def text(value: str) -> image_pb2.AttributeValue:
+    return image_pb2.AttributeValue(value=value)
+
+
+async def modify(stage: Stage, instance_id: str, **given: Any) -> None:
+    request = instance_pb2.ModifyInstanceAttributeRequest(instance_id=instance_id, **given)
+    await stage.run("ModifyInstanceAttribute", request)
+
+
+async def described(stage: Stage, instance_id: str, attribute: str) -> Any:
+    request = instance_pb2.DescribeInstanceAttributeRequest(instance_id=instance_id, attribute=attribute)
+    return await stage.run("DescribeInstanceAttribute", request)
+
+
+async def test_attributes_are_set_by_member_and_by_name(stage: Stage) -> None:
+    one = await running(stage)
+    await modify(stage, one, disable_api_termination=TRUE)
+    assert (await described(stage, one, "disableApiTermination")).disable_api_termination.value is True
+    with pytest.raises(CloudError, match="may not be terminated"):
+        await stage.run("TerminateInstances", instance_pb2.TerminateInstancesRequest(instance_ids=[one]))
+    await modify(stage, one, attribute="disableApiTermination", value="false")
+    assert (await described(stage, one, "disableApiTermination")).disable_api_termination.value is False
+    await modify(stage, one, instance_initiated_shutdown_behavior=text("terminate"))
+    await modify(stage, one, source_dest_check=TRUE)
+    await modify(stage, one, disable_api_stop=FALSE)
+
+
+async def test_other_groups_hold_for_the_instance(stage: Stage) -> None:
+    one, web = await running(stage), await group(stage)
+    await modify(stage, one, groups=[web])
+    assert [g.group_id for g in (await described(stage, one, "groupSet")).groups] == [web]
+    stored = stage.cloud.store.get(record_pb2.InstanceRecord, one)
+    assert stored is not None
+    assert list(stored.record.interface.security_group_ids) == [web]
+
+
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        ({}, "InvalidParameterCombination"),
+        ({"disable_api_termination": TRUE, "source_dest_check": TRUE}, "InvalidParameterCombination"),
+        ({"instance_type": text("t2.nano")}, "IncorrectInstanceState"),
+        ({"user_data": instance_pb2.SecureBlobAttributeValue(value=b"x")}, "IncorrectInstanceState"),
+        ({"kernel": text("aki-1")}, "IncorrectInstanceState"),
+        ({"attribute": "ramdisk", "value": "ari-1"}, "IncorrectInstanceState"),
+        ({"ebs_optimized": TRUE}, "IncorrectInstanceState"),
+        ({"ena_support": TRUE}, "IncorrectInstanceState"),
+        ({"sriov_net_support": text("simple")}, "IncorrectInstanceState"),
+        ({"source_dest_check": FALSE}, "UnsupportedOperation"),
+        ({"disable_api_stop": TRUE}, "UnsupportedOperation"),
+        ({"instance_initiated_shutdown_behavior": text("stop")}, "UnsupportedOperation"),
+        ({"instance_initiated_shutdown_behavior": text("hide")}, "InvalidParameterValue"),
+        ({"attribute": "disableApiTermination", "value": "perhaps"}, "InvalidParameterValue"),
+        ({"attribute": "colour", "value": "red"}, "InvalidParameterValue"),
+        ({"groups": ["sg-0123456789abcdef0"]}, "InvalidGroup.NotFound"),
+    ],
+)
+async def test_what_cannot_change_is_refused(stage: Stage, given: dict[str, Any], code: str) -> None:
+    one = await running(stage)
+    before = stage.cloud.store.revision
+    with pytest.raises(CloudError) as caught:
+        await modify(stage, one, **given)
+    assert caught.value.code == code
+    assert stage.cloud.store.revision == before
+
+
+async def test_an_instance_store_neither_starts_nor_stops(stage: Stage) -> None:
+    one = await running(stage)
+    with pytest.raises(Unsupported, match="does not have an 'ebs' root device type and cannot be stopped"):
+        await stage.run("StopInstances", instance_pb2.StopInstancesRequest(instance_ids=[one]))
+    with pytest.raises(Unsupported, match="cannot be started"):
+        await stage.run("StartInstances", instance_pb2.StartInstancesRequest(instance_ids=[one]))
+
+
+@pytest.mark.parametrize(
+    ("state", "node_alive", "system", "instance"),
+    [
+        (record_pb2.INSTANCE_STATE_PENDING, True, "initializing", "initializing"),
+        (record_pb2.INSTANCE_STATE_RUNNING, True, "ok", "ok"),
+        (record_pb2.INSTANCE_STATE_RUNNING, False, "impaired", "insufficient-data"),
+        (record_pb2.INSTANCE_STATE_RUNNING, None, "insufficient-data", "insufficient-data"),
+        (record_pb2.INSTANCE_STATE_TERMINATED, True, "not-applicable", "not-applicable"),
+    ],
+)
+def test_checks_say_what_is_known(state: int, node_alive: bool | None, system: str, instance: str) -> None:
+    assert checks(state, node_alive) == (system, instance)
