@@ -127,8 +127,10 @@ class Etcd:
 
     # Keys
 
-    async def get(self, key: str) -> KeyValue | None:
-        response = await self.read(lambda e: e.kv.Range, rpc_pb2.RangeRequest(key=key.encode()))
+    async def get(self, key: str, *, revision: int = 0) -> KeyValue | None:
+        """As it stood at `revision`, or stands now. Raises Compacted when that revision is gone."""
+        request = rpc_pb2.RangeRequest(key=key.encode(), revision=revision)
+        response = await self.read(lambda e: e.kv.Range, request)
         return KeyValue.from_proto(response.kvs[0]) if response.kvs else None
 
     async def range(self, prefix: str, *, page: int = 1000) -> Listing:

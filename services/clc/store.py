@@ -10,6 +10,7 @@ Records that the store hands out are shared: change a copy (`Stored.draft()`).
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,13 +21,14 @@ from google.protobuf.message import Message
 from common.errors import Stale, Unavailable
 from common.etcd.client import Etcd
 from common.etcd.replica import Change, Replica
-from common.etcd.types import KeyValue, OutcomeUnknown, Txn, TxnResult
+from common.etcd.types import Compacted, KeyValue, OutcomeUnknown, Txn, TxnResult
 from mallee.clc.v1 import record_pb2
 
 PREFIX: Final = "/mallee/clc/"
 _CLAIMS: Final = f"{PREFIX}claim/"
-# Put by every commit: its revision is that of the latest one, which a read barrier asks for.
+# Put by every commit, with a mark of its own: its revision is that of the latest one, which a read barrier asks for.
 HEAD: Final = f"{PREFIX}head"
+_MARK_BYTES: Final = 12
 # How often a use case runs again after it lost a compare-and-swap.
 ATTEMPTS: Final = 5
 
@@ -182,29 +184,35 @@ class Store:
     async def commit(self, changes: Changes) -> int:
         """Returns the revision when this replica has seen it. Raises Conflict when a comparison fails.
 
-        Where etcd's answer was lost, the records themselves tell whether it happened.
+        Where etcd's answer was lost, HEAD tells whether it happened.
         """
-        changes.txn.put(HEAD, b"")
+        mark, before = secrets.token_bytes(_MARK_BYTES), self.revision
+        changes.txn.put(HEAD, mark)
         for key in changes.keys:
             changes.txn.else_get(key)
         try:
             result = await self._etcd.txn(changes.txn)
         except OutcomeUnknown:
-            result = await self._what_happened(changes)
+            result = await self._what_happened(mark, before)
         if not result.succeeded:
             await self._catch_up(result.found)
             raise Conflict
         await self._replica.wait_for(result.revision)
         return result.revision
 
-    async def _what_happened(self, changes: Changes) -> TxnResult:
-        """A transaction of ours is recognised by its bytes: the first key it puts carries exactly them."""
-        puts = [op.request_put for op in changes.txn.request.success if op.HasField("request_put")]
-        if not puts:
-            raise Unavailable("The cloud's store did not answer; look before you try again.")
-        first = await self._etcd.get(puts[0].key.decode())
-        if first is not None and first.value == puts[0].value:
-            return TxnResult(True, first.mod_revision, {})
+    async def _what_happened(self, mark: bytes, before: int) -> TxnResult:
+        """Every commit leaves its mark in HEAD: we look for ours among those since `before`, the latest first.
+
+        The records do not tell: a deletion leaves nothing, and a bump what stood there already.
+        """
+        at_revision = 0
+        try:
+            while (head := await self._etcd.get(HEAD, revision=at_revision)) and head.mod_revision > before:
+                if head.value == mark:
+                    return TxnResult(True, head.mod_revision, {})
+                at_revision = head.mod_revision - 1
+        except Compacted as error:
+            raise Unavailable("The cloud's store did not answer; look before you try again.") from error
         raise Unavailable("The cloud's store did not answer; nothing was changed. Try again.")
 
     async def _catch_up(self, found: Mapping[str, KeyValue | None]) -> None:
