@@ -42,6 +42,10 @@ _KIND_OF_STATUS: Final = {status: kind for kind, status in _STATUS_OF.items()} |
     grpc.StatusCode.CANCELLED: errors.Unavailable,
 }
 
+# What grpc says, as INTERNAL, when the connection breaks under a write to a stream.
+# (grpcio, src/python/grpcio/grpc/_cython/_cygrpc/aio/call.pyx.pxi: ExecuteBatchError)
+_CUT_OFF: Final = frozenset({"Internal error from Core"})
+
 
 def status_of(error: CloudError) -> grpc.StatusCode:
     return _STATUS_OF[_kind(type(error))]
@@ -62,6 +66,8 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> CloudError:
         if key == DETAILS_KEY and isinstance(value, bytes) and (found := _unpack(value)) is not None:
             return found
     kind = _KIND_OF_STATUS.get(error.code(), CloudError)
+    if error.details() in _CUT_OFF:
+        kind = errors.Unavailable
     return kind(f"{error.code().name}: {error.details() or 'no details'}")
 
 

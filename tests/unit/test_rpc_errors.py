@@ -72,3 +72,9 @@ def test_details_that_are_not_ours_are_passed_over() -> None:
     trailer = grpc.aio.Metadata((DETAILS_KEY, b"\xff\xff"))
     bare = grpc.aio.AioRpcError(grpc.StatusCode.NOT_FOUND, grpc.aio.Metadata(), trailer, details="elsewhere")
     assert type(from_rpc_error(bare)) is errors.NotFound
+
+
+def test_a_write_to_a_connection_that_breaks_is_no_bug() -> None:
+    none = grpc.aio.Metadata()
+    broken = grpc.aio.AioRpcError(grpc.StatusCode.INTERNAL, none, none, details="Internal error from Core")
+    assert type(from_rpc_error(broken)) is errors.Unavailable
