@@ -28,7 +28,7 @@ from tests.e2e.guest_ssh import until
 pytestmark = pytest.mark.timeout(400)
 
 CLIENTS = 3
-ROUNDS = int(os.environ.get("MALLEE_KILL_ROUNDS") or 12)
+ROUNDS = int(os.environ.get("MALLEE_KILL_ROUNDS") or 9)
 BUCKET = "killed"
 # On a busy machine: between a kill and a process that says it is ready again, and until every launch has ended.
 BACK_S = 60.0
