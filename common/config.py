@@ -69,6 +69,8 @@ class ClcConfig:
     metrics_port: int = 9774
     # How long terminated instances and client tokens stay visible.
     terminated_visible_s: int = 3600
+    # Elastic addresses that an account may have.
+    addresses_per_account: int = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -88,6 +88,14 @@ class VolumeId(ResourceId):
     prefix = "vol"
 
 
+class AllocationId(ResourceId):
+    prefix = "eipalloc"
+
+
+class AddressAssociationId(ResourceId):
+    prefix = "eipassoc"
+
+
 class DhcpOptionsId(ResourceId):
     prefix = "dopt"
 

@@ -99,6 +99,15 @@ KEY_PAIR: Final = Noun(
     not_found_code="InvalidKeyPair.NotFound",
     words="key pair",
 )
+ADDRESS: Final = Noun(
+    record=record_pb2.AddressRecord,
+    resource_type="elastic-ip",
+    prefixes=("eipalloc",),
+    malformed_code="InvalidParameterValue",
+    not_found_code="InvalidAllocationID.NotFound",
+    words="allocation ID",
+)
+
 # Resources that live in another's record.
 SECURITY_GROUP_RULE: Final = Kind(
     resource_type="security-group-rule",
@@ -166,7 +175,15 @@ PREFIX_LIST: Final = Kind(
     words="prefix list ID",
 )
 
-NOUNS: Final[tuple[Noun[Message], ...]] = (INSTANCE, IMAGE, SECURITY_GROUP, VPC, SUBNET, KEY_PAIR)  # type: ignore[assignment]
+NOUNS: Final[tuple[Noun[Message], ...]] = (  # type: ignore[assignment]
+    INSTANCE,
+    IMAGE,
+    SECURITY_GROUP,
+    VPC,
+    SUBNET,
+    KEY_PAIR,
+    ADDRESS,
+)
 
 
 def own(store: Store, noun: Noun[R], account_id: str, record_id: str) -> Stored[R]:

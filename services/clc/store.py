@@ -52,6 +52,7 @@ _KINDS: Final[dict[type[Message], tuple[str, str]]] = {
     record_pb2.VpcRecord: ("vpc", "vpc_id"),
     record_pb2.SubnetRecord: ("subnet", "subnet_id"),
     record_pb2.SecurityGroupRecord: ("security-group", "group_id"),
+    record_pb2.AddressRecord: ("address", "allocation_id"),
     record_pb2.ReservationRecord: ("reservation", "reservation_id"),
     record_pb2.InstanceRecord: ("instance", "instance_id"),
     record_pb2.ClientTokenRecord: ("token", "token"),

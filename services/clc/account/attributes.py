@@ -17,6 +17,8 @@ async def describe_account_attributes(
         "supported-platforms": "VPC",
         "default-vpc": cloud.store.holder(f"default-vpc/{call.account_id}") or "none",
         # In one request; beyond that the zones' room decides.
+        "max-elastic-ips": str(cloud.config.clc.addresses_per_account),
+        "vpc-max-elastic-ips": str(cloud.config.clc.addresses_per_account),
         "vpc-max-security-groups-per-interface": str(MAX_GROUPS),
         "max-instances": str(MAX_COUNT),
     }

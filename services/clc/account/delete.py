@@ -13,6 +13,7 @@ from services.clc.instance import rules
 from services.clc.instance.terminate import shut_down
 from services.clc.store import Changes, Stored, until_committed
 from services.clc.use_case import Cloud
+from services.clc.vpc.addresses import public_claim
 
 # Looked at again while its instances go.
 _AGAIN_S: Final = 2.0
@@ -80,6 +81,7 @@ async def _delete_records(cloud: Cloud, account: Stored[record_pb2.AccountRecord
     kinds: tuple[type[Message], ...] = (
         record_pb2.InstanceRecord,
         record_pb2.ReservationRecord,
+        record_pb2.AddressRecord,
         record_pb2.ClientTokenRecord,
         record_pb2.ImageRecord,
         record_pb2.KeyPairRecord,
@@ -109,6 +111,8 @@ def _claims_of(record: Message) -> list[str]:
             return [f"image-name/{record.account_id}/{record.name}"]
         case record_pb2.KeyPairRecord():
             return [f"key-name/{record.account_id}/{record.name}"]
+        case record_pb2.AddressRecord():
+            return [public_claim(record.public_ipv4)]
         case record_pb2.SecurityGroupRecord():
             return [f"group-name/{record.vpc_id}/{record.name}"]
         case record_pb2.VpcRecord():

@@ -16,6 +16,7 @@ from services.clc.instance.request import Wanted, check
 from services.clc.security_group.groups import group_use
 from services.clc.store import Changes, Stored, token_id, until_committed
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
+from services.clc.vpc.addresses import public_claim
 from services.clc.vpc.options import internal_domain
 
 _ACTION = "RunInstances"
@@ -189,10 +190,12 @@ def _changes(
 
 
 def claims_of(instance: record_pb2.InstanceRecord) -> list[str]:
-    """The addresses an instance holds until it is terminated."""
+    """The addresses an instance holds until it is terminated. An elastic one is held by its own record."""
     interface = instance.interface
     claims = [f"private/{interface.subnet_id}/{interface.private_ipv4}"]
-    return [*claims, f"public/{interface.public_ipv4}"] if interface.public_ipv4 else claims
+    if not interface.public_ipv4 or instance.allocation_id:
+        return claims
+    return [*claims, public_claim(interface.public_ipv4)]
 
 
 def _digest(request: ec2.RunInstancesRequest) -> bytes:

@@ -17,6 +17,7 @@ from common.rpc import context
 from mallee.cc.v1 import service_pb2 as cc
 from mallee.clc.v1 import record_pb2
 from mallee.nc.v1 import instance_pb2 as nc
+from services.clc.address.association import take_off
 from services.clc.clock import gmt, timestamp
 from services.clc.instance import rules
 from services.clc.instance.launch import claims_of
@@ -95,6 +96,7 @@ class InstanceReconciler:
                 draft.terminated_at.CopyFrom(timestamp(now))
                 for claim in claims_of(draft):
                     changes.release(claim)
+                take_off(self._cloud.store, changes, draft)
             case _:
                 draft.state = state
         return draft

@@ -129,7 +129,9 @@ def _add_network(
         # No public DNS name: nothing outside this cloud could resolve it, and tools would prefer it to the address.
         view.public_ip_address = interface.public_ipv4
         association = ec2.InstanceNetworkInterfaceAssociation(
-            ip_owner_id="amazon", public_dns_name="", public_ip=interface.public_ipv4
+            ip_owner_id=record.account_id if record.allocation_id else "amazon",
+            public_dns_name="",
+            public_ip=interface.public_ipv4,
         )
     view.private_dns_name_options.CopyFrom(
         ec2.PrivateDnsNameOptionsResponse(

@@ -93,7 +93,7 @@ def _place(instance: Instance) -> str:
 def _view(cloud: Cloud, instance: Instance) -> ec2.NetworkInterface:
     (given,) = views_of(cloud.store).of(instance).network_interfaces
     record = instance.record
-    association = _association(given) if given.HasField("association") else None
+    association = _association(given, record) if given.HasField("association") else None
     return ec2.NetworkInterface(
         network_interface_id=given.network_interface_id,
         association=association,
@@ -133,8 +133,12 @@ def _view(cloud: Cloud, instance: Instance) -> ec2.NetworkInterface:
     )
 
 
-def _association(given: instance_pb2.InstanceNetworkInterface) -> ec2.NetworkInterfaceAssociation:
+def _association(
+    given: instance_pb2.InstanceNetworkInterface, record: record_pb2.InstanceRecord
+) -> ec2.NetworkInterfaceAssociation:
     return ec2.NetworkInterfaceAssociation(
+        allocation_id=record.allocation_id or None,
+        association_id=record.association_id or None,
         ip_owner_id=given.association.ip_owner_id,
         public_dns_name=given.association.public_dns_name,
         public_ip=given.association.public_ip,

@@ -10,13 +10,18 @@ import contextlib
 import ipaddress
 from collections.abc import Iterator
 
-from common.errors import InvalidArgument, NoCapacity
+from common.errors import InvalidArgument, NoCapacity, NotFound
 from mallee.clc.v1 import record_pb2
 from services.clc.store import Store
 
 # Network, router, DNS, one in reserve; and the broadcast address. (VPC User Guide, "Subnet sizing for IPv4".)
 _RESERVED_FIRST = 4
 _RESERVED_LAST = 1
+
+
+def public_claim(address: str) -> str:
+    """Held by whatever has the public address: an instance, or an elastic address's own record."""
+    return f"public/{address}"
 
 
 class AddressBook:
@@ -50,9 +55,13 @@ class AddressBook:
             yield [name.rpartition("/")[2] for name in names]
 
     @contextlib.contextmanager
-    def hold_public(self, count: int) -> Iterator[list[str]]:
-        """Raises NoCapacity (InsufficientAddressCapacity)."""
-        names = self._free("public", self._pool, count, first=1, last=1)
+    def hold_public(self, count: int, *, wanted: str = "") -> Iterator[list[str]]:
+        """Raises NoCapacity (InsufficientAddressCapacity), NotFound if `wanted` is given and not free."""
+        if wanted:
+            self._check_public(wanted)
+            names = [public_claim(wanted)]
+        else:
+            names = self._free("public", self._pool, count, first=1, last=1)
         if len(names) < count:
             raise NoCapacity(
                 "There are not enough free addresses in the public pool to satisfy the requested number of instances.",
@@ -82,6 +91,15 @@ class AddressBook:
         name = f"private/{subnet.subnet_id}/{address}"
         if name in self._held or self._store.holder(name) is not None:
             raise InvalidArgument(f"Address {wanted} is in use.", code="InvalidIPAddress.InUse")
+
+    def _check_public(self, wanted: str) -> None:
+        try:
+            address = ipaddress.IPv4Address(wanted)
+        except ValueError:
+            raise InvalidArgument(f"Value ({wanted}) for parameter address is invalid") from None
+        name, edges = public_claim(wanted), (self._pool.network_address, self._pool.broadcast_address)
+        if address not in self._pool or address in edges or name in self._held or self._store.holder(name) is not None:
+            raise NotFound(f"Address '{wanted}' not found.", code="InvalidAddress.NotFound")
 
     def _free(self, space: str, network: ipaddress.IPv4Network, count: int, *, first: int, last: int) -> list[str]:
         usable = network.num_addresses - first - last

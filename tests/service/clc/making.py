@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import image_pb2, instance_pb2, key_pair_pb2, security_group_pb2, tag_pb2, vpc_pb2
 from mallee.ec2.v1.filter_pb2 import Filter
+from services.clc.store import Changes
 from tests.service.clc.stage import Stage
 
 Make = Callable[[Stage], Awaitable[Any]]
@@ -77,3 +79,14 @@ def of(make: Callable[[Stage], Awaitable[str]], request: Any, field: str) -> Mak
         return await with_ids(stage, copy, field, await make(stage))
 
     return made
+
+
+async def boot(stage: Stage, instance_id: str) -> None:
+    """As if its node had said that it runs."""
+    stored = stage.cloud.store.get(record_pb2.InstanceRecord, instance_id)
+    assert stored is not None
+    draft = stored.draft()
+    draft.state = record_pb2.INSTANCE_STATE_RUNNING
+    changes = Changes()
+    changes.update(stored, draft)
+    await stage.cloud.store.commit(changes)

@@ -13,6 +13,7 @@ from common.etcd.client import Etcd
 from common.etcd.replica import Replica
 from common.rpc.peers import Peers
 from mallee.cc.v1 import service_pb2 as cc
+from mallee.clc.v1 import record_pb2
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.nc.v1 import instance_pb2 as nc
 from mallee.nc.v1 import service_pb2 as node
@@ -167,6 +168,11 @@ class Stage:
         load_use_cases()
         call = Call(caller=self.callers[caller], request_id="r-1", now=self.now)
         return await USE_CASES[action if "." in action else f"ec2.{action}"](self.cloud, call, request)
+
+    def instance(self, instance_id: str) -> record_pb2.InstanceRecord:
+        stored = self.cloud.store.get(record_pb2.InstanceRecord, instance_id)
+        assert stored is not None
+        return stored.record
 
 
 @contextlib.asynccontextmanager

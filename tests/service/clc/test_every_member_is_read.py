@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from common.errors import Unsupported
-from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import (
     image_pb2,
     instance_pb2,
@@ -19,11 +18,11 @@ from mallee.ec2.v1 import (
     tag_pb2,
 )
 from services.clc.service import CONTRACTS
-from services.clc.store import Changes
 from services.clc.use_case import DryRun
 from tests.recording import recording, unread
+from tests.service.clc.address_requests import ADDRESSES
 from tests.service.clc.instance_requests import INSTANCES, REFUSED
-from tests.service.clc.making import Make, constantly, group, image, of, reads, running, tagged
+from tests.service.clc.making import Make, boot, constantly, group, image, of, reads, running, tagged
 from tests.service.clc.security_group_requests import SECURITY_GROUPS
 from tests.service.clc.stage import Stage
 from tests.service.clc.vpc_requests import PLACES
@@ -109,6 +108,7 @@ REQUESTS: dict[str, Make] = (
     SECURITY_GROUPS
     | PLACES
     | INSTANCES
+    | ADDRESSES
     | {
         "DescribeRegions": reads(
             region_pb2.DescribeRegionsRequest(region_names=["us-east-1"], all_regions=True), region_name="us-east-1"
@@ -201,14 +201,3 @@ async def test_no_member_of_a_network_interface_stays_unread(stage: Stage) -> No
     assert shown.description == "primary"
     assert shown.private_ip_address.endswith(".78")
     assert not shown.HasField("association")
-
-
-async def boot(stage: Stage, instance_id: str) -> None:
-    """As if its node had said that it runs."""
-    stored = stage.cloud.store.get(record_pb2.InstanceRecord, instance_id)
-    assert stored is not None
-    draft = stored.draft()
-    draft.state = record_pb2.INSTANCE_STATE_RUNNING
-    changes = Changes()
-    changes.update(stored, draft)
-    await stage.cloud.store.commit(changes)
