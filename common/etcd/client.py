@@ -220,7 +220,7 @@ class Etcd:
                         next_revision = batch.revision + 1
                     yield batch
             except grpc.aio.AioRpcError as error:
-                if error.code() not in _TRANSIENT and error.code() is not StatusCode.UNKNOWN:
+                if not _is_transient(error) and error.code() is not StatusCode.UNKNOWN:
                     raise _translate(error, sent_write=False) from error
             self._turn_from(at)
             failures += 1
@@ -259,7 +259,7 @@ class Etcd:
         try:
             return await method(endpoint)(request, timeout=self._write_timeout_s)
         except grpc.aio.AioRpcError as error:
-            if error.code() in _TRANSIENT:
+            if _is_transient(error):
                 self._turn_from(at)
             raise _translate(error, sent_write=True) from error
 
@@ -273,7 +273,7 @@ class Etcd:
                 # A busy cluster gets longer each round.
                 return await once(self._endpoints[at], self._try_timeout_s * min(1 << rounds, 5))
             except grpc.aio.AioRpcError as error:
-                if error.code() not in _TRANSIENT or time.monotonic() > give_up:
+                if not _is_transient(error) or time.monotonic() > give_up:
                     raise _translate(error, sent_write=False) from error
             self._turn_from(at)
             failures += 1
@@ -301,9 +301,16 @@ def _backoff_s(failures: int) -> float:
     return min(0.05 * (1 << min(failures, 5)), 1.0) * random.uniform(0.5, 1.0)
 
 
+def _is_transient(error: grpc.aio.AioRpcError) -> bool:
+    """A member that has lost its leader says so as Go's context does, under a code that means nothing."""
+    return error.code() in _TRANSIENT or (
+        error.code() is StatusCode.UNKNOWN and (error.details() or "").startswith("context ")
+    )
+
+
 def _translate(error: grpc.aio.AioRpcError, *, sent_write: bool) -> Exception:
     code, message = error.code(), error.details() or ""
-    if code in _TRANSIENT:
+    if _is_transient(error):
         if sent_write:
             return OutcomeUnknown(f"etcd did not answer a write: {message}")
         return Unavailable(f"etcd does not answer: {message}")

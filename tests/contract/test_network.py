@@ -73,7 +73,8 @@ class HostWorld:
 
     def passes(self, source: instance_pb2.NetworkInterface, target: instance_pb2.NetworkInterface, port: int) -> bool:
         with self._guests[target.interface_id].listen(port):
-            return self._guests[source.interface_id].reaches(target.private_ipv4, port, within_s=0.5)
+            # Long enough for one SYN to be lost and sent again.
+            return self._guests[source.interface_id].reaches(target.private_ipv4, port, within_s=1.5)
 
     async def restart(self) -> None:
         for node in self._lab.nodes:

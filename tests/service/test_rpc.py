@@ -23,6 +23,7 @@ from common.rpc import context as rpc_context
 from common.rpc.channel import cloud_errors, connect
 from common.rpc.server import RpcServer
 from mallee.common.v1.caller_pb2 import Caller
+from tests.eventually import eventually
 from tests.service.rpc_stage import ACCESS, SERVICE, Parrot, Stage, method, told
 
 
@@ -49,7 +50,8 @@ async def test_an_unknown_method_is_refused(stage: Stage) -> None:
 async def test_what_a_handler_aborts_by_hand_is_counted_by_its_status(stage: Stage) -> None:
     with pytest.raises(CloudError, match="said by hand"):
         await method(await stage.channel("facade-1"), "Abort")(StringValue())
-    assert sample("mallee_rpc_requests_total", method=f"/{SERVICE}/Abort", code="DATA_LOSS") == 1
+    # Its status is on its way before the handler has ended.
+    await eventually(lambda: sample("mallee_rpc_requests_total", method=f"/{SERVICE}/Abort", code="DATA_LOSS") == 1)
 
 
 async def test_a_peer_that_was_restarted_is_found_again_soon(stage: Stage, certificates: Path) -> None:
