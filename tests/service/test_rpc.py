@@ -205,9 +205,10 @@ async def test_requests_are_counted_by_method_and_code(stage: Stage) -> None:
     before = sample("mallee_rpc_requests_total", **labels)
     with pytest.raises(NotFound):
         await method(channel, "Refuse")(StringValue())
-    assert sample("mallee_rpc_requests_total", **labels) == before + 1
-    assert sample("mallee_rpc_seconds_count", **labels) == before + 1
-    assert sample("mallee_rpc_in_flight", method=f"/{SERVICE}/Refuse") == 0
+    # The answer is on its way before the handler has ended.
+    await eventually(lambda: sample("mallee_rpc_requests_total", **labels) == before + 1)
+    await eventually(lambda: sample("mallee_rpc_seconds_count", **labels) == before + 1)
+    await eventually(lambda: sample("mallee_rpc_in_flight", method=f"/{SERVICE}/Refuse") == 0)
 
 
 def sample(name: str, **labels: str) -> float:
