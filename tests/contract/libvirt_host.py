@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -123,11 +124,19 @@ def _wait_for(path: Path, process: subprocess.Popen[bytes], timeout_s: float = 3
     deadline = time.monotonic() + timeout_s
     tick = iter(lambda: process.poll() is None and time.monotonic() < deadline, False)
     for _ in tick:
-        if path.exists():
+        if _answers(path):
             return
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.02)
     raise TimeoutError(f"libvirtd did not come up: {path}")
+
+
+def _answers(path: Path) -> bool:
+    """A socket is there for a moment before anybody listens on it."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+        probe.connect(str(path))
+        return True
+    return False
 
 
 def _processes_in_namespace_of(pid: int) -> list[int]:
