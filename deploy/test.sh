@@ -8,8 +8,25 @@ deploy/setup.sh test >/dev/null
 form=0
 deploy/check.sh || form=$?
 export PYTHONPATH=.:gen
+cache=$(mktemp -d)
+trap 'rm -rf "$cache"' EXIT
+
+run() {
+    .venv/bin/python -m pytest -q -o cache_dir="$cache" --durations=15 "$@"
+}
+
 # Two at a time where tests have ports and folders of their own; tests/conftest.py says what stays together.
-.venv/bin/python -m pytest -q -p no:cacheprovider -n 2 --no-loadscope-reorder --durations=15 "$@"
+tests=0
+run -n 2 --no-loadscope-reorder "$@" || tests=$?
+if [ "$tests" = 1 ]; then
+    # Guests and clouds beside each other on two cores can starve one another. What is broken fails alone as well; what
+    # does not is named here, to be made to stand a busy machine.
+    echo "What failed is run once more, with the machine to itself." >&2
+    tests=0
+    run -n 0 --last-failed --last-failed-no-failures none "$@" || tests=$?
+    [ "$tests" != 0 ] || echo "These failed beside other tests and passed alone: mend them." >&2
+fi
+[ "$tests" = 0 ] || exit "$tests"
 if [ "$form" != 0 ]; then
     echo "The tests passed, but deploy/check.sh did not: see the top." >&2
     exit "$form"
