@@ -42,6 +42,8 @@ class Cluster:
         self.nodes: dict[str, service_pb2.NodeCapacity] = {}
         # Launches of ours that the CC has not taken over yet, by instance id; and those being written right now.
         self.unplaced: dict[str, Room] = {}
+        # What the CC's figures count already, whatever our records know of it.
+        self.placed: set[str] = set()
         self.admitting: list[Room] = []
         self._peers = peers
         self._heard = False
@@ -84,10 +86,12 @@ class Cluster:
         async for news in self.stub.WatchCapacity(service_pb2.WatchCapacityRequest()):
             if first:
                 self.nodes.clear()
+                self.placed.clear()
                 first = False
             for node in news.nodes:
                 self.nodes[node.node] = node
             for instance_id in news.placed_instance_ids:
+                self.placed.add(instance_id)
                 self.unplaced.pop(instance_id, None)
             self.connected = self._heard = True
 
@@ -142,11 +146,12 @@ class Clusters:
     def _heard(self, kind: type[Message], latest: Message, new: Message | None) -> None:
         if not isinstance(latest, record_pb2.InstanceRecord) or latest.zone not in self._clusters:
             return
-        unplaced = self._clusters[latest.zone].unplaced
-        if new is None or latest.state != rules.PENDING or latest.node:
-            unplaced.pop(latest.instance_id, None)
-        else:
+        cluster, instance_id = self._clusters[latest.zone], latest.instance_id
+        if new is None or latest.state not in (rules.PENDING, rules.RUNNING):
+            cluster.unplaced.pop(instance_id, None)
+            cluster.placed.discard(instance_id)
+        elif instance_id not in cluster.placed:
             shape = latest.shape
-            unplaced[latest.instance_id] = Room(
+            cluster.unplaced[instance_id] = Room(
                 vcpus=shape.vcpus, memory_bytes=shape.memory_bytes, disk_bytes=shape.disk_bytes
             )
