@@ -215,10 +215,6 @@ def _mine(clients: list[Client], instance: Any) -> bool:
     return any(instance.get("ClientToken") in client.tokens for client in clients)
 
 
-# How a launch ends that was admitted on a dead controller's last figures and found the place taken (decision 0001).
-LOST_RACE = "Server.InsufficientInstanceCapacity"
-
-
 def check_instances(client: Client, described: dict[str, Any]) -> None:
     by_token: dict[str, set[str]] = {}
     for instance_id, instance in described.items():
@@ -231,9 +227,9 @@ def check_instances(client: Client, described: dict[str, Any]) -> None:
         state = instance["State"]["Name"]
         if instance_id in client.terminated:
             assert state == "terminated"
-            assert instance["StateReason"]["Code"] in ("Client.UserInitiatedShutdown", LOST_RACE)
+            assert instance["StateReason"]["Code"] == "Client.UserInitiatedShutdown"
         elif instance_id not in client.maybe_terminated:
-            assert state == "running" or instance["StateReason"]["Code"] == LOST_RACE, instance.get("StateReason")
+            assert state == "running", instance.get("StateReason")
         if instance_id in client.tags:
             value = next((tag["Value"] for tag in instance.get("Tags", ()) if tag["Key"] == "value"), None)
             assert value in client.tags[instance_id].values
