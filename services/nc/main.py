@@ -39,7 +39,8 @@ from services.nc.host import Host
 from services.nc.identity_document import DocumentSigner, token_key
 from services.nc.images import ImageCache, ImageSource
 from services.nc.instance import Phase
-from services.nc.metadata import MetadataServer, Subject
+from services.nc.metadata import MetadataServer
+from services.nc.metadata_tree import Subject
 from services.nc.orders import Orders
 from services.nc.overlay import MakeOverlay, QemuOverlays, ensure_empty_overlay
 from services.nc.paths import NodePaths
@@ -223,7 +224,7 @@ def _find_subject(store: InstanceStore, plans: Plans, vpc_id: VpcId, private_ipv
     for record in store.all().values():
         interface = record.spec.interface
         if interface.vpc_id == vpc_id and interface.private_ipv4 == private_ipv4:
-            return Subject(record.spec, plans.interface(vpc_id, interface.interface_id))
+            return Subject.of(record.spec, plans.get(vpc_id))
     return None
 
 

@@ -12,7 +12,6 @@ import functools
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
 
 from aiohttp import web
@@ -21,10 +20,11 @@ from common.errors import NotFound
 from common.ids import VpcId
 from common.log import get_logger
 from common.metrics import counter
-from mallee.nc.v1 import instance_pb2, network_pb2
+from mallee.nc.v1 import instance_pb2
 from services.nc import metadata_token, metadata_tree
 from services.nc.drivers.base import Network
 from services.nc.identity_document import DocumentSigner
+from services.nc.metadata_tree import Subject
 
 _log = get_logger(__name__)
 
@@ -35,7 +35,7 @@ MOST_CONNECTIONS: Final = 512
 # A connection that has asked nothing by then is closed.
 FIRST_REQUEST_S: Final = 10.0
 KEEPALIVE_S: Final = 15.0
-_ORDINARY_TTL: Final = 64
+_TOKEN_PATH: Final = "/latest/api/token"
 _TOKEN: Final = "X-aws-ec2-metadata-token"
 _TOKEN_TTL: Final = "X-aws-ec2-metadata-token-ttl-seconds"
 _PAGE: Final = """\
@@ -58,15 +58,6 @@ _WORDS: Final = {
     404: "Not Found",
     405: "Method Not Allowed",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """Who asks."""
-
-    spec: instance_pb2.InstanceSpec
-    # As the VPC's latest plan has it.
-    interface: network_pb2.PlanInterface | None
 
 
 FindSubject = Callable[[VpcId, str], Subject | None]
@@ -172,35 +163,36 @@ class _Answerer:
         subject = self._find(vpc_id, request.remote or "")
         if subject is None:
             return _page(404)
-        options = subject.spec.metadata_options
-        if options.endpoint_disabled or "X-Forwarded-For" in request.headers:
+        if subject.options.endpoint_disabled:
             return _page(403)
-        _set_ttl(request, _ORDINARY_TTL)
         match request.method:
-            case "PUT" if request.path == "/latest/api/token":
+            case "PUT" if request.path == _TOKEN_PATH:
                 return self._token(request, subject)
             case "PUT":
                 return _page(404)
+            case _ if request.path == _TOKEN_PATH:
+                return _page(405)
             case "GET" | "HEAD":
                 return self._read(request, subject)
             case _:
                 return _page(405)
 
     def _token(self, request: web.BaseRequest, subject: Subject) -> web.Response:
+        if "X-Forwarded-For" in request.headers:
+            return _page(403)
         ttl_s = metadata_token.ttl_of(request.headers.get(_TOKEN_TTL))
         if ttl_s is None:
             return _page(400)
         token = metadata_token.mint(
             self._token_key, instance_id=subject.spec.instance_id, expires_s=self._now_s() + ttl_s
         )
-        # The answer dies after so many hops: a container or a proxy beyond them gets no token.
-        _set_ttl(request, subject.spec.metadata_options.hop_limit or 1)
+        _limit_hops(request, subject.options.hop_limit or 1)
         return _text(token, **{_TOKEN_TTL: str(ttl_s)})
 
     def _read(self, request: web.BaseRequest, subject: Subject) -> web.Response:
         token = request.headers.get(_TOKEN)
         instance_id = subject.spec.instance_id
-        if token is None and subject.spec.metadata_options.tokens_required:
+        if token is None and subject.options.tokens_required:
             return _page(401)
         if token is not None and not metadata_token.is_valid(
             token, self._token_key, instance_id=instance_id, now_s=self._now_s()
@@ -214,7 +206,7 @@ class _Answerer:
         return self._leaf_or_listing(subject, path.rstrip("/"))
 
     def _leaf_or_listing(self, subject: Subject, path: str) -> web.Response:
-        leaves = metadata_tree.leaves(subject.spec, subject.interface)
+        leaves = metadata_tree.leaves(subject)
         if path in leaves:
             return self._leaf(subject.spec, path, leaves)
         if path == "meta-data/public-keys" and subject.spec.public_keys:
@@ -235,7 +227,11 @@ class _Answerer:
                 return _text(leaves[path])
 
 
-def _set_ttl(request: web.BaseRequest, hops: int) -> None:
+def _limit_hops(request: web.BaseRequest, hops: int) -> None:
+    """What is sent from now on dies after so many hops: a container or a proxy beyond them gets no token.
+
+    For the rest of the connection: were a later answer allowed further, the lost token would be sent again with it.
+    """
     connection = request.transport.get_extra_info("socket") if request.transport is not None else None
     if connection is not None and connection.family == socket.AF_INET:
         with contextlib.suppress(OSError):

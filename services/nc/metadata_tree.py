@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from mallee.nc.v1 import instance_pb2, network_pb2
@@ -25,13 +26,55 @@ PKCS7: Final = "dynamic/instance-identity/pkcs7"
 USER_DATA: Final = "user-data"
 
 
-def leaves(spec: instance_pb2.InstanceSpec, interface: network_pb2.PlanInterface | None) -> dict[str, str]:
-    """Path below the version -> text. `interface` is what the VPC's latest plan says; None: as it was launched."""
-    public = spec.interface.public_ipv4 if interface is None else interface.public_ipv4
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Who asks: as it was ordered, and what its VPC's latest plan says of it since (None: nothing yet)."""
+
+    spec: instance_pb2.InstanceSpec
+    planned: network_pb2.PlanInterface | None = None
+    # By id, of the plan.
+    group_names: Mapping[str, str] = field(default_factory=dict)
+
+    @staticmethod
+    def of(spec: instance_pb2.InstanceSpec, plan: network_pb2.VpcPlan | None) -> Subject:
+        if plan is None:
+            return Subject(spec)
+        found = (i for i in plan.interfaces if i.interface_id == spec.interface.interface_id)
+        return Subject(spec, next(found, None), {group.group_id: group.name for group in plan.groups})
+
+    @property
+    def options(self) -> instance_pb2.MetadataOptions:
+        if self.planned is not None and self.planned.HasField("metadata"):
+            return self.planned.metadata.options
+        return self.spec.metadata_options
+
+    @property
+    def tags(self) -> Mapping[str, str]:
+        if self.planned is not None and self.planned.HasField("metadata"):
+            return self.planned.metadata.tags
+        return self.spec.metadata_tags
+
+    @property
+    def public_ipv4(self) -> str:
+        return self.spec.interface.public_ipv4 if self.planned is None else self.planned.public_ipv4
+
+    @property
+    def group_ids(self) -> Sequence[str]:
+        return self.spec.interface.security_group_ids if self.planned is None else self.planned.group_ids
+
+    @property
+    def security_groups(self) -> Sequence[str]:
+        names = [self.group_names.get(group_id, "") for group_id in self.group_ids]
+        return names if all(names) else self.spec.security_group_names
+
+
+def leaves(subject: Subject) -> dict[str, str]:
+    """Path below the version -> text."""
+    spec = subject.spec
     return {
-        **{f"meta-data/{path}": text for path, text in _about_instance(spec, public).items()},
-        **{f"meta-data/{path}": text for path, text in _about_network(spec, interface, public).items()},
-        **{f"meta-data/tags/instance/{key}": value for key, value in spec.metadata_tags.items()},
+        **{f"meta-data/{path}": text for path, text in _about_instance(subject).items()},
+        **{f"meta-data/{path}": text for path, text in _about_network(subject).items()},
+        **{f"meta-data/tags/instance/{key}": value for key, value in subject.tags.items()},
         DOCUMENT: identity_document(spec),
         # Their texts are made when they are asked for.
         SIGNATURE: "",
@@ -41,8 +84,13 @@ def leaves(spec: instance_pb2.InstanceSpec, interface: network_pb2.PlanInterface
 
 
 def listing(paths: Mapping[str, str], folder: str) -> list[str]:
-    """What stands directly in `folder` (no slash at its end), folders with one; empty if there is no such folder."""
-    prefix = f"{folder}/" if folder else ""
+    """What stands directly in `folder` (no slash at its end), folders with one; empty if there is no such folder.
+
+    AWS shows the folders of a version without.
+    """
+    if not folder:
+        return sorted({path.split("/", 1)[0] for path in paths})
+    prefix = f"{folder}/"
     below = (path[len(prefix) :] for path in paths if path.startswith(prefix))
     return sorted({name.split("/", 1)[0] + ("/" if "/" in name else "") for name in below})
 
@@ -77,7 +125,8 @@ def identity_document(spec: instance_pb2.InstanceSpec) -> str:
     )
 
 
-def _about_instance(spec: instance_pb2.InstanceSpec, public: str) -> dict[str, str]:
+def _about_instance(subject: Subject) -> dict[str, str]:
+    spec, public = subject.spec, subject.public_ipv4
     boot, interface = spec.boot, spec.interface
     told = {
         "ami-id": spec.image_id,
@@ -103,7 +152,7 @@ def _about_instance(spec: instance_pb2.InstanceSpec, public: str) -> dict[str, s
         "public-ipv4": public,
         "ramdisk-id": boot.ramdisk.image_id,
         "reservation-id": spec.reservation_id,
-        "security-groups": "\n".join(spec.security_group_names),
+        "security-groups": "\n".join(subject.security_groups),
         "services/domain": "amazonaws.com",
         "services/partition": "aws",
         **{f"public-keys/{number}/openssh-key": key.openssh for number, key in enumerate(spec.public_keys)},
@@ -111,11 +160,9 @@ def _about_instance(spec: instance_pb2.InstanceSpec, public: str) -> dict[str, s
     return {path: text for path, text in told.items() if text}
 
 
-def _about_network(
-    spec: instance_pb2.InstanceSpec, planned: network_pb2.PlanInterface | None, public: str
-) -> dict[str, str]:
+def _about_network(subject: Subject) -> dict[str, str]:
+    spec, public = subject.spec, subject.public_ipv4
     interface = spec.interface
-    groups = interface.security_group_ids if planned is None else planned.group_ids
     told = {
         "device-number": "0",
         "interface-id": interface.interface_id,
@@ -125,8 +172,8 @@ def _about_network(
         "owner-id": spec.account_id,
         "public-hostname": public_name(interface, public),
         "public-ipv4s": public,
-        "security-group-ids": "\n".join(groups),
-        "security-groups": "\n".join(spec.security_group_names),
+        "security-group-ids": "\n".join(subject.group_ids),
+        "security-groups": "\n".join(subject.security_groups),
         "subnet-id": interface.subnet_id,
         "subnet-ipv4-cidr-block": interface.subnet_cidr,
         "vpc-id": interface.vpc_id,

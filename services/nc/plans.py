@@ -64,11 +64,9 @@ class Plans:
         async with self._locks[vpc_id]:
             await self._forget(vpc_id)
 
-    def interface(self, vpc_id: VpcId, interface_id: str) -> network_pb2.PlanInterface | None:
-        plan = self._plans.get(vpc_id)
-        if plan is None:
-            return None
-        return next((found for found in plan.interfaces if found.interface_id == interface_id), None)
+    def get(self, vpc_id: VpcId) -> network_pb2.VpcPlan | None:
+        """The latest. Not to be changed by the caller."""
+        return self._plans.get(vpc_id)
 
     def _concerns_us(self, plan: network_pb2.VpcPlan) -> bool:
         here = any(interface.node_address == self._node_address for interface in plan.interfaces)

@@ -13,6 +13,7 @@ from mallee.ec2.v1 import instance_pb2 as ec2
 from mallee.nc.v1 import instance_pb2 as nc
 from services.clc.capacity import Room
 from services.clc.image.use_cases import launchable
+from services.clc.instance import metadata_options
 from services.clc.instance.interface import WantedInterface, interface_of
 from services.clc.key_pair.use_cases import named
 from services.clc.lookup import SECURITY_GROUP, SUBNET, own, own_all
@@ -87,6 +88,8 @@ def check(cloud: Cloud, call: Call, request: ec2.RunInstancesRequest) -> Wanted:
     given_tags = tags.from_specifications(
         request.tag_specifications, allowed=["instance", "volume", "network-interface"]
     )
+    options = metadata_options.of_launch(request.metadata_options, _account_defaults(cloud, call))
+    metadata_options.check_tag_keys(options, given_tags["instance"])
     if request.ebs_optimized:
         raise Unsupported("EbsOptimized is not supported: no instance type here has it.")
     return Wanted(
@@ -104,7 +107,7 @@ def check(cloud: Cloud, call: Call, request: ec2.RunInstancesRequest) -> Wanted:
         user_data=_user_data(request),
         tags=given_tags["instance"],
         interface_tags=given_tags["network-interface"],
-        metadata_options=_metadata_options(request.metadata_options),
+        metadata_options=options,
         shutdown_behavior=_shutdown_behavior(request),
         disable_api_termination=request.disable_api_termination,
         detailed_monitoring=request.monitoring.enabled,
@@ -233,25 +236,9 @@ def _shutdown_behavior(request: ec2.RunInstancesRequest) -> str:
             )
 
 
-def _metadata_options(given: ec2.InstanceMetadataOptionsRequest) -> record_pb2.MetadataOptionsRecord:
-    if not 1 <= given.http_put_response_hop_limit <= 64 and given.HasField("http_put_response_hop_limit"):
-        raise InvalidArgument("HttpPutResponseHopLimit must be between 1 and 64")
-    options = record_pb2.MetadataOptionsRecord(
-        http_tokens=given.http_tokens or "optional",
-        http_endpoint=given.http_endpoint or "enabled",
-        http_put_response_hop_limit=given.http_put_response_hop_limit or 1,
-        instance_metadata_tags=given.instance_metadata_tags or "disabled",
-    )
-    for name, value, known in (
-        ("HttpTokens", options.http_tokens, ("optional", "required")),
-        ("HttpEndpoint", options.http_endpoint, ("enabled", "disabled")),
-        ("InstanceMetadataTags", options.instance_metadata_tags, ("enabled", "disabled")),
-    ):
-        if value not in known:
-            raise InvalidArgument(f"Value ({value}) for parameter {name} is invalid: {' or '.join(known)}")
-    if given.http_protocol_ipv6 not in ("", "disabled"):
-        raise Unsupported("HttpProtocolIpv6 'enabled' is not supported.")
-    return options
+def _account_defaults(cloud: Cloud, call: Call) -> record_pb2.MetadataOptionsRecord:
+    account = cloud.store.get(record_pb2.AccountRecord, call.account_id)
+    return account.record.metadata_defaults if account else record_pb2.MetadataOptionsRecord()
 
 
 def kernel_arguments(wanted_kernel: bool) -> str:

@@ -9,6 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from common import ticket
 from mallee.clc.v1 import record_pb2
 from mallee.nc.v1 import instance_pb2 as nc
+from services.clc.instance import metadata_options
 from services.clc.instance.request import kernel_arguments
 
 FindImage = Callable[[str], record_pb2.ImageRecord | None]
@@ -36,7 +37,7 @@ def spec_of(
             raise KeyError(image_id)
         return image_of(record, ticket_key=ticket_key, expires_unix_s=int(now) + TICKET_SECONDS)
 
-    options = instance.metadata_options
+    metadata = metadata_options.told(instance)
     return nc.InstanceSpec(
         instance_id=instance.instance_id,
         account_id=instance.account_id,
@@ -62,12 +63,8 @@ def spec_of(
         ),
         security_group_names=group_names,
         launch_time=instance.launch_time,
-        metadata_tags=instance.tags if options.instance_metadata_tags == "enabled" else {},
-        metadata_options=nc.MetadataOptions(
-            tokens_required=options.http_tokens == "required",
-            endpoint_disabled=options.http_endpoint == "disabled",
-            hop_limit=options.http_put_response_hop_limit,
-        ),
+        metadata_tags=metadata.tags,
+        metadata_options=metadata.options,
         image_id=instance.image_id,
     )
 

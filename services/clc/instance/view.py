@@ -8,7 +8,7 @@ from typing import Final
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import instance_pb2 as ec2
 from mallee.ec2.v1 import security_group_pb2, state_reason_pb2
-from services.clc.instance import rules
+from services.clc.instance import metadata_options, rules
 from services.clc.store import Store, Stored
 from services.clc.tag.view import shown
 
@@ -83,7 +83,7 @@ def view_of(
         hibernation_options=ec2.HibernationOptions(configured=False),
         enclave_options=ec2.EnclaveOptions(enabled=False),
         maintenance_options=ec2.InstanceMaintenanceOptions(auto_recovery="default"),
-        metadata_options=_metadata_options(record.metadata_options),
+        metadata_options=metadata_options.shown(record),
         platform_details="Linux/UNIX",
         usage_operation="RunInstances",
         usage_operation_update_time=record.launch_time,
@@ -100,17 +100,6 @@ def view_of(
     if record.state != rules.TERMINATED:
         _add_network(view, record, groups)
     return view
-
-
-def _metadata_options(options: record_pb2.MetadataOptionsRecord) -> ec2.InstanceMetadataOptionsResponse:
-    return ec2.InstanceMetadataOptionsResponse(
-        state="applied",
-        http_tokens=options.http_tokens,
-        http_endpoint=options.http_endpoint,
-        http_put_response_hop_limit=options.http_put_response_hop_limit,
-        http_protocol_ipv6="disabled",
-        instance_metadata_tags=options.instance_metadata_tags,
-    )
 
 
 def _add_network(

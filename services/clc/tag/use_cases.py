@@ -8,6 +8,8 @@ from typing import Any, Final
 from common.errors import InvalidArgument, NoCapacity
 from mallee.ec2.v1 import tag_pb2 as ec2
 from services.clc.filters import FilterTable
+from services.clc.instance.metadata_options import check_tag_keys
+from services.clc.lookup import INSTANCE
 from services.clc.paging import page
 from services.clc.store import until_committed
 from services.clc.tag import rules
@@ -38,8 +40,11 @@ async def create_tags(cloud: Cloud, call: Call, request: ec2.CreateTagsRequest) 
     async def attempt() -> ec2.CreateTagsResponse:
         drafts = Drafts()
         for carrier in _carriers(cloud, call, request.resources):
-            tags = carrier.tags(drafts.of(carrier.stored))
+            draft = drafts.of(carrier.stored)
+            tags = carrier.tags(draft)
             merged = rules.merged(tags, given)
+            if carrier.resource_type == INSTANCE.resource_type:
+                check_tag_keys(draft.metadata_options, given)
             tags.clear()
             tags.update(merged)
         end_dry_run(request)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from mallee.clc.v1 import record_pb2
 from mallee.nc.v1 import network_pb2
+from services.clc.instance import metadata_options
 
 
 def plan_of(
@@ -42,12 +43,14 @@ def _interface(instance: record_pb2.InstanceRecord) -> network_pb2.PlanInterface
         node_address=instance.node_address,
         subnet_id=interface.subnet_id,
         group_ids=sorted(interface.security_group_ids),
+        metadata=metadata_options.told(instance),
     )
 
 
 def _group(group: record_pb2.SecurityGroupRecord) -> network_pb2.PlanGroup:
     return network_pb2.PlanGroup(
         group_id=group.group_id,
+        name=group.name,
         ingress=[_rule(r) for r in group.rules if not r.egress and not r.cidr_ipv6],
         egress=[_rule(r) for r in group.rules if r.egress and not r.cidr_ipv6],
     )

@@ -1,25 +1,48 @@
-"""Publishes each VPC's plan to the zones that have, or had, a member of it."""
+"""Publishes each VPC's plan to the zones that have, or had, a member of it, and records which nodes follow it.
+
+What is recorded is only what users are shown as `pending` until it is in force: changed metadata options.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
 
 from common.log import get_logger
 from mallee.cc.v1 import service_pb2 as cc
 from mallee.clc.v1 import record_pb2
 from mallee.nc.v1 import network_pb2
 from services.clc.instance import rules
+from services.clc.store import Changes, Conflict, Stored
 from services.clc.use_case import Cloud
 from services.clc.vpc.plan import plan_of
 
 _log = get_logger(__name__)
 
+# A zone whose nodes did not all follow is asked again after this long, while a change waits for one of them.
+_ASK_AGAIN_S: Final = 2.0
+# Records in one transaction.
+_BATCH: Final = 50
+
+Instance = Stored[record_pb2.InstanceRecord]
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """The plan that a zone has: its revision, and the rest of it."""
+
+    revision: int
+    content: bytes
+
 
 class NetworkReconciler:
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
-        # (vpc, zone) → the plan it has, its revision left out. Lost with the process: then it is simply sent again.
-        self._told: dict[tuple[str, str], bytes] = {}
+        # By VPC and zone. Lost with the process: then it is simply sent again.
+        self._told: dict[tuple[str, str], _Told] = {}
 
     def forget_zone(self, zone: str) -> None:
         """Its CC is new and knows nothing."""
@@ -33,7 +56,7 @@ class NetworkReconciler:
             return None
         account_id = vpc.record.account_id
         instances = [
-            i.record
+            i
             for i in store.owned(record_pb2.InstanceRecord, account_id)
             if i.record.interface.vpc_id == vpc_id and i.record.state in rules.HOLDING
         ]
@@ -44,24 +67,55 @@ class NetworkReconciler:
             groups=[
                 g.record for g in store.owned(record_pb2.SecurityGroupRecord, account_id) if g.record.vpc_id == vpc_id
             ],
-            instances=instances,
+            instances=[i.record for i in instances],
         )
         content = _content(plan)
-        zones = {i.zone for i in instances} | {zone for known, zone in self._told if known == vpc_id}
-        due = [zone for zone in sorted(zones) if self._told.get((vpc_id, zone)) != content]
+        waiting = [i for i in instances if _waits(i.record)]
+        zones = {i.record.zone for i in instances} | {zone for known, zone in self._told if known == vpc_id}
+        behind = [zone for zone in zones if self._is_behind(vpc_id, zone, content)]
+        asked = sorted({*behind, *(i.record.zone for i in waiting)})
         async with asyncio.TaskGroup() as tasks:
-            for zone in due:
-                tasks.create_task(self._tell(zone, plan, content))
-        return None
+            answers = {zone: tasks.create_task(self._tell(zone, plan, content)) for zone in asked}
+        follow = [i for i in waiting if i.record.node not in answers[i.record.zone].result()]
+        await self._note_applied(follow)
+        return _ASK_AGAIN_S if len(follow) < len(waiting) else None
 
-    async def _tell(self, zone: str, plan: network_pb2.VpcPlan, content: bytes) -> None:
+    def _is_behind(self, vpc_id: str, zone: str, content: bytes) -> bool:
+        told = self._told.get((vpc_id, zone))
+        return told is None or told.content != content
+
+    async def _tell(self, zone: str, plan: network_pb2.VpcPlan, content: bytes) -> set[str]:
+        """The nodes that do not follow it yet."""
+        told = self._told.get((plan.vpc_id, zone))
+        if told is not None and told.content == content and told.revision != plan.revision:
+            # Under a newer revision the nodes that follow it already would have to make it once more.
+            plan, newer = network_pb2.VpcPlan(), plan
+            plan.CopyFrom(newer)
+            plan.revision = told.revision
         answer = await self._cloud.clusters.stub(zone).ApplyVpcPlan(cc.ApplyVpcPlanRequest(plan=plan))
         if answer.missing_nodes:
             _log.info("plan waits for nodes", vpc=plan.vpc_id, nodes=list(answer.missing_nodes))
         if plan.interfaces:
-            self._told[plan.vpc_id, zone] = content
+            self._told[plan.vpc_id, zone] = _Told(plan.revision, content)
         else:
             self._told.pop((plan.vpc_id, zone), None)
+        return set(answer.missing_nodes)
+
+    async def _note_applied(self, instances: Sequence[Instance]) -> None:
+        for start in range(0, len(instances), _BATCH):
+            changes = Changes()
+            for instance in instances[start : start + _BATCH]:
+                draft = instance.draft()
+                draft.metadata_options.unapplied = False
+                changes.update(instance, draft)
+            # A record that has changed meanwhile has nudged this VPC: the pass that follows looks again.
+            with contextlib.suppress(Conflict):
+                await self._cloud.store.commit(changes)
+
+
+def _waits(record: record_pb2.InstanceRecord) -> bool:
+    """Its node is to answer by other metadata options. One that is not placed yet is placed with them."""
+    return record.metadata_options.unapplied and bool(record.node) and record.state != rules.SHUTTING_DOWN
 
 
 def _content(plan: network_pb2.VpcPlan) -> bytes:

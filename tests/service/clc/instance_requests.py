@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mallee.ec2.v1 import image_pb2, instance_pb2
 from mallee.ec2.v1.vpc_pb2 import AttributeBooleanValue
-from tests.service.clc.making import Make, image, of, reads, running
+from tests.service.clc.making import Make, constantly, image, of, reads, running
 
 # What no instance of this cloud can do: its own refusal is the answer, to a dry run too.
 REFUSED = {"StartInstances", "StopInstances"}
@@ -26,6 +26,26 @@ INSTANCES: dict[str, Make] = {
     "ResetInstanceAttribute": of(
         running, instance_pb2.ResetInstanceAttributeRequest(attribute="sourceDestCheck"), "instance_id"
     ),
+    "ModifyInstanceMetadataOptions": of(
+        running,
+        instance_pb2.ModifyInstanceMetadataOptionsRequest(
+            http_tokens="required",
+            http_put_response_hop_limit=2,
+            http_endpoint="disabled",
+            http_protocol_ipv6="disabled",
+            instance_metadata_tags="enabled",
+        ),
+        "instance_id",
+    ),
+    "ModifyInstanceMetadataDefaults": constantly(
+        instance_pb2.ModifyInstanceMetadataDefaultsRequest(
+            http_tokens="required",
+            http_put_response_hop_limit=2,
+            http_endpoint="no-preference",
+            instance_metadata_tags="enabled",
+        )
+    ),
+    "GetInstanceMetadataDefaults": constantly(instance_pb2.GetInstanceMetadataDefaultsRequest()),
     "MonitorInstances": of(running, instance_pb2.MonitorInstancesRequest(), "instance_ids"),
     "UnmonitorInstances": of(running, instance_pb2.UnmonitorInstancesRequest(), "instance_ids"),
     "StartInstances": of(running, instance_pb2.StartInstancesRequest(), "instance_ids"),

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from mallee.nc.v1 import network_pb2
+from mallee.nc.v1 import instance_pb2, network_pb2
 from services.nc import metadata_token, metadata_tree
+from services.nc.metadata_tree import Subject
 from tests.unit.nc.specs import spec
 
 KEY = b"k" * 32
@@ -47,15 +48,15 @@ WANTED_OF_CARD = frozenset({
 
 
 def test_the_paths_that_guests_read_are_there() -> None:
-    leaves = metadata_tree.leaves(spec(), None)
+    leaves = metadata_tree.leaves(Subject(spec()))
     for path in [*WANTED, *(f"network/interfaces/macs/{MAC}/{name}" for name in WANTED_OF_CARD)]:
         assert leaves[f"meta-data/{path}"], path
     assert "meta-data/spot/instance-action" not in leaves
 
 
 def test_listings_show_folders_with_a_slash() -> None:
-    leaves = metadata_tree.leaves(spec(), None)
-    assert metadata_tree.listing(leaves, "") == ["dynamic/", "meta-data/", "user-data"]
+    leaves = metadata_tree.leaves(Subject(spec()))
+    assert metadata_tree.listing(leaves, "") == ["dynamic", "meta-data", "user-data"]
     assert metadata_tree.listing(leaves, "meta-data/placement") == ["availability-zone", "region"]
     assert metadata_tree.listing(leaves, "meta-data/network/interfaces/macs") == [f"{MAC}/"]
     assert metadata_tree.listing(leaves, "meta-data/place") == []
@@ -63,12 +64,46 @@ def test_listings_show_folders_with_a_slash() -> None:
 
 def test_the_latest_plan_decides_the_public_address() -> None:
     moved = network_pb2.PlanInterface(public_ipv4="198.51.100.99", group_ids=["sg-new"])
-    leaves = metadata_tree.leaves(spec(), moved)
+    leaves = metadata_tree.leaves(Subject(spec(), moved))
     assert leaves["meta-data/public-ipv4"] == "198.51.100.99"
     assert leaves["meta-data/public-hostname"] == "ec2-198-51-100-99.compute-1.amazonaws.com"
     assert leaves[f"meta-data/network/interfaces/macs/{MAC}/security-group-ids"] == "sg-new"
-    without = metadata_tree.leaves(spec(), network_pb2.PlanInterface())
+    without = metadata_tree.leaves(Subject(spec(), network_pb2.PlanInterface()))
     assert "meta-data/public-ipv4" not in without
+
+
+def plan(**metadata: object) -> network_pb2.VpcPlan:
+    """As the CLC would send it after a change."""
+    made = network_pb2.VpcPlan(groups=[network_pb2.PlanGroup(group_id="sg-new", name="renewed")])
+    made.interfaces.add(interface_id=spec().interface.interface_id, group_ids=["sg-new"])
+    if metadata:
+        made.interfaces[0].metadata.CopyFrom(instance_pb2.InstanceMetadata(**metadata))  # type: ignore[arg-type]
+    return made
+
+
+def test_the_latest_plan_decides_groups_tags_and_options() -> None:
+    ordered = spec()
+    ordered.metadata_tags["Name"] = "old"
+    changed = plan(tags={"Name": "new", "more": "x"}, options=instance_pb2.MetadataOptions(hop_limit=3))
+    subject = Subject.of(ordered, changed)
+    assert subject.options.hop_limit == 3
+    leaves = metadata_tree.leaves(subject)
+    assert leaves["meta-data/security-groups"] == "renewed"
+    assert leaves[f"meta-data/network/interfaces/macs/{MAC}/security-groups"] == "renewed"
+    assert metadata_tree.listing(leaves, "meta-data/tags/instance") == ["Name", "more"]
+    assert leaves["meta-data/tags/instance/Name"] == "new"
+    none_left = metadata_tree.leaves(Subject.of(ordered, plan(options=instance_pb2.MetadataOptions())))
+    assert not metadata_tree.listing(none_left, "meta-data/tags")
+
+
+@pytest.mark.parametrize("known", [None, network_pb2.VpcPlan(), plan()])
+def test_what_no_plan_tells_is_as_it_was_ordered(known: network_pb2.VpcPlan | None) -> None:
+    ordered = spec()
+    ordered.metadata_tags["Name"] = "old"
+    ordered.metadata_options.hop_limit = 7
+    subject = Subject.of(ordered, known)
+    assert subject.options.hop_limit == 7
+    assert subject.tags == {"Name": "old"}
 
 
 def test_the_identity_document_says_who_it_is() -> None:
