@@ -10,6 +10,7 @@ import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -24,6 +25,8 @@ from tests.unit.nc.specs import spec
 
 RUNNING = instance_pb2.VM_STATE_RUNNING
 OTHER_VPC = "vpc-0123456789abcdef1"
+# linux/in.h: a TCP socket with it takes no packet whose TTL is below.
+IP_MINTTL = 21
 
 
 @dataclass(frozen=True)
@@ -65,11 +68,15 @@ async def node(site: Site) -> AsyncIterator[Node]:
         yield started
 
 
+def port_of(node: Node, vpc: str = "vpc-0123456789abcdef0") -> int:
+    return int((node.site.paths.root / "fake-network" / vpc / "metadata-port").read_text())
+
+
 async def ask(
     node: Node, path: str, *, method: str = "GET", number: int = 1, vpc: str = "vpc-0123456789abcdef0", **headers: str
 ) -> Answer:
     """From the guest's own address."""
-    port = int((node.site.paths.root / "fake-network" / vpc / "metadata-port").read_text())
+    port = port_of(node, vpc)
     source = guest(number, vpc).interface.private_ipv4
     reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(source, 0))
     lines = [f"{method} {path} HTTP/1.1", "Host: 169.254.169.254", "Connection: close"]
@@ -91,9 +98,13 @@ async def token(node: Node, number: int = 1) -> str:
     return answer.text
 
 
-@pytest.mark.parametrize("version", ["latest", "2021-03-23", "2018-09-24", "2016-09-02", "2009-04-04", "1.0"])
-async def test_every_version_answers(node: Node, version: str) -> None:
-    assert (await ask(node, f"/{version}/meta-data/instance-id")).text == spec(1).instance_id
+async def test_every_version_that_is_listed_has_the_whole_tree(node: Node) -> None:
+    versions = (await ask(node, "/")).text.splitlines()
+    assert {"latest", "2021-03-23", "2018-09-24", "2016-09-02", "2009-04-04", "1.0"} <= set(versions)
+    for version in versions:
+        assert (await ask(node, f"/{version}/")).text.split() == ["dynamic", "meta-data", "user-data"]
+        assert (await ask(node, f"/{version}/meta-data/instance-id")).text == spec(1).instance_id
+        assert (await ask(node, f"/{version}/user-data")).body == spec(1).user_data
 
 
 async def test_a_guest_reads_its_own_metadata_alone(node: Node) -> None:
@@ -160,6 +171,8 @@ async def test_a_disabled_endpoint_and_other_methods_are_refused(node: Node) -> 
     assert (await ask(node, "/latest/meta-data/", number=3)).status == 403
     assert (await ask(node, "/latest/meta-data/", method="POST")).status == 405
     assert (await ask(node, "/latest/meta-data/", method="HEAD")).status == 200
+    assert (await ask(node, "/latest/api/token")).status == 405
+    assert (await ask(node, "/latest/meta-data/", method="PUT")).status == 404
 
 
 async def test_the_identity_document_is_signed_by_the_node(node: Node) -> None:
@@ -175,24 +188,86 @@ async def test_the_identity_document_is_signed_by_the_node(node: Node) -> None:
     assert document in bundle
 
 
-async def test_the_latest_plan_decides_the_public_address(node: Node) -> None:
+async def test_the_latest_plan_decides_at_the_next_request(node: Node) -> None:
+    """Public address, groups, tags, and whether and how there are answers at all."""
+    await tell(node, 5, public_ipv4="198.51.100.77", metadata=instance_pb2.InstanceMetadata(tags={"Name": "one"}))
+    for path, said in (
+        ("public-ipv4", "198.51.100.77"),
+        ("security-groups", "renewed"),
+        ("tags/instance/", "Name"),
+        ("tags/instance/Name", "one"),
+    ):
+        assert (await ask(node, f"/latest/meta-data/{path}")).text == said
+    strict = instance_pb2.InstanceMetadata(options=instance_pb2.MetadataOptions(tokens_required=True))
+    await tell(node, 6, metadata=strict)
+    assert (await ask(node, "/latest/meta-data/instance-id")).status == 401
+    held = await token(node)
+    for path in ("public-ipv4", "tags/"):
+        assert (await ask(node, f"/latest/meta-data/{path}", X_aws_ec2_metadata_token=held)).status == 404
+    strict.options.endpoint_disabled = True
+    await tell(node, 7, metadata=strict)
+    assert (await ask(node, "/latest/meta-data/", X_aws_ec2_metadata_token=held)).status == 403
+    assert (await ask(node, "/latest/api/token", method="PUT", X_aws_ec2_metadata_token_ttl_seconds="60")).status == 403
+    strict.options.endpoint_disabled = False
+    await tell(node, 8, metadata=strict)
+    answer = await ask(node, "/latest/meta-data/instance-id", X_aws_ec2_metadata_token=held)
+    assert answer.text == spec(1).instance_id
+
+
+async def test_a_change_outlives_a_restart_of_the_node_controller(site: Site) -> None:
+    async with running(site) as node:
+        await node.client.ensure(guest(1))
+        await node.client.until(spec(1).instance_id, RUNNING)
+        options = instance_pb2.MetadataOptions(tokens_required=True)
+        await tell(node, 5, metadata=instance_pb2.InstanceMetadata(options=options))
+    async with running(site) as node:
+        assert (await ask(node, "/latest/meta-data/instance-id")).status == 401
+
+
+async def tell(node: Node, revision: int, **more: Any) -> None:
+    """The plan that the CLC would make of the first guest's VPC."""
     of = guest(1).interface
-    plan = network_pb2.VpcPlan(vpc_id=of.vpc_id, revision=5, vni=7, cidr=of.vpc_cidr)
+    plan = network_pb2.VpcPlan(vpc_id=of.vpc_id, revision=revision, vni=7, cidr=of.vpc_cidr)
+    plan.groups.add(group_id="sg-0123456789abcdef9", name="renewed")
     plan.interfaces.add(
         interface_id=of.interface_id,
         instance_id=spec(1).instance_id,
         mac=of.mac,
         private_ipv4=of.private_ipv4,
-        public_ipv4="198.51.100.77",
         node_address="127.0.0.1",
         subnet_id=of.subnet_id,
+        group_ids=["sg-0123456789abcdef9"],
+        **more,
     )
     await node.client.stub.ApplyVpcPlan(service_pb2.ApplyVpcPlanRequest(epoch=1, plan=plan))
-    assert (await ask(node, "/latest/meta-data/public-ipv4")).text == "198.51.100.77"
+
+
+@pytest.mark.parametrize(("limit", "hops", "arrives"), [(1, 1, True), (1, 2, False), (3, 3, True), (3, 4, False)])
+async def test_a_token_travels_as_many_hops_as_it_may(node: Node, limit: int, hops: int, arrives: bool) -> None:
+    """What the receiver wants to be left of the packets' TTL stands for the hops between. Nor may a later request on
+    the connection carry the lost token further."""
+    options = instance_pb2.MetadataOptions(hop_limit=limit)
+    await tell(node, 5, metadata=instance_pb2.InstanceMetadata(options=options))
+    with socket.create_connection(
+        ("127.0.0.1", port_of(node)), source_address=(guest(1).interface.private_ipv4, 0)
+    ) as it:
+        it.setsockopt(socket.IPPROTO_IP, IP_MINTTL, hops)
+        it.sendall(
+            b"PUT /latest/api/token HTTP/1.1\r\nHost: x\r\nX-aws-ec2-metadata-token-ttl-seconds: 60\r\n\r\n"
+            b"GET /latest/meta-data/instance-id HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        )
+        it.setblocking(False)
+        said = b""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(5 if arrives else 1):
+                while piece := await asyncio.get_running_loop().sock_recv(it, 4096):
+                    said += piece
+        assert said.startswith(b"HTTP/1.1 200") == arrives
+        assert bool(said) == arrives
 
 
 async def test_rubbish_does_not_stop_it(node: Node) -> None:
-    port = int((node.site.paths.root / "fake-network" / spec().interface.vpc_id / "metadata-port").read_text())
+    port = port_of(node)
     for rubbish in (b"\0\1\2\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"GET " + b"x" * 100_000 + b" HTTP/1.1\r\n\r\n"):
         with socket.create_connection(("127.0.0.1", port)) as plain:
             plain.sendall(rubbish)
@@ -216,7 +291,7 @@ async def test_it_answers_again_after_the_vpc_was_gone_for_a_while(node: Node) -
 
 
 async def test_a_guest_that_hoards_connections_costs_a_bounded_number_and_no_other_vpc(node: Node) -> None:
-    port = int((node.site.paths.root / "fake-network" / spec().interface.vpc_id / "metadata-port").read_text())
+    port = port_of(node)
     async with contextlib.AsyncExitStack() as stack:
         readers = []
         for _ in range(MOST_CONNECTIONS + 20):
