@@ -23,7 +23,7 @@ from services.clc.vpc.plan import plan_of
 _log = get_logger(__name__)
 
 # A zone whose nodes did not all follow is asked again after this long, while a change waits for one of them.
-_ASK_AGAIN_S: Final = 2.0
+_ASK_AGAIN_S: Final = 1.0
 # Records in one transaction.
 _BATCH: Final = 50
 

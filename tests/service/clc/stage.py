@@ -43,6 +43,8 @@ class PlayedZone:
         self.plans: list[Any] = []
         self.orders: list[list[str]] = []
         self.away = False
+        # Nodes that plans do not reach.
+        self.deaf: set[str] = set()
         self.refuse: dict[str, tuple[str, str]] = {}
         self._capacity: list[asyncio.Queue[cc.WatchCapacityResponse]] = []
         self._instances: list[asyncio.Queue[cc.WatchInstancesResponse]] = []
@@ -78,7 +80,7 @@ class PlayedZone:
 
     async def ApplyVpcPlan(self, request: cc.ApplyVpcPlanRequest) -> cc.ApplyVpcPlanResponse:
         self.plans.append(request.plan)
-        return cc.ApplyVpcPlanResponse()
+        return cc.ApplyVpcPlanResponse(missing_nodes=sorted(self.deaf))
 
     async def GetConsoleOutput(self, request: cc.GetConsoleOutputRequest) -> cc.GetConsoleOutputResponse:
         return cc.GetConsoleOutputResponse(output=b"hello", written_at_ms=1_800_000_000_500)
