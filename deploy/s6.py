@@ -112,12 +112,15 @@ class Supervisor:
         raise SupervisorError(f"{name} does not get ready: {self.last_words(name)} (log: {log})")
 
     def last_words(self, name: str) -> str:
-        """The last line of its log."""
+        """The last line of its log, and before it the last that tells of an error."""
         try:
             lines = (self._logs / name / "current").read_text(errors="replace").strip().splitlines()
         except OSError:
             lines = []
-        return lines[-1][-400:] if lines else "it logged nothing"
+        if not lines:
+            return "it logged nothing"
+        errors = [line for line in lines[:-1] if '"level": "error"' in line]
+        return " … ".join(line[-400:] for line in (*errors[-1:], lines[-1]))
 
     def states(self) -> list[ServiceState]:
         if not self.pid():

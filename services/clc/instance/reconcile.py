@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Final
 
-from common.errors import Unavailable
+from common.errors import NoCapacity, Unavailable
 from common.log import get_logger
 from common.rpc import context
 from mallee.cc.v1 import service_pb2 as cc
@@ -30,6 +30,8 @@ from services.clc.use_case import Cloud
 REPEAT_S: Final = 5.0
 # Instances in one order: 16 KiB of user data each stays below gRPC's 4 MiB message.
 _BATCH: Final = 100
+# How long a launch that was answered waits for room: nodes that were just restarted or lost sight of come back by then.
+ROOM_PATIENCE_S: Final = 60.0
 
 _log = get_logger(__name__)
 
@@ -123,7 +125,7 @@ class InstanceReconciler:
                 continue
             if not it.error_code:
                 self._accepted(instance.record)
-            elif it.error_code == Unavailable.default_code:
+            elif it.error_code == Unavailable.default_code or self._may_find_room(it, instance.record):
                 unrecorded.append(it)
                 if not it.node:
                     continue
@@ -143,6 +145,11 @@ class InstanceReconciler:
         if unrecorded:
             # No node has recorded the order: it is given again.
             raise Unavailable(f"{unrecorded[0].instance_id}: {unrecorded[0].error_message}")
+
+    def _may_find_room(self, refused: cc.Placed, record: record_pb2.InstanceRecord) -> bool:
+        """It was admitted, so there was room: it is not given up before those who have it could come back."""
+        waited_s = self._cloud.clock() - record.launch_time.ToSeconds()
+        return refused.error_code == NoCapacity.default_code and not refused.node and waited_s < ROOM_PATIENCE_S
 
     def _accepted(self, record: record_pb2.InstanceRecord) -> None:
         """The node has recorded the order: it need not be given again until the zone's stream says otherwise."""

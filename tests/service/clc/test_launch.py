@@ -15,6 +15,7 @@ from mallee.ec2.v1 import image_pb2, instance_pb2
 from mallee.nc.v1 import instance_pb2 as nc
 from services.clc.account.administration import find_account
 from services.clc.account.delete import delete_account
+from services.clc.instance.reconcile import ROOM_PATIENCE_S
 from services.clc.reconcile import Leader
 from tests.eventually import eventually
 from tests.service.clc.stage import Stage
@@ -143,14 +144,23 @@ async def test_a_failed_launch_ends_terminated_with_the_nodes_words(
     assert stage.cloud.store.holder(f"public/{instance.public_ip_address}") is None
 
 
-async def test_who_loses_the_race_for_the_last_place_is_told_so(stage: Stage, image_id: str, leader: Leader) -> None:
+async def test_a_launch_that_was_answered_waits_for_room_and_is_told_when_none_comes(
+    stage: Stage, image_id: str, leader: Leader
+) -> None:
     zone = stage.zones[ZONE]
     zone.away = True
-    (instance,) = (await stage.run("RunInstances", launch(image_id))).instances
-    zone.refuse[instance.instance_id] = ("InsufficientInstanceCapacity", "No node has room.")
+    waits, loses = (await stage.run("RunInstances", launch(image_id, 2))).instances
+    for instance in (waits, loses):
+        zone.refuse[instance.instance_id] = ("InsufficientInstanceCapacity", "No node has room.")
     zone.away = False
-    await eventually(lambda: record(stage, instance.instance_id).state == record_pb2.INSTANCE_STATE_TERMINATED)
-    assert record(stage, instance.instance_id).state_reason_code == "Server.InsufficientInstanceCapacity"
+    await eventually(lambda: zone.orders)
+    del zone.refuse[waits.instance_id]
+    await eventually(lambda: waits.instance_id in zone.placed)
+    assert record(stage, loses.instance_id).state == record_pb2.INSTANCE_STATE_PENDING
+    stage.now += ROOM_PATIENCE_S
+    await eventually(lambda: record(stage, loses.instance_id).state == record_pb2.INSTANCE_STATE_TERMINATED)
+    assert record(stage, loses.instance_id).state_reason_code == "Server.InsufficientInstanceCapacity"
+    assert record(stage, waits.instance_id).state == record_pb2.INSTANCE_STATE_PENDING
 
 
 async def test_a_new_leader_goes_on_where_the_last_one_died(stage: Stage, image_id: str) -> None:
