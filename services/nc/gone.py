@@ -6,6 +6,7 @@ A line is on disk before the instance's record goes. Lines of long ago are left 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,10 +39,12 @@ class GoneJournal:
 
     def write(self, instance_id: InstanceId, generation: int) -> None:
         """Durable on return. Blocks; safe in any thread."""
-        line = f"{instance_id} {generation} {self._now_s():.3f}\n"
+        # On a line of its own, whatever a full disk took of the one before.
+        line = f"\n{instance_id} {generation} {self._now_s():.3f}\n".encode()
         file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
-            os.write(file, line.encode())
+            if os.write(file, line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
             os.fsync(file)
         finally:
             os.close(file)

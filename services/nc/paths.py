@@ -70,12 +70,15 @@ class NodePaths:
 def write_durably(path: Path, content: bytes) -> None:
     """The old content or the new one, whatever happens; on disk when it returns. Readable by its owner alone."""
     new = path.with_name(path.name + ".new")
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
-        os.write(descriptor, content)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        # A file object: write(2) itself takes but a part where the disk is nearly full.
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
     new.replace(path)
     sync_folder(path.parent)
 
