@@ -53,6 +53,7 @@ from services.nc.store import InstanceStore
 _log = get_logger(__name__)
 
 _JOIN_AGAIN_S: Final = 1.0
+_ENGINE_AGAIN_S: Final = 0.5
 QEMU_USER: Final = "libvirt-qemu"
 
 
@@ -120,7 +121,7 @@ async def _host(ctx: ServiceContext, drivers: Drivers, source: ImageSource, stor
     _, node = config.node(ctx.member)
     paths = paths_of(config, ctx.member)
     hypervisor, network = drivers.hypervisor, drivers.network
-    await hypervisor.open()
+    await _open(hypervisor)
     ctx.stack.push_async_callback(hypervisor.close)
     await network.open()
     ctx.stack.push_async_callback(network.close)
@@ -154,6 +155,16 @@ async def _host(ctx: ServiceContext, drivers: Drivers, source: ImageSource, stor
         other_vpcs=functools.partial(_vpcs_in_use, store),
         owner=drivers.owner,
     )
+
+
+async def _open(hypervisor: Hypervisor) -> None:
+    """Its engine may have been killed or started together with this process."""
+    while True:
+        try:
+            return await hypervisor.open()
+        except Unavailable as error:
+            _log.warning("the hypervisor does not answer yet", error=str(error))
+        await asyncio.sleep(_ENGINE_AGAIN_S)
 
 
 def paths_of(config: CloudConfig, member: str) -> NodePaths:
