@@ -12,7 +12,7 @@ import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 
 class ConfigError(ValueError):
@@ -73,6 +73,16 @@ class ClcConfig:
     addresses_per_account: int = 20
 
 
+PlacementPolicy = Literal["greedy", "round-robin", "spread", "pack"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CcConfig:
+    # Which of the nodes with room gets the next instance. greedy: the first by name; round-robin: the next by name;
+    # spread: the one with fewest instances of the same VPC, then the least used; pack: the most used.
+    policy: PlacementPolicy = "round-robin"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WalrusConfig:
     port: int = 8775
@@ -89,8 +99,12 @@ class NodesConfig:
 
     # auto: kvm where the CPU says vmx or svm, else qemu (TCG). fake: the shipped fake drivers.
     hypervisor: str = "auto"
+    # A node offers its cores, memory and disk times these. Memory that is offered twice may run out: the kernel then
+    # ends a guest. Disk that is offered twice may fill up: guests then wait at their next write until there is room.
     cpu_overcommit: float = 4.0
-    # Image cache per node.
+    memory_overcommit: float = 1.0
+    disk_overcommit: float = 1.0
+    # What the images that a node keeps may take on its disk, at most.
     cache_bytes: int = 20 << 30
     # Kept free for the host on the file system of the cloud's home.
     disk_reserve_bytes: int = 2 << 30
@@ -143,6 +157,7 @@ class CloudConfig:
     etcd: EtcdConfig = field(default_factory=EtcdConfig)
     facade: FacadeConfig = field(default_factory=FacadeConfig)
     clc: ClcConfig = field(default_factory=ClcConfig)
+    cc: CcConfig = field(default_factory=CcConfig)
     walrus: WalrusConfig = field(default_factory=WalrusConfig)
     nodes: NodesConfig = field(default_factory=NodesConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -206,6 +221,10 @@ def _build(cls: type[Any], raw: Any, where: str) -> Any:
 def _convert(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return _build(hint, value, where)
+    if typing.get_origin(hint) is Literal:
+        if value not in typing.get_args(hint):
+            raise ConfigError(f"{where}: {value!r} is none of {', '.join(typing.get_args(hint))}")
+        return value
     if typing.get_origin(hint) is tuple:
         if not isinstance(value, list):
             raise ConfigError(f"{where}: expected a list")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Container, Iterable, Mapping, Sequence
 from typing import Final
 
 from common import ticket
@@ -15,7 +15,7 @@ from common.log import get_logger
 from common.metrics import counter
 from mallee.cc.v1.service_pb2 import Placed
 from mallee.nc.v1 import instance_pb2, service_pb2
-from services.cc.ledger import Ledger, Placement
+from services.cc.ledger import Ledger, Placement, Trust
 from services.cc.nodes import Listener, Nodes
 from services.cc.placement import Room, Want
 from services.cc.plans import Plans
@@ -25,7 +25,9 @@ from services.cc.store import PlacementStore
 Spec = instance_pb2.InstanceSpec
 
 LAUNCHES: Final = counter("mallee_cc_launches", "Orders to launch, by outcome: OK or an AWS error code", ("code",))
-_ORDER_TIMEOUT_S: Final = 5.0
+# An order is on a node's disk in milliseconds; the answer for a whole batch waits no longer for one node that is slow.
+# Its part is ordered again when the CLC asks again.
+_ORDER_TIMEOUT_S: Final = 2.0
 
 _log = get_logger(__name__)
 
@@ -52,11 +54,14 @@ class Launch:
         # Instances in the hands of a call; another call for one of them waits.
         self._busy: dict[str, asyncio.Future[None]] = {}
 
-    async def ensure(self, specs: Sequence[Spec]) -> list[Placed]:
-        """One answer per spec. Raises Unavailable when the placements could not be written; asking again is safe."""
+    async def ensure(self, specs: Sequence[Spec], hosts: Mapping[str, str]) -> list[Placed]:
+        """One answer per spec. `hosts`: instance id → the one node that will do, for those that are not placed yet.
+
+        Raises Unavailable when the placements could not be written; asking again is safe.
+        """
         wanted = {spec.instance_id: spec for spec in specs}
         async with self.alone(wanted):
-            answers = await self._ensure(wanted)
+            answers = await self._ensure(wanted, hosts)
         for answer in answers.values():
             LAUNCHES.labels(answer.error_code or "OK").inc()
         return [answers[spec.instance_id] for spec in specs]
@@ -76,10 +81,10 @@ class Launch:
                 del self._busy[instance_id]
             done.set_result(None)
 
-    async def _ensure(self, wanted: dict[str, Spec]) -> dict[str, Placed]:
+    async def _ensure(self, wanted: dict[str, Spec], hosts: Mapping[str, str]) -> dict[str, Placed]:
         answers: dict[str, Placed] = {}
-        refused_by: defaultdict[str, set[str]] = defaultdict(set)
-        placements = self._settle(wanted.values(), answers)
+        refused_by: defaultdict[str, frozenset[str]] = defaultdict(frozenset)
+        placements = self._settle(wanted.values(), hosts, answers)
         while placements:
             # Before any node hears of it: whoever leads next must know.
             await self._store.write([placement for placement in placements if not placement.written])
@@ -87,12 +92,14 @@ class Launch:
             for placement, error in await self._order_all(placements, wanted):
                 if isinstance(error, NoCapacity):
                     refused.append(placement)
+                    refused_by[placement.instance_id] |= {placement.node}
                 else:
                     answers[placement.instance_id] = self._answer(placement, error)
-            placements = await self._move(refused, refused_by, answers)
+            # One that may stand on one node alone is not moved: that node has refused it.
+            placements = await self._move(refused, refused_by, answers, but=hosts)
         return answers
 
-    def _settle(self, specs: Iterable[Spec], answers: dict[str, Placed]) -> list[Placement]:
+    def _settle(self, specs: Iterable[Spec], hosts: Mapping[str, str], answers: dict[str, Placed]) -> list[Placement]:
         """The placements to order: those that stand, and new ones for which there is room."""
         standing: list[Placement] = []
         fresh: dict[str, Spec] = {}
@@ -109,8 +116,11 @@ class Launch:
                 if spec.generation > placement.generation:
                     placement.generation, placement.written = spec.generation, False
                 standing.append(placement)
-        wants = [Want(instance_id=i, need=Room.of(spec.shape)) for i, spec in fresh.items()]
-        made = self._ledger.reserve(wants, lambda i, node: _placement(fresh[i], node)) if wants else []
+        wants = [
+            Want(instance_id=i, need=Room.of(spec.shape), vpc_id=spec.interface.vpc_id, host=hosts.get(i, ""))
+            for i, spec in fresh.items()
+        ]
+        made = self._ledger.reserve(wants, lambda i, node: _placement(fresh[i], node))
         for instance_id in fresh.keys() - {placement.instance_id for placement in made}:
             answers[instance_id] = self._no_room(instance_id)
         return standing + made
@@ -128,30 +138,37 @@ class Launch:
         order = service_pb2.EnsureInstanceRequest(epoch=self._epoch, spec=_bound_to(placement.node, spec))
         try:
             answer = await self._nodes.stub(placement.node).EnsureInstance(order, timeout=_ORDER_TIMEOUT_S)
+        except Unavailable as error:
+            self._nodes.doubt(placement.node, Trust.SILENT)
+            return error
         except CloudError as error:
             return error
         self._listener.observed(placement.node, answer.observation)
         return None
 
     async def _move(
-        self, refused: Sequence[Placement], refused_by: defaultdict[str, set[str]], answers: dict[str, Placed]
+        self,
+        refused: Sequence[Placement],
+        refused_by: Mapping[str, frozenset[str]],
+        answers: dict[str, Placed],
+        *,
+        but: Container[str],
     ) -> list[Placement]:
         """To other nodes. Where the nodes count otherwise than we do nothing started, so nothing has to be fenced."""
-        moved: list[Placement] = []
+        wants = []
         for old in refused:
-            instance_id = old.instance_id
-            _log.warning("a node has less room than it told", node=old.node, instance_id=instance_id)
-            refused_by[instance_id].add(old.node)
-            self._ledger.release(instance_id)
-            want = Want(instance_id=instance_id, need=old.need, not_on=frozenset(refused_by[instance_id]))
-            made = self._ledger.reserve([want], lambda _, node, old=old: old.on(node))  # type: ignore[misc]
-            if made:
-                moved += made
-            else:
+            _log.warning("a node has less room than it told", node=old.node, instance_id=old.instance_id)
+            self._nodes.doubt(old.node, Trust.OVERSTATED)
+            if old.instance_id not in but:
+                not_on = refused_by[old.instance_id]
+                wants.append(Want(instance_id=old.instance_id, need=old.need, vpc_id=old.vpc_id, not_on=not_on))
+        moved = self._ledger.move(wants)
+        for old in refused:
+            if self._ledger.placements[old.instance_id] is old:
                 await self._store.delete(old)
-                answers[instance_id] = self._no_room(instance_id)
+                self._ledger.release(old.instance_id)
+                answers[old.instance_id] = self._no_room(old.instance_id)
             self._plans.nudge(old.vpc_id, old.node)
-            self._nodes.describe_again(old.node)
         return moved
 
     def _no_room(self, instance_id: str) -> Placed:

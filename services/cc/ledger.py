@@ -5,12 +5,24 @@ Room is taken when a placement is chosen, before it is durable, so two launches 
 
 from __future__ import annotations
 
+import enum
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from common.config import PlacementPolicy
 from mallee.cc.v1 import record_pb2, service_pb2
-from services.cc.placement import NOTHING, Candidate, Room, Want, place
+from services.cc.placement import NOTHING, Room, Want, place
+
+
+class Trust(enum.Enum):
+    """Whether a node that is there does as it says."""
+
+    FULL = enum.auto()
+    # It did not answer in time.
+    SILENT = enum.auto()
+    # It refused an instance for which it told of room.
+    OVERSTATED = enum.auto()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -22,6 +34,8 @@ class Node:
     described: bool = False
     # Why it takes no instances although it is there. Empty: it does.
     refused: str = ""
+    # Less than full: it is taken only when no other node will do, until it has described itself anew.
+    trust: Trust = Trust.FULL
     total: Room = NOTHING
     used: Room = NOTHING
     instances: int = 0
@@ -30,7 +44,12 @@ class Node:
 
     @property
     def free(self) -> Room:
-        return self.total - self.used
+        """What others may count on."""
+        return NOTHING if self.trust is Trust.OVERSTATED else self.total - self.used
+
+    @property
+    def is_doubted(self) -> bool:
+        return self.trust is not Trust.FULL
 
     @property
     def takes_instances(self) -> bool:
@@ -81,6 +100,7 @@ class Ledger:
     """`changed(nodes, placed)` is called after each change: names of nodes, and ids placed by it."""
 
     changed: Callable[[Sequence[str], Sequence[str]], None] = lambda _nodes, _placed: None
+    policy: PlacementPolicy = "round-robin"
     nodes: dict[str, Node] = field(default_factory=dict)
     placements: dict[str, Placement] = field(default_factory=dict)
     _last: str = ""
@@ -102,14 +122,20 @@ class Ledger:
 
     def reserve(self, wants: Sequence[Want], make: Callable[[str, str], Placement]) -> list[Placement]:
         """Chooses nodes and takes their room. `make(instance_id, node)` builds what is kept."""
-        candidates = [Candidate(name=n.name, free=n.free) for n in self.nodes.values() if n.takes_instances]
-        placing = place(candidates, wants, last=self._last)
-        self._last = placing.last
-        made = [make(instance_id, node) for instance_id, node in placing.nodes.items()]
+        made = [make(instance_id, node) for instance_id, node in self._place(wants).items()]
         for placement in made:
             self._take(placement)
         self.changed(sorted({p.node for p in made}), [p.instance_id for p in made])
         return made
+
+    def move(self, wants: Sequence[Want]) -> list[Placement]:
+        """Placed instances to other nodes; their room is taken there. Who finds none stays where it is."""
+        moved = [self.placements[instance_id].on(node) for instance_id, node in self._place(wants).items()]
+        for placement in moved:
+            self.release(placement.instance_id)
+            self._take(placement)
+        self.changed(sorted({p.node for p in moved}), [p.instance_id for p in moved])
+        return moved
 
     def release(self, instance_id: str) -> None:
         placement = self.placements.pop(instance_id, None)
@@ -117,7 +143,10 @@ class Ledger:
             node = self.node(placement.node)
             node.used -= placement.need
             node.instances -= 1
-            self._members[placement.vpc_id, placement.node] -= 1
+            member = placement.vpc_id, placement.node
+            self._members[member] -= 1
+            if not self._members[member]:
+                del self._members[member]
             self.changed([node.name], [])
 
     def on_node(self, name: str) -> list[Placement]:
@@ -138,6 +167,14 @@ class Ledger:
             hypervisor=node.hypervisor,
             instances=node.instances,
         )
+
+    def _place(self, wants: Sequence[Want]) -> Mapping[str, str]:
+        if not wants:
+            return {}
+        candidates = [node for node in self.nodes.values() if node.takes_instances]
+        placing = place(candidates, wants, policy=self.policy, last=self._last, members=self._members)
+        self._last = placing.last
+        return placing.nodes
 
     def _take(self, placement: Placement) -> None:
         assert placement.instance_id not in self.placements

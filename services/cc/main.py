@@ -12,6 +12,7 @@ from common.rpc.server import RpcServer
 from mallee.cc.v1.service_pb2_grpc import add_ClusterControllerServiceServicer_to_server
 from mallee.common.v1.caller_pb2 import Member
 from services.cc.service import ClusterController
+from services.cc.term import ZoneRules
 
 
 def main() -> None:
@@ -27,11 +28,10 @@ async def build(ctx: ServiceContext) -> None:
     server = RpcServer(ctx.identity, addresses=[address])
     await ctx.serve(server.add(add_ClusterControllerServiceServicer_to_server, controller))
     ctx.on_stop(controller.stop)
+    rules = ZoneRules(underlay_cidr=ctx.config.network.underlay_cidr, policy=ctx.config.cc.policy)
     ctx.tasks.create_task(
         Election(etcd, f"cc/{zone.name}", ctx.member).run(
-            lambda term: controller.lead(
-                term, etcd, membership, ctx.identity, underlay_cidr=ctx.config.network.underlay_cidr
-            )
+            lambda term: controller.lead(term, etcd, membership, ctx.identity, rules=rules)
         )
     )
     await membership.register(

@@ -18,7 +18,7 @@ from common.rpc.channel import CloudChannel, cloud_errors, connect
 from mallee.common.v1.caller_pb2 import Member
 from mallee.nc.v1 import instance_pb2, service_pb2
 from mallee.nc.v1.service_pb2_grpc import NodeControllerServiceStub
-from services.cc.ledger import Ledger
+from services.cc.ledger import Ledger, Trust
 from services.cc.placement import Room
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 FIRST_RETRY_S: Final = 0.1
 LAST_RETRY_S: Final = 3.0
 _DESCRIBE_TIMEOUT_S: Final = 5.0
+# A node that refused what it should have had room for is left alone for so long, unless others are full.
+_REFUSED_PAUSE_S: Final = 5.0
 # As long as a membership's time to live: who has not come by then was not just restarted.
 SURVEY_S: Final = 10.0
 
@@ -104,10 +106,16 @@ class Nodes:
         nodes = self._ledger.nodes.values()
         return bool(nodes) and all(node.alive and node.described for node in nodes)
 
-    def describe_again(self, node: str) -> None:
-        """What it told of its room is in doubt."""
-        if (link := self._links.get(node)) is not None:
-            self._tasks.start(self._describe_quietly(link))
+    def doubt(self, name: str, trust: Trust) -> None:
+        """It is taken last until it has described itself anew, and has been left alone for a while if it refused."""
+        node, link = self._ledger.nodes.get(name), self._links.get(name)
+        if node is None or link is None or node.trust is Trust.OVERSTATED:
+            return
+        node.trust = trust
+        self._ledger.node_changed(name)
+        if not link.is_questioned:
+            link.is_questioned = True
+            self._tasks.start(self._question(link), name=f"doubt of {name}")
 
     def _follow(self) -> None:
         there = {member.id: member for member in self._membership.members("nc", self._zone)}
@@ -143,8 +151,11 @@ class Nodes:
                     _log.warning("a node does not answer", node=link.name, error=error.message)
             finally:
                 link.connected = False
+            node = self._ledger.node(link.name)
+            if node.trust is Trust.FULL:
+                node.trust = Trust.SILENT
             failures += 1
-            await link.pause(min(FIRST_RETRY_S * (1 << min(failures, 10)), LAST_RETRY_S) * random.uniform(0.5, 1.0))
+            await link.pause(_retry_s(failures))
 
     async def _describe(self, link: _Link) -> None:
         answer = await link.stub.DescribeNode(service_pb2.DescribeNodeRequest(), timeout=_DESCRIBE_TIMEOUT_S)
@@ -154,15 +165,28 @@ class Nodes:
         node.hypervisor = answer.hypervisor
         node.refused = self._objection(link.name, answer)
         node.described = True
+        if node.trust is Trust.SILENT:
+            node.trust = Trust.FULL
         if node.refused:
             _log.error("a node is refused", node=link.name, reason=node.refused)
         self._ledger.node_changed(link.name)
 
-    async def _describe_quietly(self, link: _Link) -> None:
-        try:
-            await self._describe(link)
-        except CloudError as error:
-            _log.info("a node does not describe itself", node=link.name, error=error.message)
+    async def _question(self, link: _Link) -> None:
+        node, failures = self._ledger.node(link.name), 0
+        while node.is_doubted:
+            try:
+                await self._describe(link)
+            except CloudError as error:
+                if failures == 0:
+                    _log.info("a node does not describe itself", node=link.name, error=error.message)
+                failures += 1
+                await link.pause(_retry_s(failures))
+                continue
+            if node.trust is Trust.OVERSTATED:
+                await link.pause(_REFUSED_PAUSE_S)
+                node.trust = Trust.FULL
+                self._ledger.node_changed(link.name)
+        link.is_questioned = False
 
     def _objection(self, name: str, answer: service_pb2.DescribeNodeResponse) -> str:
         if answer.node != name or answer.zone != self._zone:
@@ -183,6 +207,10 @@ class Nodes:
                 link.known_boot_id = boot_id
 
 
+def _retry_s(failures: int) -> float:
+    return min(FIRST_RETRY_S * (1 << min(failures, 10)), LAST_RETRY_S) * random.uniform(0.5, 1.0)
+
+
 class _Link:
     """One node's channel. A node that comes back elsewhere gets a new one."""
 
@@ -192,6 +220,8 @@ class _Link:
         # Of the process whose whole state we have heard.
         self.known_boot_id: str | None = None
         self.connected = False
+        # A doubt of it is being settled.
+        self.is_questioned = False
         self._identity = identity
         self._wake = asyncio.Event()
         self._open()

@@ -15,7 +15,7 @@ from common.rpc.context import remaining_s
 from mallee.cc.v1 import service_pb2 as cc
 from mallee.cc.v1.service_pb2_grpc import ClusterControllerServiceServicer
 from mallee.nc.v1 import service_pb2 as nc
-from services.cc.term import Term, leading
+from services.cc.term import Term, ZoneRules, leading
 
 # Of ApplyVpcPlan, when its caller is more patient.
 _PLAN_PATIENCE_S: Final = 8.0
@@ -32,12 +32,10 @@ class ClusterController(ClusterControllerServiceServicer):
         self._count()
 
     async def lead(
-        self, leadership: Leadership, etcd: Etcd, membership: Membership, identity: Identity, *, underlay_cidr: str
+        self, leadership: Leadership, etcd: Etcd, membership: Membership, identity: Identity, *, rules: ZoneRules
     ) -> None:
         """Serves until the term is lost."""
-        async with leading(
-            etcd, membership, identity, zone=self.zone, underlay_cidr=underlay_cidr, leadership=leadership
-        ) as term:
+        async with leading(etcd, membership, identity, zone=self.zone, rules=rules, leadership=leadership) as term:
             self._term = term
             try:
                 await leadership.lost.wait()
@@ -59,7 +57,7 @@ class ClusterController(ClusterControllerServiceServicer):
             self._term.end()
 
     async def EnsureInstances(self, request: cc.EnsureInstancesRequest, context: Context) -> cc.EnsureInstancesResponse:
-        return cc.EnsureInstancesResponse(placed=await self._leader().launch.ensure(request.specs))
+        return cc.EnsureInstancesResponse(placed=await self._leader().launch.ensure(request.specs, request.hosts))
 
     async def TerminateInstances(
         self, request: cc.TerminateInstancesRequest, context: Context
@@ -82,6 +80,14 @@ class ClusterController(ClusterControllerServiceServicer):
         stub = term.nodes.stub(self._node_of(term, request.instance_id))
         answer = await stub.GetConsoleOutput(nc.GetConsoleOutputRequest(instance_id=request.instance_id))
         return cc.GetConsoleOutputResponse(output=answer.output, written_at_ms=answer.written_at_ms)
+
+    async def GetConsoleScreenshot(
+        self, request: cc.GetConsoleScreenshotRequest, context: Context
+    ) -> cc.GetConsoleScreenshotResponse:
+        term = self._leader()
+        stub = term.nodes.stub(self._node_of(term, request.instance_id))
+        order = nc.GetConsoleScreenshotRequest(instance_id=request.instance_id, wake_up=request.wake_up)
+        return cc.GetConsoleScreenshotResponse(jpeg=(await stub.GetConsoleScreenshot(order)).jpeg)
 
     async def ApplyVpcPlan(self, request: cc.ApplyVpcPlanRequest, context: Context) -> cc.ApplyVpcPlanResponse:
         patience_s = min(_PLAN_PATIENCE_S, remaining_s() or _PLAN_PATIENCE_S)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 from common.background import Background
+from common.config import PlacementPolicy
 from common.etcd.client import Etcd
 from common.etcd.election import Leadership
 from common.etcd.membership import Membership
@@ -56,16 +58,24 @@ class Term:
         self.capacity.close()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ZoneRules:
+    """What the operator configured."""
+
+    underlay_cidr: str
+    policy: PlacementPolicy = "round-robin"
+
+
 @contextlib.asynccontextmanager
 async def leading(
-    etcd: Etcd, membership: Membership, identity: Identity, *, zone: str, underlay_cidr: str, leadership: Leadership
+    etcd: Etcd, membership: Membership, identity: Identity, *, zone: str, rules: ZoneRules, leadership: Leadership
 ) -> AsyncIterator[Term]:
     """Entered, every placement is known and every live node is being asked."""
-    ledger = Ledger()
+    ledger = Ledger(policy=rules.policy)
     store = PlacementStore(etcd, zone, leadership)
     ledger.load(await store.load())
     async with (
-        Nodes(membership, identity, zone, ledger=ledger, underlay_cidr=underlay_cidr) as nodes,
+        Nodes(membership, identity, zone, ledger=ledger, underlay_cidr=rules.underlay_cidr) as nodes,
         Background() as tasks,
     ):
         term = Term(nodes, ledger, store, epoch=leadership.epoch)

@@ -24,6 +24,7 @@ from mallee.cc.v1.service_pb2_grpc import (
 )
 from mallee.nc.v1 import instance_pb2, network_pb2
 from services.cc.service import ClusterController
+from services.cc.term import ZoneRules
 from tests.eventually import eventually
 from tests.service.cc.fake_node import ZONE, FakeNode, NodeProcess
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from mallee.cc.v1.service_pb2_grpc import ClusterControllerServiceAsyncStub
 
 VPC = "vpc-00000000000000001"
+RULES = ZoneRules(underlay_cidr="100.64.77.0/24")
 
 
 def spec(
@@ -77,9 +79,7 @@ class Zone:
         self.stub = ClusterControllerServiceStub(channel)
 
         async def lead(leadership: Leadership) -> None:
-            await self.controller.lead(
-                leadership, etcd, membership, identities[self.member_id], underlay_cidr="100.64.77.0/24"
-            )
+            await self.controller.lead(leadership, etcd, membership, identities[self.member_id], rules=RULES)
 
         tasks = await self._stack.enter_async_context(Background())
         tasks.start(Election(etcd, f"cc/{ZONE}", self.member_id, ttl_s=3).run(lead))
