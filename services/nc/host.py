@@ -84,9 +84,10 @@ class Host:
         async with self._vpc_locks[vpc_id]:
             with _timed("plug"):
                 await self.network.plug_interface(spec.interface)
-            with _timed("plan"):
-                await self.plans.apply_again(vpc_id)
             await self.metadata.serve(vpc_id)
+        # Its interface keeps the VPC here, so this needs no lock; launches at one time share it.
+        with _timed("plan"):
+            await self.plans.apply_again(vpc_id)
         with _timed("resume"):
             await self.hypervisor.resume(InstanceId(spec.instance_id))
 

@@ -26,6 +26,8 @@ class Plans:
         self._is_used = is_used
         self._plans: dict[VpcId, network_pb2.VpcPlan] = {}
         self._locks: defaultdict[VpcId, asyncio.Lock] = defaultdict(asyncio.Lock)
+        # Asked for and not begun yet.
+        self._again: dict[VpcId, asyncio.Future[None]] = {}
 
     def open(self) -> None:
         for path in self._folder.glob("vpc-*.pb"):
@@ -47,8 +49,15 @@ class Plans:
             return plan.revision
 
     async def apply_again(self, vpc_id: VpcId) -> None:
-        """The plan may have come before the interface that it is about."""
+        """The plan may have come before the interface that it is about. Whoever asks before it begins shares it."""
+        if vpc_id not in self._again:
+            self._again[vpc_id] = asyncio.ensure_future(self._apply_again(vpc_id))
+        await asyncio.shield(self._again[vpc_id])
+
+    async def _apply_again(self, vpc_id: VpcId) -> None:
         async with self._locks[vpc_id]:
+            # An interface that is plugged from now on may be missed: it takes another.
+            del self._again[vpc_id]
             if (plan := self._plans.get(vpc_id)) is not None:
                 await self._network.apply_plan(plan)
 

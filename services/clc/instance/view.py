@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from typing import Final
-
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import instance_pb2 as ec2
 from mallee.ec2.v1 import security_group_pb2, state_reason_pb2
+from services.clc.derived import PerRevision
 from services.clc.instance import metadata_options, rules
-from services.clc.store import Store, Stored
+from services.clc.store import Store
 from services.clc.tag.view import shown
-
-_KEPT: Final = 50_000
 
 
 class Views:
@@ -20,17 +16,7 @@ class Views:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._made: OrderedDict[str, tuple[int, ec2.Instance]] = OrderedDict()
-
-    def of(self, stored: Stored[record_pb2.InstanceRecord]) -> ec2.Instance:
-        """Shared: do not change it."""
-        made = self._made.get(stored.key)
-        if made is None or made[0] != stored.revision:
-            made = (stored.revision, self._make(stored.record))
-            self._made[stored.key] = made
-            if len(self._made) > _KEPT:
-                self._made.popitem(last=False)
-        return made[1]
+        self.of = PerRevision(self._make).of
 
     def _make(self, record: record_pb2.InstanceRecord) -> ec2.Instance:
         reservation = self._store.get(record_pb2.ReservationRecord, record.reservation_id)

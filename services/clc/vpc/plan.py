@@ -1,4 +1,4 @@
-"""The network plan of a VPC, from the records alone. Pure."""
+"""The network plan of a VPC, from the records alone. Its parts are made once per revision of the record they are of."""
 
 from __future__ import annotations
 
@@ -6,30 +6,40 @@ from collections.abc import Iterable
 
 from mallee.clc.v1 import record_pb2
 from mallee.nc.v1 import network_pb2
+from services.clc.derived import PerRevision
 from services.clc.instance import metadata_options
+from services.clc.store import Stored
 
 
-def plan_of(
-    vpc: record_pb2.VpcRecord,
-    *,
-    revision: int,
-    subnets: Iterable[record_pb2.SubnetRecord],
-    groups: Iterable[record_pb2.SecurityGroupRecord],
-    instances: Iterable[record_pb2.InstanceRecord],
-) -> network_pb2.VpcPlan:
-    """`instances` are the live ones of this VPC; everything comes out sorted, so that equal states give equal plans."""
-    return network_pb2.VpcPlan(
-        vpc_id=vpc.vpc_id,
-        revision=revision,
-        vni=vpc.vni,
-        cidr=vpc.cidr,
-        subnets=[
-            network_pb2.PlanSubnet(subnet_id=s.subnet_id, cidr=s.cidr, zone=s.zone)
-            for s in sorted(subnets, key=lambda s: s.subnet_id)
-        ],
-        interfaces=[_interface(i) for i in sorted(instances, key=lambda i: i.instance_id)],
-        groups=[_group(g) for g in sorted(groups, key=lambda g: g.group_id)],
-    )
+class PlanMaker:
+    def __init__(self) -> None:
+        self._interfaces = PerRevision(_interface)
+        self._groups = PerRevision(_group)
+
+    def plan_of(
+        self,
+        vpc: record_pb2.VpcRecord,
+        *,
+        subnets: Iterable[record_pb2.SubnetRecord],
+        groups: Iterable[Stored[record_pb2.SecurityGroupRecord]],
+        instances: Iterable[Stored[record_pb2.InstanceRecord]],
+    ) -> network_pb2.VpcPlan:
+        """The plan, its revision not set. `instances` are the live ones of this VPC; everything comes out sorted, so
+        that equal states give equal plans. A group that none of them is in means nothing to a node, as a peer neither.
+        """
+        interfaces = [self._interfaces.of(i) for i in sorted(instances, key=lambda i: i.key)]
+        used = {group_id for interface in interfaces for group_id in interface.group_ids}
+        return network_pb2.VpcPlan(
+            vpc_id=vpc.vpc_id,
+            vni=vpc.vni,
+            cidr=vpc.cidr,
+            subnets=[
+                network_pb2.PlanSubnet(subnet_id=s.subnet_id, cidr=s.cidr, zone=s.zone)
+                for s in sorted(subnets, key=lambda s: s.subnet_id)
+            ],
+            interfaces=interfaces,
+            groups=[self._groups.of(g) for g in sorted(groups, key=lambda g: g.key) if g.record.group_id in used],
+        )
 
 
 def _interface(instance: record_pb2.InstanceRecord) -> network_pb2.PlanInterface:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -18,12 +19,14 @@ from mallee.nc.v1 import network_pb2
 from services.clc.instance import rules
 from services.clc.store import Changes, Conflict, Stored
 from services.clc.use_case import Cloud
-from services.clc.vpc.plan import plan_of
+from services.clc.vpc.plan import PlanMaker
 
 _log = get_logger(__name__)
 
 # A zone whose nodes did not all follow is asked again after this long, while a change waits for one of them.
 _ASK_AGAIN_S: Final = 1.0
+# Time that a pass leaves to everybody else before the next of its VPC, by the time that it took itself.
+_REST: Final = 4
 # Records in one transaction.
 _BATCH: Final = 50
 
@@ -41,6 +44,7 @@ class _Told:
 class NetworkReconciler:
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
+        self._maker = PlanMaker()
         # By VPC and zone. Lost with the process: then it is simply sent again.
         self._told: dict[tuple[str, str], _Told] = {}
 
@@ -50,6 +54,7 @@ class NetworkReconciler:
             del self._told[key]
 
     async def step(self, vpc_id: str) -> float | None:
+        began = time.perf_counter()
         store = self._cloud.store
         vpc = store.get(record_pb2.VpcRecord, vpc_id)
         if vpc is None:
@@ -60,24 +65,27 @@ class NetworkReconciler:
             for i in store.owned(record_pb2.InstanceRecord, account_id)
             if i.record.interface.vpc_id == vpc_id and i.record.state in rules.HOLDING
         ]
-        plan = plan_of(
-            vpc.record,
-            revision=store.revision,
-            subnets=[s.record for s in store.owned(record_pb2.SubnetRecord, account_id) if s.record.vpc_id == vpc_id],
-            groups=[
-                g.record for g in store.owned(record_pb2.SecurityGroupRecord, account_id) if g.record.vpc_id == vpc_id
-            ],
-            instances=[i.record for i in instances],
-        )
-        content = _content(plan)
-        waiting = [i for i in instances if _waits(i.record)]
         zones = {i.record.zone for i in instances} | {zone for known, zone in self._told if known == vpc_id}
+        if not zones:
+            return None
+        plan = self._maker.plan_of(
+            vpc.record,
+            subnets=[s.record for s in store.owned(record_pb2.SubnetRecord, account_id) if s.record.vpc_id == vpc_id],
+            groups=store.owned(record_pb2.SecurityGroupRecord, account_id),
+            instances=instances,
+        )
+        content = plan.SerializeToString(deterministic=True)
+        plan.revision = store.revision
+        waiting = [i for i in instances if _waits(i.record)]
+        took_s = time.perf_counter() - began
         behind = [zone for zone in zones if self._is_behind(vpc_id, zone, content)]
         asked = sorted({*behind, *(i.record.zone for i in waiting)})
         async with asyncio.TaskGroup() as tasks:
             answers = {zone: tasks.create_task(self._tell(zone, plan, content)) for zone in asked}
         follow = [i for i in waiting if i.record.node not in answers[i.record.zone].result()]
         await self._note_applied(follow)
+        # A VPC's plan is made as a whole: while it is large and changes all the time, others are to have their turn.
+        await asyncio.sleep(_REST * took_s)
         return _ASK_AGAIN_S if len(follow) < len(waiting) else None
 
     def _is_behind(self, vpc_id: str, zone: str, content: bytes) -> bool:
@@ -116,10 +124,3 @@ class NetworkReconciler:
 def _waits(record: record_pb2.InstanceRecord) -> bool:
     """Its node is to answer by other metadata options. One that is not placed yet is placed with them."""
     return record.metadata_options.unapplied and bool(record.node) and record.state != rules.SHUTTING_DOWN
-
-
-def _content(plan: network_pb2.VpcPlan) -> bytes:
-    bare = network_pb2.VpcPlan()
-    bare.CopyFrom(plan)
-    bare.revision = 0
-    return bare.SerializeToString(deterministic=True)

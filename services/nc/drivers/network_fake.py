@@ -85,7 +85,7 @@ class FakeNetwork:
         self._fail("failing_applies")
         view = policy.view_of(plan, self._node)
         records = self._records(view.vpc_id)
-        if view.revision >= records.view().revision:
+        if view.revision >= records.plan_revision():
             if records.ids() or view.local:
                 records.write_plan(plan)
             else:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network
 from typing import Final
 
@@ -137,12 +138,24 @@ def empty_view(vpc_id: VpcId, node: str) -> View:
 
 
 def _member(interface: network_pb2.PlanInterface) -> Member:
+    return _checked_member(
+        interface.interface_id,
+        interface.private_ipv4,
+        interface.public_ipv4,
+        interface.node_address,
+        tuple(interface.group_ids),
+    )
+
+
+# A plan is told as a whole whenever a part of it changes.
+@lru_cache(maxsize=1 << 16)
+def _checked_member(interface_id: str, private: str, public: str, node: str, groups: tuple[str, ...]) -> Member:
     return Member(
-        interface_id=InterfaceId(interface.interface_id),
-        private=str(IPv4Address(interface.private_ipv4)),
-        public=str(IPv4Address(interface.public_ipv4)) if interface.public_ipv4 else "",
-        node=str(IPv4Address(interface.node_address)) if interface.node_address else "",
-        groups=tuple(sorted({_group_id(group) for group in interface.group_ids})),
+        interface_id=InterfaceId(interface_id),
+        private=str(IPv4Address(private)),
+        public=str(IPv4Address(public)) if public else "",
+        node=str(IPv4Address(node)) if node else "",
+        groups=tuple(sorted({_group_id(group) for group in groups})),
     )
 
 

@@ -78,6 +78,13 @@ class Records:
             return policy.empty_view(self._vpc_id, self._node)
         return policy.view_of(plan, self._node)
 
+    def plan_revision(self) -> int:
+        """Of the plan last given; 0: none was."""
+        try:
+            return network_pb2.VpcPlan.FromString(self._plan.read_bytes()).revision
+        except FileNotFoundError:
+            return 0
+
     def write_plan(self, plan: network_pb2.VpcPlan) -> None:
         _replace(self._plan, plan.SerializeToString())
 
