@@ -21,10 +21,12 @@ class SlowNetwork:
     def __init__(self) -> None:
         self.plugged: set[InterfaceId] = set()
         self.saw: list[set[InterfaceId]] = []
+        self.began = asyncio.Semaphore(0)
         self.go_on = asyncio.Semaphore(0)
 
     async def apply_plan(self, plan: network_pb2.VpcPlan) -> None:
         self.saw.append(set(self.plugged))
+        self.began.release()
         await self.go_on.acquire()
 
 
@@ -34,6 +36,7 @@ async def test_whoever_plugs_is_seen_by_an_application_that_began_after_it(tmp_p
     plans = Plans(paths, cast(Network, network), node_address="10.9.0.1", is_used=lambda _: True)
     network.go_on.release()
     await plans.apply(network_pb2.VpcPlan(vpc_id=VPC, revision=1))
+    await network.began.acquire()
 
     async def plug(interface_id: InterfaceId) -> bool:
         network.plugged.add(interface_id)
@@ -42,8 +45,7 @@ async def test_whoever_plugs_is_seen_by_an_application_that_began_after_it(tmp_p
 
     async with asyncio.TaskGroup() as tasks:
         first = tasks.create_task(plug(InterfaceId.new()))
-        while len(network.saw) < 2:
-            await asyncio.sleep(0)
+        await network.began.acquire()
         # These come while the first is under way: too late for it, and in time for one more together.
         later = [tasks.create_task(plug(InterfaceId.new())) for _ in range(20)]
         for _ in range(2):
