@@ -42,6 +42,8 @@ _FILTERS = FilterTable[ec2.Instance](
         "launch-index": lambda i: i.ami_launch_index,
         "launch-time": lambda i: i.launch_time.ToJsonString().removesuffix("Z").split(".")[0] + ".000Z",
         "metadata-options.http-endpoint": lambda i: i.metadata_options.http_endpoint,
+        "metadata-options.http-put-response-hop-limit": lambda i: str(i.metadata_options.http_put_response_hop_limit),
+        "metadata-options.instance-metadata-tags": lambda i: i.metadata_options.instance_metadata_tags,
         "metadata-options.http-tokens": lambda i: i.metadata_options.http_tokens,
         "monitoring-state": lambda i: i.monitoring.state,
         "network-interface.mac-address": lambda i: [n.mac_address for n in i.network_interfaces],
