@@ -1,4 +1,7 @@
-"""The supervisor: s6 from Debian, one folder per service under <home>/run/s6, one log per service under <home>/log.
+"""The supervisor: s6 from Debian, one folder per service, one log per service under <home>/log.
+
+The folders lie in memory, for s6 writes down in them what it sees: on a full disk it would not, and would go on telling
+of processes long dead. Who may not write to /run has them under <home>/run/s6.
 
 It starts what dies again and says when a service is ready (s6's notification protocol). It runs detached from the
 terminal that started it. A service follows its s6-supervise into death (PR_SET_PDEATHSIG), so nothing ever runs twice.
@@ -22,6 +25,7 @@ from typing import Final
 
 _LOG_FILES, _LOG_BYTES = 5, 4_000_000
 _NOTIFY_FD: Final = 3
+_IN_MEMORY: Final = Path("/run/mallee-s6")
 # While it gets ready: one that dies that often will not.
 _GIVEN_UP_AFTER: Final = 6
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -59,6 +63,8 @@ class ServiceState:
 class Supervisor:
     def __init__(self, home: Path) -> None:
         self.folder = home / "run" / "s6"
+        if os.geteuid() == 0 and not self.folder.is_dir():
+            self.folder = _IN_MEMORY / hashlib.sha256(str(home.absolute()).encode()).hexdigest()[:16]
         self._logs = home / "log"
         self._pid_file = home / "run" / "s6.pid"
 
@@ -186,6 +192,7 @@ class Supervisor:
                 cwd="/",
                 env={"PATH": _PATH},
             )
+        self._pid_file.parent.mkdir(parents=True, exist_ok=True)
         self._pid_file.write_text(str(started.pid))
 
     def _wait_supervised(self, name: str, deadline_s: float = 10) -> None:
