@@ -55,6 +55,7 @@ class Leader:
                 for cluster in self._cloud.clusters:
                     tasks.create_task(self._follow(cluster))
                 for kind in (
+                    record_pb2.InstanceRecord,
                     record_pb2.ReservationRecord,
                     record_pb2.VpcRecord,
                     record_pb2.ImageRecord,
@@ -69,6 +70,7 @@ class Leader:
         """A record changed: whoever works on it looks again."""
         match latest:
             case record_pb2.InstanceRecord():
+                self._networks.heard(latest, new)  # type: ignore[arg-type]
                 self._reservations.nudge(latest.reservation_id)
                 self._vpcs.nudge(latest.interface.vpc_id)
             case record_pb2.ReservationRecord():

@@ -38,7 +38,10 @@ class PlanMaker:
                 for s in sorted(subnets, key=lambda s: s.subnet_id)
             ],
             interfaces=interfaces,
-            groups=[self._groups.of(g) for g in sorted(groups, key=lambda g: g.key) if g.record.group_id in used],
+            groups=[
+                self._groups.of(g)
+                for g in sorted((g for g in groups if g.record.group_id in used), key=lambda g: g.key)
+            ],
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -45,8 +46,18 @@ class NetworkReconciler:
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
         self._maker = PlanMaker()
+        # Ids of the instances that stand in each VPC's plan.
+        self._members: defaultdict[str, set[str]] = defaultdict(set)
         # By VPC and zone. Lost with the process: then it is simply sent again.
         self._told: dict[tuple[str, str], _Told] = {}
+
+    def heard(self, latest: record_pb2.InstanceRecord, new: record_pb2.InstanceRecord | None) -> None:
+        """Of each instance at first, then of every change."""
+        members = self._members[latest.interface.vpc_id]
+        if new is not None and new.state in rules.HOLDING:
+            members.add(latest.instance_id)
+        else:
+            members.discard(latest.instance_id)
 
     def forget_zone(self, zone: str) -> None:
         """Its CC is new and knows nothing."""
@@ -60,11 +71,8 @@ class NetworkReconciler:
         if vpc is None:
             return None
         account_id = vpc.record.account_id
-        instances = [
-            i
-            for i in store.owned(record_pb2.InstanceRecord, account_id)
-            if i.record.interface.vpc_id == vpc_id and i.record.state in rules.HOLDING
-        ]
+        found = (store.get(record_pb2.InstanceRecord, instance_id) for instance_id in self._members[vpc_id])
+        instances = [instance for instance in found if instance is not None]
         zones = {i.record.zone for i in instances} | {zone for known, zone in self._told if known == vpc_id}
         if not zones:
             return None
