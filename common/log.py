@@ -1,8 +1,15 @@
-"""Structured logs: one JSON object per line on stderr, each with the request id of the work it tells about."""
+"""Structured logs: one JSON object per line on stderr, each with the request id of the work it tells about.
+
+A process never waits for its log: while nobody takes the lines, as on a full disk, they are counted and dropped.
+"""
 
 from __future__ import annotations
 
+import io
+import json
 import logging
+import os
+import select
 import sys
 from types import TracebackType
 from typing import Any, TextIO
@@ -20,7 +27,7 @@ def get_logger(name: str) -> FilteringBoundLogger:
 
 def configure(*, role: str, member: str, level: int = logging.INFO, stream: TextIO | None = None) -> None:
     """Once per process. Libraries that log through `logging` (asyncio, grpc, aiohttp) come out the same way."""
-    out = stream or sys.stderr
+    out = stream or _unblocked(sys.stderr)
 
     def name_process(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
         event["role"] = role
@@ -51,6 +58,44 @@ def configure(*, role: str, member: str, level: int = logging.INFO, stream: Text
     )
     logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
     sys.excepthook = _log_crash
+
+
+class _Unblocked(io.TextIOBase):
+    """Lines for a pipe. Others hold its end as well, so it is asked for room instead of being made non-blocking."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._room = select.poll()
+        self._room.register(descriptor, select.POLLOUT)
+        self._lost = 0
+        # The last line that came through lacks its end.
+        self._torn = False
+
+    def write(self, text: str) -> int:
+        told = "\n" * self._torn + json.dumps({"event": "lines were lost", "lines": self._lost}) + "\n"
+        if self._lost and self._put(told):
+            self._lost, self._torn = 0, False
+        if self._lost or not self._put(text):
+            self._lost += 1
+        return len(text)
+
+    def _put(self, text: str) -> bool:
+        """False: there was no room for the end of it."""
+        line = text.encode(errors="backslashreplace")
+        # A pipe with room takes so much at once (pipe(7)).
+        for start in range(0, len(line), select.PIPE_BUF):
+            if not self._room.poll(0):
+                self._torn = self._torn or start > 0
+                return False
+            os.write(self._descriptor, line[start : start + select.PIPE_BUF])
+        return True
+
+
+def _unblocked(stream: TextIO) -> Any:
+    try:
+        return _Unblocked(stream.fileno())
+    except OSError:
+        return stream  # Of a test, in memory.
 
 
 def _add_request_id(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

@@ -1,0 +1,45 @@
+"""A process and the pipe that its log goes into."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from common import log
+
+LINE = "x" * 9000 + "\n"
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    yield reader, writer
+    os.close(reader)
+    os.close(writer)
+
+
+def drain(reader: int) -> str:
+    taken = b""
+    while True:
+        try:
+            taken += os.read(reader, 1 << 20)
+        except BlockingIOError:
+            return taken.decode()
+
+
+@pytest.mark.timeout(20)
+def test_a_log_that_nobody_takes_holds_nobody_up_and_tells_afterwards_what_is_missing(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    stream = log._Unblocked(writer)
+    for _ in range(100):
+        stream.write(LINE)
+    whole = drain(reader).count(LINE)
+    assert 0 < whole < 100
+    stream.write("again\n")
+    told, last = filter(None, drain(reader).splitlines())
+    assert json.loads(told) == {"event": "lines were lost", "lines": 100 - whole}
+    assert last == "again"
