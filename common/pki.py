@@ -2,8 +2,10 @@
 
     ca.pem, ca-key.pem                   the authority; its key is needed only to issue
     <member id>.pem, <member id>-key.pem CN = member id; SAN = member id, <role>.role.mallee, addresses
+    instance-identity.pem, …-key.pem     what nodes sign instance identity documents with
 
-Keys are ECDSA P-256, files of keys 0600. Repeating create or issue keeps what is there and still right.
+Keys are ECDSA P-256, but RSA for documents, as AWS's; files of keys 0600. Repeating create or issue keeps what is there
+and still right.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from typing import Final
 import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from common.config import ConfigError
@@ -31,6 +33,7 @@ _RENEW_BEFORE: Final = datetime.timedelta(days=90)
 # Clocks of two hosts differ.
 _BACKDATED: Final = datetime.timedelta(hours=1)
 _ROLE_SUFFIX: Final = ".role.mallee"
+DOCUMENT_SIGNER: Final = "instance-identity"
 
 
 class PkiError(ConfigError):
@@ -113,6 +116,39 @@ def issue(
         os.chown(pki_dir / f"{member_id}-key.pem", *owner)
 
 
+def create_document_signer(pki_dir: Path, *, owner: tuple[int, int] | None = None) -> None:
+    """Makes instance-identity.pem and its key unless they are there.
+
+    It signs itself: whoever trusts it trusts documents, and no member of the cloud; nor is a member's word a document.
+    """
+    path, key_path = _signer_paths(pki_dir)
+    if not path.exists():
+        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "mallee instance identity")])
+        certificate = (
+            _builder(subject=name, issuer=name, key=key.public_key(), end=_now() + _VALID)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .sign(key, hashes.SHA256())
+        )
+        _write(key_path, _key_pem(key), mode=0o600)
+        _write(path, certificate.public_bytes(serialization.Encoding.PEM), mode=0o644)
+    if owner is not None:
+        os.chown(key_path, *owner)
+
+
+def load_document_signer(pki_dir: Path) -> tuple[x509.Certificate, rsa.RSAPrivateKey]:
+    """Raises PkiError."""
+    path, key_path = _signer_paths(pki_dir)
+    key = serialization.load_pem_private_key(_read(key_path), password=None)
+    if not isinstance(key, rsa.RSAPrivateKey):
+        raise PkiError(f"{key_path} is not an RSA key")
+    return x509.load_pem_x509_certificate(_read(path)), key
+
+
+def _signer_paths(pki_dir: Path) -> tuple[Path, Path]:
+    return pki_dir / f"{DOCUMENT_SIGNER}.pem", pki_dir / f"{DOCUMENT_SIGNER}-key.pem"
+
+
 def _issue(pki_dir: Path, member_id: str, names: x509.SubjectAlternativeName, ca: x509.Certificate) -> None:
     ca_key = serialization.load_pem_private_key(_read(pki_dir / "ca-key.pem"), password=None)
     if not isinstance(ca_key, ec.EllipticCurvePrivateKey):
@@ -151,7 +187,7 @@ def _still_right(path: Path, wanted: x509.SubjectAlternativeName, ca: x509.Certi
 
 
 def _builder(
-    *, subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, end: datetime.datetime
+    *, subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey, end: datetime.datetime
 ) -> x509.CertificateBuilder:
     return x509.CertificateBuilder(
         issuer_name=issuer,
@@ -187,7 +223,7 @@ def _now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)
 
 
-def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+def _key_pem(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )

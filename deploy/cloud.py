@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from common.config import CloudConfig, load
-from common.pki import Identity, create_authority, issue
+from common.pki import Identity, create_authority, create_document_signer, issue
 from deploy import etcd, fabric, machine
 from deploy.config_file import FILE_NAME, write
 from deploy.guests import end_all_processes, power_off_all
@@ -200,6 +200,7 @@ def _make_keys(config: CloudConfig) -> None:
         issue(pki, f"cc-{zone.name}", "cc", ips=own, owner=service)
         for node in zone.nodes:
             issue(pki, node.name, "nc", ips=(node.address,), owner=root if node.namespace else service)
+    create_document_signer(pki, owner=service if is_fake(config) else root)
     for name in ("master.key", "ticket.key"):
         path = pki / name
         if not path.exists():

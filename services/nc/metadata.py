@@ -221,7 +221,7 @@ class _Answerer:
                 return web.Response(body=spec.user_data, headers=_headers("application/octet-stream"))
             case metadata_tree.SIGNATURE:
                 return _text(self._signer.signature(leaves[metadata_tree.DOCUMENT]))
-            case metadata_tree.PKCS7:
+            case metadata_tree.PKCS7 | metadata_tree.RSA2048:
                 return _text(self._signer.pkcs7(leaves[metadata_tree.DOCUMENT]))
             case _:
                 return _text(leaves[path])

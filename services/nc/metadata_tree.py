@@ -23,6 +23,8 @@ VERSIONS: Final = (
 DOCUMENT: Final = "dynamic/instance-identity/document"
 SIGNATURE: Final = "dynamic/instance-identity/signature"
 PKCS7: Final = "dynamic/instance-identity/pkcs7"
+# AWS has a longer key for this one; here there is one key.
+RSA2048: Final = "dynamic/instance-identity/rsa2048"
 USER_DATA: Final = "user-data"
 
 
@@ -79,6 +81,7 @@ def leaves(subject: Subject) -> dict[str, str]:
         # Their texts are made when they are asked for.
         SIGNATURE: "",
         PKCS7: "",
+        RSA2048: "",
         **({USER_DATA: ""} if spec.has_user_data else {}),
     }
 
@@ -122,6 +125,7 @@ def identity_document(spec: instance_pb2.InstanceSpec) -> str:
             "version": "2017-09-30",
         },
         indent=2,
+        separators=(",", " : "),
     )
 
 

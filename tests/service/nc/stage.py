@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import signal
 import sys
+import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,7 +18,7 @@ from common.background import Background
 from common.config import CloudConfig, NodeConfig, NodesConfig, ZoneConfig
 from common.errors import NotFound, Unavailable
 from common.ids import InstanceId
-from common.pki import Identity, create_authority, issue
+from common.pki import Identity, create_authority, create_document_signer, issue
 from common.process import ServiceContext
 from common.rpc.channel import cloud_errors, connect
 from mallee.nc.v1 import instance_pb2, service_pb2, service_pb2_grpc
@@ -115,7 +117,17 @@ def make_site(folder: Path, *, cores: int = 2) -> Site:
     create_authority(config.pki_path)
     issue(config.pki_path, NODE, "nc")
     issue(config.pki_path, CC, "cc")
+    for name, content in _document_signer().items():
+        (config.pki_path / name).write_bytes(content)
     return Site(config)
+
+
+@functools.cache
+def _document_signer() -> dict[str, bytes]:
+    """Files; their key takes too long to make one for each test."""
+    with tempfile.TemporaryDirectory() as folder:
+        create_document_signer(Path(folder))
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 
 class Client:

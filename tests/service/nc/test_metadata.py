@@ -13,14 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import pkcs7
 
 from mallee.nc.v1 import instance_pb2, network_pb2, service_pb2
 from services.nc.metadata import MOST_CONNECTIONS
-from tests.service.nc.stage import NODE, Node, Site, make_site, running
+from tests.service.nc.stage import Node, Site, make_site, running
 from tests.unit.nc.specs import spec
 
 RUNNING = instance_pb2.VM_STATE_RUNNING
@@ -175,17 +171,36 @@ async def test_a_disabled_endpoint_and_other_methods_are_refused(node: Node) -> 
     assert (await ask(node, "/latest/meta-data/", method="PUT")).status == 404
 
 
-async def test_the_identity_document_is_signed_by_the_node(node: Node) -> None:
-    document = (await ask(node, "/latest/dynamic/instance-identity/document")).body
+async def test_the_identity_document_is_signed_as_openssl_verifies_it(node: Node, tmp_path: Path) -> None:
+    """By the certificate that lies in the cloud's folder, with the commands of AWS's user guide."""
+    folder = "/latest/dynamic/instance-identity"
+    assert (await ask(node, f"{folder}/")).text.split() == ["document", "pkcs7", "rsa2048", "signature"]
+    document = (await ask(node, f"{folder}/document")).body
     assert json.loads(document)["instanceId"] == spec(1).instance_id
-    certificate = x509.load_pem_x509_certificate(node.site.identity(NODE).certificate_pem)
-    signature = base64.b64decode((await ask(node, "/latest/dynamic/instance-identity/signature")).body)
-    key = certificate.public_key()
-    assert isinstance(key, ec.EllipticCurvePublicKey)
-    key.verify(signature, document, ec.ECDSA(hashes.SHA256()))
-    bundle = base64.b64decode((await ask(node, "/latest/dynamic/instance-identity/pkcs7")).body)
-    assert pkcs7.load_der_pkcs7_certificates(bundle) == [certificate]
-    assert document in bundle
+    (tmp_path / "document").write_bytes(document)
+    certificate = node.site.config.pki_path / "instance-identity.pem"
+    (tmp_path / "key.pem").write_bytes(await openssl(tmp_path, "x509", "-pubkey", "-noout", "-in", str(certificate)))
+    (tmp_path / "signature").write_bytes(base64.b64decode((await ask(node, f"{folder}/signature")).body))
+    verify = ["dgst", "-sha256", "-verify", "key.pem", "-signature", "signature", "document"]
+    assert await openssl(tmp_path, *verify) == b"Verified OK\n"
+    for name in ("pkcs7", "rsa2048"):
+        signed = (await ask(node, f"{folder}/{name}")).text
+        (tmp_path / name).write_text(f"-----BEGIN PKCS7-----\n{signed}\n-----END PKCS7-----\n")
+        verify = ["smime", "-verify", "-in", name, "-inform", "PEM", "-certfile", str(certificate), "-noverify"]
+        assert await openssl(tmp_path, *verify) == document
+    (tmp_path / "document").write_bytes(document.replace(b"i-", b"j-"))
+    assert b"Verified OK" not in await openssl(
+        tmp_path, "dgst", "-sha256", "-verify", "key.pem", "-signature", "signature", "document"
+    )
+
+
+async def openssl(folder: Path, *arguments: str) -> bytes:
+    """What it wrote."""
+    started = await asyncio.create_subprocess_exec(
+        "openssl", *arguments, cwd=folder, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+    )
+    said, _ = await started.communicate()
+    return said
 
 
 async def test_the_latest_plan_decides_at_the_next_request(node: Node) -> None:
