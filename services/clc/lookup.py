@@ -13,6 +13,7 @@ from typing import Final, Generic, TypeVar
 from google.protobuf.message import Message
 
 from common.errors import InvalidArgument, NotFound
+from common.ids import AccountId
 from mallee.clc.v1 import record_pb2
 from services.clc.store import Store, Stored
 
@@ -184,6 +185,17 @@ NOUNS: Final[tuple[Noun[Message], ...]] = (  # type: ignore[assignment]
     KEY_PAIR,
     ADDRESS,
 )
+
+
+def check_accounts(given: Iterable[str], *, words: Sequence[str]) -> None:
+    """Raises InvalidArgument for what is neither one of `words` (self, amazon, all …) nor an account id."""
+    for account in given:
+        if account in words:
+            continue
+        try:
+            AccountId(account)
+        except ValueError:
+            raise InvalidArgument(f'Invalid user id: "{account}"', code="InvalidUserID.Malformed") from None
 
 
 def own(store: Store, noun: Noun[R], account_id: str, record_id: str) -> Stored[R]:

@@ -49,8 +49,8 @@ def test_what_goes_out_is_ruled_too(ec2: Any, web: str) -> None:
         ec2.authorize_security_group_egress(GroupId=web, IpPermissions=[SSH])
     with refused("InvalidSecurityGroupRuleId.NotFound"):
         ec2.revoke_security_group_ingress(GroupId=web, SecurityGroupRuleIds=[rule["SecurityGroupRuleId"]])
-    with refused("InvalidPermission.NotFound"):
-        ec2.revoke_security_group_ingress(GroupId=web, IpPermissions=[SSH])
+    unknown = ec2.revoke_security_group_ingress(GroupId=web, IpPermissions=[SSH])["UnknownIpPermissions"]
+    assert [(p["FromPort"], p["IpRanges"]) for p in unknown] == [(22, SSH["IpRanges"])]
     with refused("UnsupportedOperation"):
         ec2.authorize_security_group_egress(GroupId=web, IpProtocol="tcp", FromPort=1, ToPort=1, CidrIp="10.0.0.0/8")
 

@@ -8,6 +8,7 @@ from common.errors import InvalidArgument, Unsupported
 from common.ids import AccountId
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import image_pb2 as ec2
+from services.clc.image.use_cases import check_description
 from services.clc.lookup import IMAGE, own
 from services.clc.store import Changes, until_committed
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
@@ -23,6 +24,7 @@ async def modify_image_attribute(
         match _attribute(request):
             case "description":
                 draft.description = request.description.value or request.value
+                check_description(draft.description)
             case "launchPermission":
                 added, removed = _permissions(request)
                 _grant(draft, added)
@@ -106,14 +108,20 @@ def _show(attribute: ec2.AttributeValue, value: str) -> None:
 
 
 def _attribute(request: ec2.ModifyImageAttributeRequest) -> str:
-    """Named, or told by the member that is set."""
-    if request.attribute:
-        return request.attribute
-    if request.HasField("launch_permission"):
-        return "launchPermission"
+    """Named, or told by the members that are set: one at a time."""
+    given = {request.attribute} if request.attribute else set()
+    if request.HasField("launch_permission") or request.operation_type or request.user_ids or request.user_groups:
+        given.add("launchPermission")
     if request.HasField("description"):
-        return "description"
-    raise InvalidArgument("The request must contain the parameter attribute", code="MissingParameter")
+        given.add("description")
+    if not given:
+        raise InvalidArgument("The request must contain the parameter attribute", code="MissingParameter")
+    if len(given) > 1 or (request.HasField("value") and given == {"launchPermission"}):
+        raise InvalidArgument(
+            f"Fields for multiple attribute types specified: {', '.join(sorted(given))}",
+            code="InvalidParameterCombination",
+        )
+    return given.pop()
 
 
 def _permissions(
@@ -122,6 +130,11 @@ def _permissions(
     """Those to add and those to remove, of the structure or of the flat, older members."""
     flat = [ec2.LaunchPermission(user_id=user) for user in request.user_ids]
     flat += [ec2.LaunchPermission(group=group) for group in request.user_groups]
+    if request.HasField("launch_permission") and (flat or request.operation_type):
+        raise InvalidArgument(
+            "The parameter launchPermission cannot be used with the parameter operationType",
+            code="InvalidParameterCombination",
+        )
     match request.operation_type:
         case "add":
             return flat, ()
@@ -150,10 +163,10 @@ def _revoke(image: record_pb2.ImageRecord, permissions: Sequence[ec2.LaunchPermi
 
 
 def _is_everybody(permission: ec2.LaunchPermission) -> bool:
-    if permission.group == "all":
+    if permission.group == "all" and not permission.user_id:
         return True
     try:
-        AccountId(permission.user_id)
+        AccountId("" if permission.group else permission.user_id)
     except ValueError:
         wrong = permission.group or permission.user_id
         raise InvalidArgument(

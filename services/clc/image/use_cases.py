@@ -12,7 +12,7 @@ from mallee.ec2.v1 import image_pb2 as ec2
 from mallee.walrus.v1 import service_pb2 as walrus
 from services.clc.clock import timestamp
 from services.clc.filters import FilterTable
-from services.clc.lookup import IMAGE, own, visible_all
+from services.clc.lookup import IMAGE, check_accounts, own, visible_all
 from services.clc.paging import page
 from services.clc.store import Changes, Store, Stored, sorted_by_creation, until_committed
 from services.clc.tag import rules as tags
@@ -22,6 +22,8 @@ from services.clc.vpc.describe import creation_key, matching, max_results_of
 from services.clc.walrus import Pinned
 
 _NAME: Final = re.compile(r"[a-zA-Z0-9()\[\] ./\-'@_]{3,128}\Z")
+# Of the root device, as in /dev/sda1; nothing is what it is called by default.
+_DEVICE: Final = re.compile(r"((/dev/)?[a-z][a-z0-9/]{0,30})?\Z")
 _KINDS: Final[dict[int, tuple[type[ResourceId], str]]] = {
     walrus.IMAGE_KIND_MACHINE: (MachineImageId, "machine"),
     walrus.IMAGE_KIND_KERNEL: (KernelImageId, "kernel"),
@@ -124,6 +126,8 @@ async def deregister_image(cloud: Cloud, call: Call, request: ec2.DeregisterImag
 @use_case("ec2.DescribeImages")
 async def describe_images(cloud: Cloud, call: Call, request: ec2.DescribeImagesRequest) -> ec2.DescribeImagesResult:
     matches, limit = _FILTERS.matcher(request.filters), max_results_of(request)
+    check_accounts(request.owners, words=("self", "amazon", "aws-marketplace", "aws-backup-vault"))
+    check_accounts(request.executable_users, words=("self", "all"))
     # No image is ever deprecated or disabled here, so both change nothing.
     _ = request.include_deprecated, request.include_disabled
     end_dry_run(request)
@@ -195,16 +199,23 @@ def _check(request: ec2.RegisterImageRequest) -> None:
             " '-', '/' and '_'",
             code="InvalidAMIName.Malformed",
         )
-    if len(request.description) > 255:
-        raise InvalidArgument("Character limit exceeded: the description may have 255 characters")
+    check_description(request.description)
+    if not _DEVICE.match(request.root_device_name):
+        raise InvalidArgument(f"Value ({request.root_device_name}) for parameter rootDeviceName is invalid.")
     for name, given, known in (
         ("Architecture", request.architecture, ("", "x86_64")),
         ("VirtualizationType", request.virtualization_type, ("", "hvm", "paravirtual")),
         ("BootMode", request.boot_mode, ("", "legacy-bios")),
         ("ImdsSupport", request.imds_support, ("",)),
+        ("SriovNetSupport", request.sriov_net_support, ("", "simple")),
     ):
         if given not in known:
             raise Unsupported(f"Value ({given}) for parameter {name} is not supported by this cloud.")
+
+
+def check_description(description: str) -> None:
+    if len(description) > 255:
+        raise InvalidArgument("Character limit exceeded: the description may have 255 characters")
 
 
 def _check_name_free(store: Store, account_id: str, name: str) -> None:

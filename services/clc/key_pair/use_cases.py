@@ -94,6 +94,8 @@ async def delete_key_pair(cloud: Cloud, call: Call, request: ec2.DeleteKeyPairRe
         )
     if request.key_pair_id:
         KEY_PAIR.check(request.key_pair_id)
+    else:
+        _check_name(request.key_name)
     end_dry_run(request)
 
     async def attempt() -> ec2.DeleteKeyPairResult:

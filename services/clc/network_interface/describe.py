@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from common.errors import InvalidArgument
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import instance_pb2
 from mallee.ec2.v1 import network_interface_pb2 as ec2
@@ -62,6 +63,11 @@ async def describe_network_interfaces(
     cloud: Cloud, call: Call, request: ec2.DescribeNetworkInterfacesRequest
 ) -> ec2.DescribeNetworkInterfacesResult:
     matches, limit = _FILTERS.matcher(request.filters), max_results_of(request)
+    if limit is not None and request.network_interface_ids:
+        raise InvalidArgument(
+            "The parameter networkInterfaceIdSet cannot be used with the parameter maxResults",
+            code="InvalidParameterCombination",
+        )
     end_dry_run(request)
     found = interfaces_of(cloud, call.account_id)
     if ids := list(dict.fromkeys(request.network_interface_ids)):

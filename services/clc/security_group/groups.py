@@ -141,6 +141,10 @@ def find_group(
     store: Store, account_id: str, *, group_id: str = "", name: str = ""
 ) -> Stored[record_pb2.SecurityGroupRecord]:
     """By id, or by name in the default VPC. Raises NotFound (InvalidGroup.NotFound)."""
+    if group_id and name:
+        raise InvalidArgument(
+            "The parameter groupName cannot be used with the parameter groupId", code="InvalidParameterCombination"
+        )
     if group_id:
         return own(store, SECURITY_GROUP, account_id, group_id)
     if not name:

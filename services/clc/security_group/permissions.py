@@ -8,10 +8,10 @@ from common.errors import AlreadyExists, InvalidArgument, NoCapacity, NotFound
 from common.ids import SecurityGroupRuleId
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import security_group_pb2 as ec2
-from services.clc.lookup import SECURITY_GROUP, SECURITY_GROUP_RULE
+from services.clc.lookup import SECURITY_GROUP, SECURITY_GROUP_RULE, own
 from services.clc.security_group.groups import find_group, group_use
-from services.clc.security_group.rules import MAX_RULES, Rule, meaning, rules_of, same, words
-from services.clc.store import Changes, Store, Stored, until_committed
+from services.clc.security_group.rules import MAX_RULES, Rule, meaning, permissions_of, rules_of, same, words
+from services.clc.store import Changes, Store, until_committed
 from services.clc.tag import rules as tags
 from services.clc.tag.view import shown
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
@@ -43,16 +43,20 @@ async def revoke_ingress(
     cloud: Cloud, call: Call, request: ec2.RevokeSecurityGroupIngressRequest
 ) -> ec2.RevokeSecurityGroupIngressResult:
     permissions = [*request.ip_permissions, *_flat_permission(request)]
-    gone = await _revoke(cloud, call, request, permissions, name=request.group_name, egress=False)
-    return ec2.RevokeSecurityGroupIngressResult(return_value=True, revoked_security_group_rules=gone)
+    gone, unknown = await _revoke(cloud, call, request, permissions, name=request.group_name, egress=False)
+    return ec2.RevokeSecurityGroupIngressResult(
+        return_value=True, revoked_security_group_rules=gone, unknown_ip_permissions=unknown
+    )
 
 
 @use_case("ec2.RevokeSecurityGroupEgress")
 async def revoke_egress(
     cloud: Cloud, call: Call, request: ec2.RevokeSecurityGroupEgressRequest
 ) -> ec2.RevokeSecurityGroupEgressResult:
-    gone = await _revoke(cloud, call, request, request.ip_permissions, name="", egress=True)
-    return ec2.RevokeSecurityGroupEgressResult(return_value=True, revoked_security_group_rules=gone)
+    gone, unknown = await _revoke(cloud, call, request, request.ip_permissions, name="", egress=True)
+    return ec2.RevokeSecurityGroupEgressResult(
+        return_value=True, revoked_security_group_rules=gone, unknown_ip_permissions=unknown
+    )
 
 
 async def _authorize(
@@ -87,24 +91,46 @@ async def _authorize(
 
 async def _revoke(
     cloud: Cloud, call: Call, request: Revocation, permissions: Permissions, *, name: str, egress: bool
-) -> list[ec2.RevokedSecurityGroupRule]:
-    async def attempt() -> list[ec2.RevokedSecurityGroupRule]:
+) -> tuple[list[ec2.RevokedSecurityGroupRule], list[ec2.IpPermission]]:
+    """What is revoked, and what was asked for and is not there."""
+    ids = list(dict.fromkeys(request.security_group_rule_ids))
+    if ids and permissions:
+        raise InvalidArgument(
+            "The parameter ipPermissions cannot be used with the parameter securityGroupRuleIds",
+            code="InvalidParameterCombination",
+        )
+
+    async def attempt() -> tuple[list[ec2.RevokedSecurityGroupRule], list[ec2.IpPermission]]:
         group = find_group(cloud.store, call.account_id, group_id=request.group_id, name=name)
-        if ids := list(dict.fromkeys(request.security_group_rule_ids)):
+        unknown: list[Rule] = []
+        if ids:
             gone = [rule_of_id(group.record, rule_id, egress=egress) for rule_id in ids]
         else:
             wanted = wanted_rules(cloud.store, call.account_id, group.record, permissions, egress=egress)
-            gone = [present_rule(group.record, rule) for rule in wanted]
+            gone = [rule for rule in group.record.rules if any(same(rule, given) for given in wanted)]
+            unknown = [given for given in wanted if not any(same(rule, given) for rule in gone)]
+            _check_forgiven(cloud.store, group.record, unknown)
         end_dry_run(request)
         draft = group.draft()
         del draft.rules[:]
         draft.rules.extend(rule for rule in group.record.rules if rule not in gone)
-        changes = Changes()
-        changes.update(group, draft)
-        await cloud.store.commit(changes)
-        return [_revoked_view(draft, rule) for rule in gone]
+        if gone:
+            changes = Changes()
+            changes.update(group, draft)
+            await cloud.store.commit(changes)
+        return [_revoked_view(draft, rule) for rule in gone], permissions_of(unknown, egress=egress)
 
     return await until_committed(attempt)
+
+
+def _check_forgiven(store: Store, group: record_pb2.SecurityGroupRecord, unknown: Sequence[Rule]) -> None:
+    """In a default VPC, revoking what is not there is no error: it is listed in the answer. Elsewhere it is NotFound.
+
+    (API reference, RevokeSecurityGroupIngress.)
+    """
+    vpc = store.get(record_pb2.VpcRecord, group.vpc_id)
+    if unknown and not (vpc is not None and vpc.record.is_default):
+        raise _absent()
 
 
 def wanted_rules(
@@ -134,7 +160,11 @@ def present_rule(group: record_pb2.SecurityGroupRecord, wanted: Rule) -> Rule:
     for rule in group.rules:
         if same(rule, wanted):
             return rule
-    raise NotFound("The specified rule does not exist in this security group.", code="InvalidPermission.NotFound")
+    raise _absent()
+
+
+def _absent() -> NotFound:
+    return NotFound("The specified rule does not exist in this security group.", code="InvalidPermission.NotFound")
 
 
 def check_distinct(rules: Sequence[Rule]) -> None:
@@ -173,9 +203,12 @@ def _referenced(
     """Another account's group does not exist here: there is no peering."""
     if pair.user_id and pair.user_id != account_id:
         raise SECURITY_GROUP.missing([pair.group_id or pair.group_name])
-    found: Stored[record_pb2.SecurityGroupRecord] = find_group(
-        store, account_id, group_id=pair.group_id, name=pair.group_name
-    )
+    if pair.group_id:
+        found = own(store, SECURITY_GROUP, account_id, pair.group_id)
+        if pair.group_name not in ("", found.record.name):
+            raise SECURITY_GROUP.missing([pair.group_name])
+    else:
+        found = find_group(store, account_id, name=pair.group_name)
     if found.record.vpc_id != group.vpc_id or pair.vpc_id not in ("", group.vpc_id):
         raise InvalidArgument(
             f"You have specified two resources that belong to different networks: {group.group_id} and"

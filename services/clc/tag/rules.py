@@ -28,13 +28,17 @@ def checked(tags: Iterable[TagLike]) -> dict[str, str]:
     """Raises InvalidArgument for a key or value that EC2 does not take, or a key given twice."""
     found: dict[str, str] = {}
     for tag in tags:
-        check_key(tag.key)
-        if len(tag.value) > MAX_VALUE:
-            raise InvalidArgument(f"Tag value exceeds the maximum length of {MAX_VALUE} characters")
+        check_lengths(tag)
         if tag.key in found:
             raise InvalidArgument(f"Duplicate tag key '{tag.key}' specified.")
         found[tag.key] = tag.value
     return found
+
+
+def check_lengths(tag: TagLike) -> None:
+    check_key(tag.key)
+    if len(tag.value) > MAX_VALUE:
+        raise InvalidArgument(f"Tag value exceeds the maximum length of {MAX_VALUE} characters")
 
 
 def check_key(key: str) -> None:

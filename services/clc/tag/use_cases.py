@@ -57,7 +57,7 @@ async def create_tags(cloud: Cloud, call: Call, request: ec2.CreateTagsRequest) 
 @use_case("ec2.DeleteTags")
 async def delete_tags(cloud: Cloud, call: Call, request: ec2.DeleteTagsRequest) -> ec2.DeleteTagsResponse:
     for tag in request.tags:
-        rules.check_key(tag.key)
+        rules.check_lengths(tag)
 
     async def attempt() -> ec2.DeleteTagsResponse:
         drafts = Drafts()

@@ -5,11 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from common.errors import InvalidArgument
-from common.ids import AccountId
 from mallee.ec2.v1 import snapshot_pb2, volume_pb2
 from services.clc.filters import FilterTable
-from services.clc.lookup import SNAPSHOT, VOLUME, Kind
+from services.clc.lookup import SNAPSHOT, VOLUME, Kind, check_accounts
 from services.clc.paging import page
 from services.clc.tag.view import as_mapping
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
@@ -73,8 +71,8 @@ async def describe_snapshots(
     cloud: Cloud, call: Call, request: snapshot_pb2.DescribeSnapshotsRequest
 ) -> snapshot_pb2.DescribeSnapshotsResult:
     matches, limit = _SNAPSHOT_FILTERS.matcher(request.filters), max_results_of(request)
-    _check_accounts(request.owner_ids, words=("self", "amazon", "aws-marketplace"))
-    _check_accounts(request.restorable_by_user_ids, words=("self", "all"))
+    check_accounts(request.owner_ids, words=("self", "amazon", "aws-marketplace"))
+    check_accounts(request.restorable_by_user_ids, words=("self", "all"))
     end_dry_run(request)
     _find_none(SNAPSHOT, request.snapshot_ids)
     there: list[snapshot_pb2.Snapshot] = []
@@ -89,13 +87,3 @@ def _find_none(kind: Kind, ids: Sequence[str]) -> None:
         kind.check(given)
     if ids:
         raise kind.missing(ids)
-
-
-def _check_accounts(given: Sequence[str], *, words: Sequence[str]) -> None:
-    for account in given:
-        if account in words:
-            continue
-        try:
-            AccountId(account)
-        except ValueError:
-            raise InvalidArgument(f'Invalid user id: "{account}"', code="InvalidUserID.Malformed") from None

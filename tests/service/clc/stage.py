@@ -174,6 +174,10 @@ class Stage:
     def instance(self, instance_id: str) -> record_pb2.InstanceRecord:
         stored = self.cloud.store.get(record_pb2.InstanceRecord, instance_id)
         assert stored is not None
+    def of_the_other(self) -> Stage:
+        """The same, where the second account comes first."""
+        return Stage(self.cloud, self.zones, self.images, self.callers[::-1])
+
         return stored.record
 
 
