@@ -19,6 +19,7 @@ from services.nc.drivers.base import Hypervisor
 from services.nc.images import ImageCache
 from services.nc.instance import Goal, Phase, observation_of
 from services.nc.paths import NodePaths
+from services.nc.screen import jpeg
 from services.nc.store import InstanceStore
 
 REBOOT_GRACE_S: Final = 60.0
@@ -104,6 +105,11 @@ class Orders:
         """The end of its console and when it was last written. Raises NotFound."""
         self._get(instance_id)
         return await asyncio.to_thread(tail, self._paths.console(instance_id))
+
+    async def screenshot(self, instance_id: InstanceId, *, wake_up: bool) -> bytes:
+        """What its screen shows, as JPEG. Raises NotFound, WrongState."""
+        self._get(instance_id)
+        return await asyncio.to_thread(jpeg, await self._hypervisor.screenshot(instance_id, wake_up=wake_up))
 
     def _get(self, instance_id: InstanceId) -> record_pb2.InstanceRecord:
         record = self._store.get(instance_id)

@@ -57,6 +57,12 @@ class NodeControllerService(service_pb2_grpc.NodeControllerServiceServicer):
         output, written_at_ms = await self._orders.console(_instance_id(request.instance_id))
         return service_pb2.GetConsoleOutputResponse(output=output, written_at_ms=written_at_ms)
 
+    async def GetConsoleScreenshot(
+        self, request: service_pb2.GetConsoleScreenshotRequest, context: Any
+    ) -> service_pb2.GetConsoleScreenshotResponse:
+        jpeg = await self._orders.screenshot(_instance_id(request.instance_id), wake_up=request.wake_up)
+        return service_pb2.GetConsoleScreenshotResponse(jpeg=jpeg)
+
     async def ApplyVpcPlan(
         self, request: service_pb2.ApplyVpcPlanRequest, context: Any
     ) -> service_pb2.ApplyVpcPlanResponse:

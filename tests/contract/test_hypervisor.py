@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import os
 import signal
 import subprocess
@@ -13,11 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from PIL import Image
 
 from common.errors import NotFound, Unavailable, WrongState
 from common.ids import InstanceId
 from services.nc.drivers.base import Domain, Hypervisor, Power
 from services.nc.drivers.fake import FakeHypervisor
+from services.nc.screen import jpeg
 
 if TYPE_CHECKING:
     from tests.contract.libvirt_host import LibvirtHost
@@ -208,6 +211,20 @@ async def test_reboot_needs_a_running_domain(bench: Bench) -> None:
     # Told again as running: by the guest, or by the reset that follows when it does not react.
     async with told(hypervisor, FIRST, Power.RUNNING):
         await hypervisor.reboot(FIRST, grace_s=0.1)
+
+
+async def test_the_screen_of_a_running_domain_is_a_picture(bench: Bench) -> None:
+    hypervisor = bench.hypervisor
+    with pytest.raises(NotFound):
+        await hypervisor.screenshot(FIRST, wake_up=False)
+    await hypervisor.prepare(bench.domain(FIRST))
+    with pytest.raises(WrongState):
+        await hypervisor.screenshot(FIRST, wake_up=False)
+    await hypervisor.resume(FIRST)
+    for wake_up in (False, True):
+        with Image.open(io.BytesIO(jpeg(await hypervisor.screenshot(FIRST, wake_up=wake_up)))) as picture:
+            assert picture.format == "JPEG"
+            assert picture.width >= 640
 
 
 async def test_many_domains_at_once(bench: Bench) -> None:

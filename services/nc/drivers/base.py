@@ -95,6 +95,12 @@ class Hypervisor(Protocol):
         Raises WrongState if it does not run, NotFound if there is none.
         """
 
+    async def screenshot(self, instance_id: InstanceId, *, wake_up: bool) -> bytes:
+        """What its screen shows now, as a PNG or PPM picture. `wake_up`: after a key was pressed.
+
+        Raises WrongState if it does not run, NotFound if there is none.
+        """
+
     async def observe(self) -> Mapping[InstanceId, Power]:
         """Every domain of this cloud and node that the engine knows."""
 

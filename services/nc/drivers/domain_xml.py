@@ -18,6 +18,7 @@ from services.nc.drivers.base import Domain
 VENDOR: Final = "Amazon EC2"
 # Translated code per TCG guest. QEMU's own default, an eighth of the host, outweighs a small guest.
 TCG_CODE_MIB: Final = 128
+SCREEN_KIB: Final = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +68,8 @@ def domain_xml(domain: Domain, engine: Engine) -> str:
     _console(devices, domain)
     devices.add("controller", type="usb", model="none")
     devices.add("memballoon", model="none")
+    # A screen that nobody watches, for GetConsoleScreenshot alone; the memory of a text mode and small graphics modes.
+    devices.add("video").add("model", type="vga", vram=str(SCREEN_KIB), heads="1", primary="yes")
     rng = devices.add("rng", model="virtio")
     rng.add("backend", "/dev/urandom", model="random")
     label = root.add("seclabel", type="static", model="dac", relabel="no")

@@ -19,9 +19,11 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from common.errors import CloudError, NoCapacity, NotFound, Unavailable, WrongState
 from common.ids import InstanceId
@@ -38,6 +40,9 @@ _BOOT_LINES = (
 )
 
 
+_ANY_NUMBER: Final = 1 << 30
+
+
 @dataclass(slots=True, kw_only=True)
 class Faults:
     """What goes wrong. All off by default."""
@@ -51,7 +56,7 @@ class Faults:
     # Changes are lost.
     lose_events: bool = False
     # More domains than this do not fit.
-    most_domains: int = 1 << 30
+    most_domains: int = _ANY_NUMBER
 
 
 class FakeHypervisor:
@@ -89,7 +94,7 @@ class FakeHypervisor:
             raise CloudError("the fake hypervisor was told to fail")
         if self._read(domain.instance_id) in (Power.PAUSED, Power.RUNNING):
             return
-        if len(list(self._domains.glob("*.json"))) >= self.faults.most_domains:
+        if self.faults.most_domains < _ANY_NUMBER and len(os.listdir(self._domains)) >= self.faults.most_domains:
             raise NoCapacity("the host has no memory for it")
         self._write(domain.instance_id, Power.PAUSED, domain)
 
@@ -117,6 +122,12 @@ class FakeHypervisor:
             raise WrongState(f"{instance_id} does not run")
         self._boot(instance_id)
         self._tell(instance_id, Power.RUNNING)
+
+    async def screenshot(self, instance_id: InstanceId, *, wake_up: bool) -> bytes:
+        self._reach()
+        if self._get(instance_id) is not Power.RUNNING:
+            raise WrongState(f"{instance_id} does not run", code="IncorrectInstanceState")
+        return _picture(instance_id, lit=wake_up)
 
     async def observe(self) -> Mapping[InstanceId, Power]:
         self._reach()
@@ -217,3 +228,9 @@ class FakeHypervisor:
 
 def _facts(domain: Domain) -> dict[str, str]:
     return {"mac": domain.mac, "arguments": domain.kernel_arguments, "console_log": str(domain.console_log)}
+
+
+def _picture(instance_id: InstanceId, *, lit: bool) -> bytes:
+    """A text mode's 720 by 400 dots in a colour of the instance's own, brighter when a key was pressed."""
+    colour = bytes((int(digits, 16) // 2 + (128 if lit else 0)) for digits in re.findall("..", instance_id[2:8]))
+    return b"P6\n720 400\n255\n" + colour * (720 * 400)

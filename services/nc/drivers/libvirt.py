@@ -20,11 +20,12 @@ from typing import Any, Final, TypeVar
 
 import libvirt
 
-from common.errors import CloudError, NoCapacity, NotFound, Unavailable, WrongState
+from common.errors import CloudError, NotFound, Unavailable, WrongState
 from common.ids import InstanceId
 from services.nc.drivers.base import Domain, Power, PowerChange
 from services.nc.drivers.domain_xml import Engine, domain_name, domain_xml, instance_of
 from services.nc.drivers.feed import PowerFeed
+from services.nc.drivers.libvirt_calls import GONE_CODES, cloud_error, gone_is_fine, press_a_key, screen_of, stop
 from services.nc.drivers.power import power_of_event, power_of_state
 
 THREADS: Final = 8
@@ -33,7 +34,6 @@ KEEPALIVE_INTERVAL_S: Final = 4
 KEEPALIVE_COUNT: Final = 3
 RECONNECT_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 
-_GONE_CODES: Final = frozenset({libvirt.VIR_ERR_NO_DOMAIN})
 _UNDEFINE: Final = (
     libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
     | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
@@ -129,7 +129,7 @@ class LibvirtHypervisor:
 
         def pull_the_plug(connection: libvirt.virConnect) -> None:
             if (domain := self._find(connection, instance_id)) is not None:
-                _stop(domain)
+                stop(domain)
 
         off = asyncio.ensure_future(
             self._feed.wait_for(
@@ -149,8 +149,8 @@ class LibvirtHypervisor:
         def forget(connection: libvirt.virConnect) -> None:
             domain = self._find(connection, instance_id)
             if domain is not None:
-                with _gone_is_fine():
-                    _stop(domain)
+                with gone_is_fine():
+                    stop(domain)
                     domain.undefineFlags(_UNDEFINE)
             self._drop_logs(instance_id)
 
@@ -173,13 +173,24 @@ class LibvirtHypervisor:
             task.cancel()
             raise
 
+    async def screenshot(self, instance_id: InstanceId, *, wake_up: bool) -> bytes:
+        def look(connection: libvirt.virConnect) -> bytes:
+            domain = self._get(connection, instance_id)
+            if power_of_state(*domain.state()) is not Power.RUNNING:
+                raise WrongState(f"{instance_id} does not run", code="IncorrectInstanceState")
+            if wake_up:
+                press_a_key(domain)
+            return screen_of(connection, domain)
+
+        return await self._call(instance_id, look)
+
     async def observe(self) -> Mapping[InstanceId, Power]:
         def look(connection: libvirt.virConnect) -> dict[InstanceId, Power]:
             found = {}
             for domain in connection.listAllDomains():
                 instance_id = instance_of(self._engine.cloud_id, domain.name())
                 if instance_id is not None:
-                    with _gone_is_fine():
+                    with gone_is_fine():
                         found[instance_id] = self._power(instance_id, domain)
             return found
 
@@ -190,7 +201,7 @@ class LibvirtHypervisor:
             domain = self._find(connection, instance_id)
             if domain is None:
                 return None
-            with _gone_is_fine():
+            with gone_is_fine():
                 return self._power(instance_id, domain)
             return None
 
@@ -215,7 +226,7 @@ class LibvirtHypervisor:
         try:
             return connection.lookupByName(domain_name(self._engine.cloud_id, instance_id))
         except libvirt.libvirtError as error:
-            if error.get_error_code() in _GONE_CODES:
+            if error.get_error_code() in GONE_CODES:
                 return None
             raise
 
@@ -243,7 +254,7 @@ class LibvirtHypervisor:
             if not await self._alive(connection):
                 self._lost.set()
                 raise Unavailable(f"libvirtd does not answer: {error}") from error
-            raise _cloud_error(error) from error
+            raise cloud_error(error) from error
 
     async def _alive(self, connection: libvirt.virConnect) -> bool:
         """Looks at the socket alone."""
@@ -358,33 +369,6 @@ class LibvirtHypervisor:
 _OFF: Final = (Power.OFF_BY_GUEST, Power.OFF_BY_HOST, Power.OFF_UNKNOWN, Power.CRASHED, None)
 
 
-@contextlib.contextmanager
-def _gone_is_fine() -> Any:
-    try:
-        yield
-    except libvirt.libvirtError as error:
-        if error.get_error_code() not in _GONE_CODES:
-            raise
-
-
-def _stop(domain: libvirt.virDomain) -> None:
-    """At once. It may end by itself at the same moment."""
-    try:
-        if domain.isActive():
-            domain.destroy()
-    except libvirt.libvirtError as error:
-        if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:
-            raise
-
-
-def _cloud_error(error: libvirt.libvirtError) -> CloudError:
-    text = str(error.get_error_message() or error)
-    if "Cannot allocate memory" in text or "cannot set up guest memory" in text:
-        return NoCapacity(f"the host has no memory for it: {text}")
-    return CloudError(f"libvirt: {text}")
-
-
-@functools.cache
 @functools.cache
 def _start_event_thread() -> None:
     """Once per process, before the first connection: https://libvirt.org/html/libvirt-libvirt-event.html"""

@@ -90,6 +90,13 @@ class FakeNode(NodeControllerServiceServicer):
     ) -> service_pb2.GetConsoleOutputResponse:
         return service_pb2.GetConsoleOutputResponse(output=request.instance_id.encode(), written_at_ms=7)
 
+    async def GetConsoleScreenshot(
+        self, request: service_pb2.GetConsoleScreenshotRequest, context: Any
+    ) -> service_pb2.GetConsoleScreenshotResponse:
+        return service_pb2.GetConsoleScreenshotResponse(
+            jpeg=request.instance_id.encode() * (2 if request.wake_up else 1)
+        )
+
     async def ApplyVpcPlan(
         self, request: service_pb2.ApplyVpcPlanRequest, context: Any
     ) -> service_pb2.ApplyVpcPlanResponse:

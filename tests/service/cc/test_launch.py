@@ -152,7 +152,7 @@ async def test_a_node_of_another_subnet_is_refused(stage: Stage) -> None:
     assert placed.error_code == NoCapacity.default_code
 
 
-@pytest.mark.parametrize("what", ["RebootInstance", "GetConsoleOutput"])
+@pytest.mark.parametrize("what", ["RebootInstance", "GetConsoleOutput", "GetConsoleScreenshot"])
 async def test_orders_reach_the_node_of_the_instance(stage: Stage, what: str) -> None:
     await stage.node("nc-1")
     zone = await stage.zone(nodes=1)

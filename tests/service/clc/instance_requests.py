@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mallee.ec2.v1 import image_pb2, instance_pb2
 from mallee.ec2.v1.vpc_pb2 import AttributeBooleanValue
+from tests.service.clc.address_requests import booted
 from tests.service.clc.making import Make, constantly, image, of, reads, running
 
 # What no instance of this cloud can do: its own refusal is the answer, to a dry run too.
@@ -50,6 +51,8 @@ INSTANCES: dict[str, Make] = {
     "UnmonitorInstances": of(running, instance_pb2.UnmonitorInstancesRequest(), "instance_ids"),
     "StartInstances": of(running, instance_pb2.StartInstancesRequest(), "instance_ids"),
     "StopInstances": of(running, instance_pb2.StopInstancesRequest(), "instance_ids"),
+    "GetConsoleScreenshot": of(booted, instance_pb2.GetConsoleScreenshotRequest(wake_up=True), "instance_id"),
+    "GetPasswordData": of(running, instance_pb2.GetPasswordDataRequest(), "instance_id"),
     "DescribeImageAttribute": of(
         image, image_pb2.DescribeImageAttributeRequest(attribute="launchPermission"), "image_id"
     ),

@@ -85,6 +85,9 @@ class PlayedZone:
     async def GetConsoleOutput(self, request: cc.GetConsoleOutputRequest) -> cc.GetConsoleOutputResponse:
         return cc.GetConsoleOutputResponse(output=b"hello", written_at_ms=1_800_000_000_500)
 
+    async def GetConsoleScreenshot(self, request: cc.GetConsoleScreenshotRequest) -> cc.GetConsoleScreenshotResponse:
+        return cc.GetConsoleScreenshotResponse(jpeg=b"woken" if request.wake_up else b"asleep")
+
     async def RebootInstance(self, request: cc.RebootInstanceRequest) -> cc.RebootInstanceResponse:
         return cc.RebootInstanceResponse()
 
@@ -171,13 +174,13 @@ class Stage:
         call = Call(caller=self.callers[caller], request_id="r-1", now=self.now)
         return await USE_CASES[action if "." in action else f"ec2.{action}"](self.cloud, call, request)
 
-    def instance(self, instance_id: str) -> record_pb2.InstanceRecord:
-        stored = self.cloud.store.get(record_pb2.InstanceRecord, instance_id)
-        assert stored is not None
     def of_the_other(self) -> Stage:
         """The same, where the second account comes first."""
         return Stage(self.cloud, self.zones, self.images, self.callers[::-1])
 
+    def instance(self, instance_id: str) -> record_pb2.InstanceRecord:
+        stored = self.cloud.store.get(record_pb2.InstanceRecord, instance_id)
+        assert stored is not None
         return stored.record
 
 

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from prometheus_client import REGISTRY
 
 from common.errors import InvalidArgument, NoCapacity, NotFound, Stale, WrongState
@@ -282,6 +284,19 @@ async def test_the_console_is_read_to_its_end(node: Node) -> None:
     log.write_bytes(b"x" * 65530)
     answer = await node.client.stub.GetConsoleOutput(service_pb2.GetConsoleOutputRequest(instance_id=FIRST))
     assert answer.output == b"eady\r\n" + b"x" * 65530
+
+
+async def test_the_screen_of_what_runs_is_a_jpeg(node: Node) -> None:
+    request = service_pb2.GetConsoleScreenshotRequest(instance_id=FIRST)
+    with pytest.raises(NotFound):
+        await node.client.stub.GetConsoleScreenshot(request)
+    await node.client.ensure(spec())
+    await node.client.until(FIRST, RUNNING)
+    screen = await node.client.stub.GetConsoleScreenshot(request)
+    with Image.open(io.BytesIO(screen.jpeg)) as picture:
+        assert (picture.format, picture.size) == ("JPEG", (720, 400))
+    request.wake_up = True
+    assert (await node.client.stub.GetConsoleScreenshot(request)).jpeg != screen.jpeg
 
 
 async def test_metrics_tell_what_the_node_has(node: Node) -> None:

@@ -1,0 +1,65 @@
+"""Single acts on one domain, as libvirt has them, and what its errors mean. They block: the driver's pool runs them."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, Final
+
+import libvirt
+
+from common.errors import CloudError, NoCapacity
+
+GONE_CODES: Final = frozenset({libvirt.VIR_ERR_NO_DOMAIN})
+# More than any mode of the screen's memory (domain_xml.SCREEN_KIB) has, as three bytes a pixel.
+_MAX_SCREEN_BYTES: Final = 16 << 20
+# Of the Linux key codes (input-event-codes.h): left shift, which types nothing.
+_LEFT_SHIFT: Final = 42
+_HELD_MS: Final = 50
+
+
+@contextlib.contextmanager
+def gone_is_fine() -> Any:
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        if error.get_error_code() not in GONE_CODES:
+            raise
+
+
+def stop(domain: libvirt.virDomain) -> None:
+    """At once. It may end by itself at the same moment."""
+    try:
+        if domain.isActive():
+            domain.destroy()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:
+            raise
+
+
+def press_a_key(domain: libvirt.virDomain) -> None:
+    domain.sendKey(libvirt.VIR_KEYCODE_SET_LINUX, _HELD_MS, [_LEFT_SHIFT], 1, 0)
+
+
+def screen_of(connection: libvirt.virConnect, domain: libvirt.virDomain) -> bytes:
+    """Its first screen, as QEMU draws it: PNG or PPM, by QEMU's version."""
+    stream = connection.newStream(0)
+    read = bytearray()
+    try:
+        domain.screenshot(stream, 0)
+        while chunk := stream.recv(1 << 18):
+            read += chunk
+            if len(read) > _MAX_SCREEN_BYTES:
+                raise CloudError("the guest's screen is larger than its memory")
+        stream.finish()
+    except BaseException:
+        with contextlib.suppress(libvirt.libvirtError):
+            stream.abort()
+        raise
+    return bytes(read)
+
+
+def cloud_error(error: libvirt.libvirtError) -> CloudError:
+    text = str(error.get_error_message() or error)
+    if "Cannot allocate memory" in text or "cannot set up guest memory" in text:
+        return NoCapacity(f"the host has no memory for it: {text}")
+    return CloudError(f"libvirt: {text}")
