@@ -7,11 +7,14 @@ SHELL := /bin/bash
 # Options for `mallee up`: make run UP="--zones 2 --nodes 2"
 UP ?=
 PYTEST ?=
+# How long `make chaos` takes for each of its clouds, and the seed of what it does; none: another one every time.
+MINUTES ?= 15
+SEED ?=
 
 # Where deploy/setup.sh links the command to, which not every shell looks into.
 stop clean-cloud: export PATH := $(PATH):/usr/local/bin:$(HOME)/.local/bin
 
-.PHONY: run run-fake stop clean-cloud test check conformance bench gen lock
+.PHONY: run run-fake stop clean-cloud test chaos check conformance bench gen lock
 
 run:  ## the cloud, up and with an image to run
 	mallee=$$(deploy/setup.sh run)
@@ -29,6 +32,11 @@ clean-cloud:  ## removes the cloud and all that it made on this machine; asks fi
 
 test:  ## everything that this machine can prove
 	deploy/test.sh $(PYTEST)
+
+chaos:  ## kills, pauses, fills and cuts for MINUTES each of two clouds, and tells what was lost
+	deploy/setup.sh test >/dev/null
+	MALLEE_SEED=$(SEED) MALLEE_CHAOS_MINUTES=$(MINUTES) PYTHONPATH=.:gen .venv/bin/python -m pytest -q -s \
+		-p no:cacheprovider tests/cloud/test_chaos.py tests/e2e/test_chaos.py
 
 check: .venv gen/mallee  ## formatting, lint, types, contracts
 	deploy/check.sh

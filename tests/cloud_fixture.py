@@ -194,7 +194,7 @@ def fake_cloud() -> Iterator[RunningCloud]:
         home=new_home(FAKE_HOMES),
         options=["--hypervisor", "fake", "--nodes", "2", "--no-image", "--port-base", str(free_port_base())],
     )
-    yield from _running(cloud)
+    yield from running(cloud)
 
 
 @pytest.fixture(scope="session")
@@ -206,7 +206,7 @@ def real_cloud() -> Iterator[RunningCloud]:
         home=new_home(REAL_HOMES),
         options=["--zones", "2", "--nodes", "2", "--no-image", "--port-base", str(free_port_base()), *free_ranges()],
     )
-    yield from _running(cloud)
+    yield from running(cloud)
 
 
 def free_ranges() -> list[str]:
@@ -220,7 +220,7 @@ def free_ranges() -> list[str]:
     raise AssertionError("no free range of addresses")
 
 
-def _running(cloud: RunningCloud) -> Iterator[RunningCloud]:
+def running(cloud: RunningCloud) -> Iterator[RunningCloud]:
     try:
         cloud.up()
         yield cloud

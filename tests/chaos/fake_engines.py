@@ -1,0 +1,50 @@
+"""What the fake engines of a cloud have, read from their own files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.config import CloudConfig
+from services.nc.drivers.base import Power
+from tests.chaos.records import Records, difference
+
+
+@dataclass(frozen=True, slots=True)
+class FakeEngines:
+    config: CloudConfig
+
+    def running(self) -> list[tuple[str, str]]:
+        """(instance, where) of each VM that runs now."""
+        return [(i, node) for (node, i), power in self._domains().items() if power == Power.RUNNING.value]
+
+    def faults(self, records: Records) -> list[str]:
+        """One line for each place where an engine and the records do not say the same."""
+        wanted = {(i.node, i.instance_id) for i in records.holding}
+        domains = self._domains()
+        found = difference("engine", wanted, set(domains))
+        found += [f"{key} is {power}" for key, power in domains.items() if power != Power.RUNNING.value]
+        recorded = {(node, path.name) for node, at in self._folders() for path in (at / "instances").iterdir()}
+        found += difference("node's records", wanted, recorded)
+        interfaces = {
+            (node, path.name.partition(".")[0])
+            for node, folder in self._folders()
+            for path in (folder / "fake-network").glob("vpc-*/eni-*")
+        }
+        return found + difference("network", {(i.node, i.interface.interface_id) for i in records.holding}, interfaces)
+
+    def _folders(self) -> list[tuple[str, Path]]:
+        nodes = [node.name for zone in self.config.zones for node in zone.nodes]
+        return [(node, self.config.home_path / "nodes" / node) for node in nodes]
+
+    def _domains(self) -> dict[tuple[str, str], str]:
+        """(node, instance) → what the engine says."""
+        found = {}
+        for node, folder in self._folders():
+            for path in (folder / "fake" / "domains").glob("*.json"):
+                try:
+                    found[node, path.stem] = str(json.loads(path.read_text())["power"])
+                except FileNotFoundError:
+                    continue  # Removed at this moment.
+        return found
