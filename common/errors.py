@@ -19,7 +19,7 @@ that is raised is a bug and reaches the client as an opaque InternalError with i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Final
 
 
 class CloudError(Exception):
@@ -59,6 +59,10 @@ class Stale(CloudError):
 
 class NoCapacity(CloudError):
     default_code = "InsufficientInstanceCapacity"
+
+
+# A NoCapacity of this code is a node's word about its images alone: it may have room for others.
+IMAGE_CACHE_FULL: Final = "ImageCacheFull"
 
 
 class Denied(CloudError):

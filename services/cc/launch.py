@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Container, Iterable, Mapping, Sequenc
 from typing import Final
 
 from common import ticket
-from common.errors import CloudError, InvalidArgument, NoCapacity, Unavailable, Unsupported
+from common.errors import IMAGE_CACHE_FULL, CloudError, InvalidArgument, NoCapacity, Unavailable, Unsupported
 from common.ids import InstanceId
 from common.log import get_logger
 from common.metrics import counter
@@ -91,7 +91,7 @@ class Launch:
             refused = []
             for placement, error in await self._order_all(placements, wanted):
                 if isinstance(error, NoCapacity):
-                    refused.append(placement)
+                    refused.append((placement, error))
                     refused_by[placement.instance_id] |= {placement.node}
                 else:
                     answers[placement.instance_id] = self._answer(placement, error)
@@ -148,7 +148,7 @@ class Launch:
 
     async def _move(
         self,
-        refused: Sequence[Placement],
+        refused: Sequence[tuple[Placement, NoCapacity]],
         refused_by: Mapping[str, frozenset[str]],
         answers: dict[str, Placed],
         *,
@@ -156,24 +156,25 @@ class Launch:
     ) -> list[Placement]:
         """To other nodes. Where the nodes count otherwise than we do nothing started, so nothing has to be fenced."""
         wants = []
-        for old in refused:
-            _log.warning("a node has less room than it told", node=old.node, instance_id=old.instance_id)
-            self._nodes.doubt(old.node, Trust.OVERSTATED)
+        for old, error in refused:
+            _log.warning("a node refuses", node=old.node, instance_id=old.instance_id, reason=error.message)
+            if error.code != IMAGE_CACHE_FULL:
+                self._nodes.doubt(old.node, Trust.OVERSTATED)
             if old.instance_id not in but:
                 not_on = refused_by[old.instance_id]
                 wants.append(Want(instance_id=old.instance_id, need=old.need, vpc_id=old.vpc_id, not_on=not_on))
         moved = self._ledger.move(wants)
-        for old in refused:
+        for old, error in refused:
             if self._ledger.placements[old.instance_id] is old:
                 await self._store.delete(old)
                 self._ledger.release(old.instance_id)
-                answers[old.instance_id] = self._no_room(old.instance_id)
+                answers[old.instance_id] = self._no_room(old.instance_id, f" ({old.node}: {error.message})")
             self._plans.nudge(old.vpc_id, old.node)
         return moved
 
-    def _no_room(self, instance_id: str) -> Placed:
+    def _no_room(self, instance_id: str, because: str = "") -> Placed:
         if self._nodes.surveyed:
-            return _failed(instance_id, NoCapacity("no node of the zone has room for it"))
+            return _failed(instance_id, NoCapacity(f"no node of the zone has room for it{because}"))
         return _failed(instance_id, Unavailable("not all nodes of the zone have been heard from yet"))
 
     def _answer(self, placement: Placement, error: CloudError | None) -> Placed:

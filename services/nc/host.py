@@ -16,7 +16,7 @@ from common.ids import InstanceId, InterfaceId, VpcId
 from common.metrics import histogram
 from mallee.nc.v1 import instance_pb2
 from services.nc.drivers.base import Domain, Hypervisor, Network
-from services.nc.images import ImageCache
+from services.nc.images import ImageCache, images_of
 from services.nc.overlay import MakeOverlay, Overlay
 from services.nc.paths import NodePaths
 from services.nc.plans import Plans
@@ -61,7 +61,7 @@ class Host:
         if boot.machine.format not in FORMATS:
             raise InvalidArgument(f"{boot.machine.image_id} has no known format")
         async with contextlib.AsyncExitStack() as held:
-            wanted = [image for image in (boot.machine, boot.kernel, boot.ramdisk) if image.image_id]
+            wanted = images_of(spec)
             with _timed("images"):
                 found = await _all(*(held.enter_async_context(self.images.hold(image)) for image in wanted))
             file_of = dict(zip((image.image_id for image in wanted), found, strict=True))
@@ -102,6 +102,10 @@ class Host:
         if vpc_id not in self.other_vpcs(instance_id):
             await self.plans.forget(vpc_id)
         await asyncio.to_thread(self.paths.disk(instance_id).unlink, missing_ok=True)
+
+    def tidy(self) -> None:
+        """What only instances that are gone would have wanted goes too."""
+        self.images.tidy()
 
     async def _prepare_interface(self, spec: instance_pb2.InstanceSpec) -> str:
         async with self._vpc_locks[VpcId(spec.interface.vpc_id)]:

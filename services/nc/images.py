@@ -1,34 +1,35 @@
 """The node's image cache: whole images by the name of their content, each fetched once, within a hard limit.
 
-A marker beside a file tells how it looked when its whole content was last verified. What an instance stands on is never
-dropped.
+Room is taken before the first byte is fetched; the least recently used make it. What an instance stands on is never
+dropped. A fetch that was cut short goes on where it ended, for as long as a recorded instance wants it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import json
-import os
 import shutil
+import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
-from common.errors import CloudError, InvalidArgument, NoCapacity, Unavailable
+from common.errors import IMAGE_CACHE_FULL, CloudError, InvalidArgument, NoCapacity, Unavailable
 from common.log import get_logger
 from common.metrics import counter, gauge
 from mallee.nc.v1 import instance_pb2
+from services.nc.image_file import append, digest_of, in_thread, last_use_s, marker_of, publish, verify
 
 _log = get_logger(__name__)
 
-_BLOCK_BYTES: Final = 1 << 20
+_HEX: Final = frozenset("0123456789abcdef")
 _LOOKUPS: Final = counter("mallee_nc_image_lookups", "Images asked of the node's cache: hit, miss", ("outcome",))
 _FETCHED: Final = counter("mallee_nc_image_fetched_bytes", "Bytes of images fetched from Walrus")
-_CACHED: Final = gauge("mallee_nc_image_cache_bytes", "Bytes the node's image cache holds")
+_DROPPED: Final = counter("mallee_nc_image_dropped", "Images that the node's cache dropped to make room")
+_CACHED: Final = gauge("mallee_nc_image_cache_bytes", "Bytes the node's image cache holds, with what is on its way")
+_LIMIT: Final = gauge("mallee_nc_image_cache_limit_bytes", "Bytes the node's image cache may hold")
 
 
 class ImageSource(Protocol):
@@ -36,24 +37,11 @@ class ImageSource(Protocol):
         """The image's bytes from `offset` on. Raises Denied (ticket), NotFound (no such pin) or Unavailable."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Marker:
-    """What the file looked like when its content was last verified: any write changes one of these."""
-
-    size: int
-    mtime_ns: int
-    inode: int
-
-    @classmethod
-    def of(cls, path: Path) -> _Marker:
-        seen = path.stat()
-        return cls(seen.st_size, seen.st_mtime_ns, seen.st_ino)
-
-
 class ImageCache:
-    """`in_use` names the contents (sha256) that instances of this node stand on.
+    """`in_use` tells the contents (sha256) that instances of this node stand on or wait for, and their sizes.
 
-    `group_id` is the group QEMU reads images by; None leaves the files as they are made.
+    The limit holds for images, whole and in part; a marker beside each takes some bytes more. `group_id` is the group
+    QEMU reads images by; None leaves the files as they are made.
     """
 
     def __init__(
@@ -63,8 +51,9 @@ class ImageCache:
         *,
         limit_bytes: int,
         reserve_bytes: int,
-        in_use: Callable[[], Collection[str]],
+        in_use: Callable[[], Mapping[str, int]],
         group_id: int | None = None,
+        now_s: Callable[[], float] = time.time,
     ) -> None:
         self._folder = folder
         self._source = source
@@ -72,12 +61,41 @@ class ImageCache:
         self._reserve_bytes = reserve_bytes
         self._in_use = in_use
         self._group_id = group_id
+        self._now_s = now_s
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         # Bytes of what is being fetched.
         self._coming: dict[str, int] = {}
-        _CACHED.set_function(self._total_bytes)
         # Contents somebody is waiting for or has just been given: not to be dropped either.
         self._held: Counter[str] = Counter()
+        _CACHED.set_function(self._total_bytes)
+        _LIMIT.set(limit_bytes)
+
+    def open(self) -> None:
+        """Puts in order what an earlier process left, also one with a higher limit."""
+        for path in self._folder.iterdir():
+            if not _is_content(path.stem) or path.suffix not in ("", ".ok", ".part"):
+                path.unlink()
+        self.tidy()
+        self._drop_until(lambda: self._total_bytes() <= self._limit_bytes)
+
+    def tidy(self) -> None:
+        """Takes parts away that nobody is going to complete."""
+        wanted = {*self._in_use(), *self._held}
+        for part in self._folder.glob("*.part"):
+            if part.stem not in wanted:
+                part.unlink()
+
+    def check_room(self, images: Iterable[instance_pb2.Image]) -> None:
+        """Raises NoCapacity (IMAGE_CACHE_FULL) if they cannot be kept together with all that is in use."""
+        wanted = {image.sha256: image.size_bytes for image in images}
+        pinned = {**self._in_use(), **wanted}
+        missing = sum(size for content, size in wanted.items() if not self.has(content))
+        spare = sum(path.stat().st_size for path in self._files() if path.stem not in {*pinned, *self._held})
+        if sum(pinned.values()) > self._limit_bytes or missing > self._free_bytes() + spare:
+            raise NoCapacity(
+                f"this host's image cache has no room for images of {missing} bytes beside those in use",
+                code=IMAGE_CACHE_FULL,
+            )
 
     @contextlib.asynccontextmanager
     async def hold(self, image: instance_pb2.Image) -> AsyncIterator[Path]:
@@ -87,7 +105,7 @@ class ImageCache:
         InvalidArgument if the bytes are not those that were promised.
         """
         content = image.sha256
-        if len(content) != 64 or set(content) - set("0123456789abcdef"):
+        if not _is_content(content):
             raise InvalidArgument(f"not a SHA-256: {content!r}")
         self._held[content] += 1
         try:
@@ -97,14 +115,14 @@ class ImageCache:
         finally:
             self._held[content] -= 1
             if not self._held[content]:
-                del self._held[content]
+                del self._held[content], self._locks[content]
 
     def has(self, sha256: str) -> bool:
-        return (self._folder / f"{sha256}.ok").exists()
+        return marker_of(self._folder / sha256).exists()
 
     async def _ensure(self, image: instance_pb2.Image) -> Path:
         path = self._folder / image.sha256
-        if await asyncio.to_thread(self._verify, path):
+        if await in_thread(partial(verify, path, now_s=self._now_s())):
             _LOOKUPS.labels("hit").inc()
             return path
         _LOOKUPS.labels("miss").inc()
@@ -115,23 +133,6 @@ class ImageCache:
         finally:
             del self._coming[image.sha256]
         return path
-
-    def _verify(self, path: Path) -> bool:
-        marker = path.with_suffix(".ok")
-        try:
-            now = _Marker.of(path)
-        except FileNotFoundError:
-            marker.unlink(missing_ok=True)
-            return False
-        if now != _known(marker):
-            if _sha256_of(path).hexdigest() != path.name:
-                _log.warning("a cached image has changed and is fetched again", sha256=path.name)
-                marker.unlink(missing_ok=True)
-                return False
-            _mark(path, marker)
-        # The marker's time is that of the last use.
-        os.utime(marker)
-        return True
 
     async def _fetch(self, image: instance_pb2.Image, path: Path) -> None:
         """Raises CloudError that names the image: it becomes the instance's StateReason."""
@@ -147,7 +148,7 @@ class ImageCache:
             if not resumed:
                 part.unlink(missing_ok=True)
             if await self._download(image, part) == image.sha256:
-                await asyncio.to_thread(self._publish, part, path)
+                await in_thread(partial(publish, part, path, group_id=self._group_id, now_s=self._now_s()))
                 return
             _log.warning("an image did not arrive as promised", image_id=image.image_id, sha256=image.sha256)
         part.unlink(missing_ok=True)
@@ -156,87 +157,65 @@ class ImageCache:
     async def _download(self, image: instance_pb2.Image, part: Path) -> str:
         """Goes on where an earlier try ended; returns the SHA-256 of the whole."""
         with part.open("ab") as file:
-            digest = await asyncio.to_thread(_sha256_of, part)
+            digest = await in_thread(partial(digest_of, part))
             done = file.tell()
             async with contextlib.aclosing(self._source.fetch(image, done)) as chunks:
                 async for chunk in chunks:
                     done += len(chunk)
                     if done > image.size_bytes:
                         return ""
-                    await asyncio.to_thread(_append, file.fileno(), digest, chunk)
+                    await in_thread(partial(append, file.fileno(), digest, chunk))
                     _FETCHED.inc(len(chunk))
         if done < image.size_bytes:
             raise Unavailable(f"it broke off after {done} of {image.size_bytes} bytes")
         return digest.hexdigest()
 
-    def _publish(self, part: Path, path: Path) -> None:
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        if self._group_id is not None:
-            os.chown(part, -1, self._group_id)
-        part.chmod(0o440)
-        part.replace(path)
-        _mark(path, path.with_suffix(".ok"))
-
     def _make_room(self, image: instance_pb2.Image) -> None:
-        keep = {*self._in_use(), *self._held}
-        for content in sorted(self._contents() - keep, key=self._last_use_s):
-            if self._fits(image):
-                break
-            self._drop(content)
+        self._drop_until(lambda: self._fits(image))
         if not self._fits(image):
             raise NoCapacity(f"no room for {image.image_id} ({image.size_bytes} bytes) in the node's image cache")
         self._coming[image.sha256] = image.size_bytes
 
     def _fits(self, image: instance_pb2.Image) -> bool:
-        taken = self._total_bytes(but=image.sha256)
-        free = shutil.disk_usage(self._folder).free - self._reserve_bytes
-        return taken + image.size_bytes <= self._limit_bytes and image.size_bytes <= free
+        if self._total_bytes(but=image.sha256) + image.size_bytes > self._limit_bytes:
+            return False
+        return image.size_bytes - self._part_bytes(image.sha256) <= self._free_bytes()
+
+    def _free_bytes(self) -> int:
+        """On the disk, without what the host keeps and what is yet to come."""
+        coming = sum(size - self._part_bytes(content) for content, size in self._coming.items())
+        return shutil.disk_usage(self._folder).free - self._reserve_bytes - coming
+
+    def _part_bytes(self, content: str) -> int:
+        try:
+            return (self._folder / f"{content}.part").stat().st_size
+        except FileNotFoundError:
+            return 0
 
     def _total_bytes(self, *, but: str = "") -> int:
         """With all of what is on its way, and without the parts of it that are here."""
         coming = sum(size for content, size in self._coming.items() if content != but)
-        here = (path for path in self._folder.iterdir() if path.stem not in {*self._coming, but})
-        return coming + sum(path.stat().st_size for path in here)
+        return coming + sum(path.stat().st_size for path in self._files(but={*self._coming, but}))
 
-    def _contents(self) -> set[str]:
-        return {path.stem for path in self._folder.iterdir()}
+    def _files(self, *, but: Collection[str] = ()) -> list[Path]:
+        return [path for path in self._folder.iterdir() if path.suffix in ("", ".part") and path.stem not in but]
 
-    def _last_use_s(self, content: str) -> float:
-        try:
-            return (self._folder / f"{content}.ok").stat().st_mtime
-        except FileNotFoundError:
-            return 0.0
-
-    def _drop(self, content: str) -> None:
-        for suffix in ("", ".ok", ".part"):
-            (self._folder / f"{content}{suffix}").unlink(missing_ok=True)
-
-
-def _sha256_of(path: Path) -> hashlib._Hash:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest
+    def _drop_until(self, is_enough: Callable[[], bool]) -> None:
+        """The least recently used first, until it is enough or all that is left is needed."""
+        keep = {*self._in_use(), *self._held}
+        for path in sorted({path.with_suffix("") for path in self._files(but=keep)}, key=last_use_s):
+            if is_enough():
+                return
+            for gone in (path, marker_of(path), path.with_suffix(".part")):
+                gone.unlink(missing_ok=True)
+            _DROPPED.inc()
+            _log.info("an image is dropped to make room", sha256=path.name)
 
 
-def _append(descriptor: int, digest: hashlib._Hash, chunk: bytes) -> None:
-    digest.update(chunk)
-    view = memoryview(chunk)
-    while view:
-        view = view[os.write(descriptor, view) :]
+def images_of(spec: instance_pb2.InstanceSpec) -> list[instance_pb2.Image]:
+    """That it boots from."""
+    return [image for image in (spec.boot.machine, spec.boot.kernel, spec.boot.ramdisk) if image.image_id]
 
 
-def _known(marker: Path) -> _Marker | None:
-    try:
-        return _Marker(**json.loads(marker.read_text()))
-    except (FileNotFoundError, ValueError, TypeError):
-        return None
-
-
-def _mark(path: Path, marker: Path) -> None:
-    seen = _Marker.of(path)
-    new = marker.with_suffix(".new")
-    new.write_text(json.dumps({"size": seen.size, "mtime_ns": seen.mtime_ns, "inode": seen.inode}))
-    new.replace(marker)
+def _is_content(name: str) -> bool:
+    return len(name) == 64 and _HEX.issuperset(name)

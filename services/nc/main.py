@@ -32,13 +32,13 @@ from common.rpc.peers import Peers
 from common.rpc.server import RpcServer
 from mallee.common.v1.caller_pb2 import Member
 from mallee.nc.v1 import service_pb2_grpc
-from services.nc import capacity
+from services.nc.capacity import HostRoom, measure
 from services.nc.clients import WalrusImages
 from services.nc.drivers.base import Hypervisor, Network
 from services.nc.drivers.power import choose_kind
 from services.nc.host import Host
 from services.nc.identity_document import DocumentSigner, token_key
-from services.nc.images import ImageCache, ImageSource
+from services.nc.images import ImageCache, ImageSource, images_of
 from services.nc.instance import Phase
 from services.nc.metadata import MetadataServer
 from services.nc.metadata_tree import Subject
@@ -97,8 +97,12 @@ async def assemble(ctx: ServiceContext, drivers: Drivers, source: ImageSource) -
         paths=host.paths,
         hypervisor=host.hypervisor,
         images=host.images,
-        total=capacity.measure(node, cpu_overcommit=config.nodes.cpu_overcommit, folder=host.paths.root),
-        reserve_bytes=config.nodes.disk_reserve_bytes,
+        room=HostRoom(
+            total=measure(node, config.nodes, host.paths.root),
+            folder=host.paths.root,
+            disk_reserve_bytes=config.nodes.disk_reserve_bytes,
+            memory_share=0.0 if host.hypervisor.kind == "fake" else 1 / config.nodes.memory_overcommit,
+        ),
         nudge=reconciler.nudge,
         now_s=time.time,
     )
@@ -145,6 +149,7 @@ async def _host(ctx: ServiceContext, drivers: Drivers, source: ImageSource, stor
         in_use=functools.partial(_contents_in_use, store),
         group_id=drivers.owner[1] if drivers.owner else None,
     )
+    cache.open()
     return Host(
         paths=paths,
         hypervisor=hypervisor,
@@ -240,9 +245,8 @@ def _find_subject(store: InstanceStore, plans: Plans, vpc_id: VpcId, private_ipv
     return None
 
 
-def _contents_in_use(store: InstanceStore) -> set[str]:
-    boots = (record.spec.boot for record in store.all().values())
-    return {image.sha256 for boot in boots for image in (boot.machine, boot.kernel, boot.ramdisk) if image.image_id}
+def _contents_in_use(store: InstanceStore) -> dict[str, int]:
+    return {image.sha256: image.size_bytes for record in store.all().values() for image in images_of(record.spec)}
 
 
 def _vpcs_in_use(store: InstanceStore, but: InstanceId | None = None) -> set[VpcId]:

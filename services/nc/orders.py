@@ -5,26 +5,23 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import re
-import shutil
 from collections.abc import Callable
 from typing import Final
 
-from common.errors import InvalidArgument, NoCapacity, NotFound, Stale, WrongState
+from common.errors import InvalidArgument, NotFound, Stale, WrongState
 from common.ids import InstanceId, InterfaceId, VpcId
 from common.rpc.context import current_request_id
 from mallee.nc.v1 import instance_pb2, record_pb2, service_pb2
-from services.nc.capacity import check_fits, used_by
+from services.nc.capacity import HostRoom, check_fits, used_by
 from services.nc.console import tail
 from services.nc.drivers.base import Hypervisor
-from services.nc.images import ImageCache
+from services.nc.images import ImageCache, images_of
 from services.nc.instance import Goal, Phase, observation_of
 from services.nc.paths import NodePaths
 from services.nc.screen import jpeg
 from services.nc.store import InstanceStore
 
 REBOOT_GRACE_S: Final = 60.0
-# An overlay grows as its guest writes; a launch that could not even begin to is refused.
-_FIRST_WRITES_BYTES: Final = 64 << 20
 _MAC: Final = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}\Z")
 
 
@@ -36,8 +33,7 @@ class Orders:
         paths: NodePaths,
         hypervisor: Hypervisor,
         images: ImageCache,
-        total: service_pb2.Resources,
-        reserve_bytes: int,
+        room: HostRoom,
         nudge: Callable[[InstanceId], None],
         now_s: Callable[[], float],
     ) -> None:
@@ -45,18 +41,21 @@ class Orders:
         self._paths = paths
         self._hypervisor = hypervisor
         self._images = images
-        self._reserve_bytes = reserve_bytes
+        self._room = room
         self._nudge = nudge
         self._now_s = now_s
-        self.total = total
         # Admitted, their records on the way to the disk.
-        self._admitted: dict[InstanceId, instance_pb2.InstanceShape] = {}
+        self._admitted: dict[InstanceId, instance_pb2.InstanceSpec] = {}
+
+    @property
+    def total(self) -> service_pb2.Resources:
+        return self._room.total
 
     @property
     def used(self) -> service_pb2.Resources:
         records = self._store.all().items()
         shapes = {i: record.spec.shape for i, record in records if Phase(record.phase) is not Phase.FAILED}
-        return used_by((self._admitted | shapes).values())
+        return used_by(({i: spec.shape for i, spec in self._admitted.items()} | shapes).values())
 
     async def ensure(self, epoch: int, spec: instance_pb2.InstanceSpec) -> instance_pb2.InstanceObservation:
         """Raises InvalidArgument, Stale, NoCapacity."""
@@ -66,8 +65,11 @@ class Orders:
         if spec.generation <= self._store.gone_generation(instance_id):
             raise Stale(f"{instance_id} is gone from here")
         if self._store.get(instance_id) is None:
-            await self._check_room(spec)
-            self._admitted[instance_id] = spec.shape
+            await asyncio.to_thread(self._room.check, spec.shape)
+            # No await from here to the entry in _admitted: two orders cannot both take the last place.
+            check_fits(spec.shape, total=self.total, used=self.used)
+            self._images.check_room(image for each in (spec, *self._admitted.values()) for image in images_of(each))
+            self._admitted[instance_id] = spec
         try:
             record = await self._store.update(instance_id, lambda old: self._ordered(old, spec))
         finally:
@@ -116,17 +118,6 @@ class Orders:
         if record is None:
             raise NotFound(f"{instance_id} is not on this node", code="InvalidInstanceID.NotFound")
         return record
-
-    async def _check_room(self, spec: instance_pb2.InstanceSpec) -> None:
-        free_bytes = (await asyncio.to_thread(shutil.disk_usage, self._paths.root)).free - self._reserve_bytes
-        images = (spec.boot.machine, spec.boot.kernel, spec.boot.ramdisk)
-        wanted_bytes = sum(
-            image.size_bytes for image in images if image.image_id and not self._images.has(image.sha256)
-        )
-        if wanted_bytes + _FIRST_WRITES_BYTES > free_bytes:
-            raise NoCapacity("this host's disk is full")
-        # No await from here to the entry in _admitted: two orders cannot both take the last place.
-        check_fits(spec.shape, total=self.total, used=self.used)
 
     def _ordered(
         self, old: record_pb2.InstanceRecord | None, spec: instance_pb2.InstanceSpec

@@ -112,6 +112,7 @@ class InstanceReconciler:
             case Do.REMOVE:
                 await self._host.clean(record.spec)
                 await self._store.remove(instance_id)
+                self._host.tidy()
                 self._forget(instance_id)
                 _log.info("nothing of a VM is left", instance_id=instance_id)
         if (phase := AFTER.get(act)) is not None:

@@ -60,6 +60,9 @@ class Stand:
     async def clean(self, made: instance_pb2.InstanceSpec) -> None:
         await self.hypervisor.remove(ID)
 
+    def tidy(self) -> None:
+        """There is no cache."""
+
     async def order(self) -> None:
         record = record_pb2.InstanceRecord(
             spec=spec(), goal=Goal.RUN.value, phase=Phase.PREPARING.value, ordered_at_ms=int(self.now_s * 1000)
