@@ -90,14 +90,18 @@ def pings(namespace: str, address: str, *, within_s: float = 0.7) -> bool:
     with netns.inside(namespace, make) if namespace else make() as wire:
         wire.settimeout(within_s)
         ident = os.getpid() & 0xFFFF
-        head = struct.pack("!BBHHH", 8, 0, 0, ident, 1)
-        total = sum(struct.unpack("!4H", head))
-        check = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
         try:
-            wire.sendto(struct.pack("!BBHHH", 8, 0, check, ident, 1), (address, 0))
+            wire.sendto(echo_request(ident), (address, 0))
             while True:
                 answer, (peer, _) = wire.recvfrom(2048)
                 if peer == address and answer[20] == 0 and answer[24:26] == ident.to_bytes(2, "big"):
                     return True
         except OSError:
             return False
+
+
+def echo_request(ident: int) -> bytes:
+    """ICMP type 8 with its checksum (RFC 792)."""
+    total = sum(struct.unpack("!4H", struct.pack("!BBHHH", 8, 0, 0, ident, 1)))
+    check = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
+    return struct.pack("!BBHHH", 8, 0, check, ident, 1)

@@ -47,6 +47,8 @@ def configuration(scope: Scope, folder: Path) -> str:
         f"listen-address={names.resolver_of(scope.vpc_cidr)},{RESOLVER_LINK_LOCAL}",
         "dhcp-authoritative",
         "dhcp-no-override",
+        # A client's name for itself may be its neighbour's.
+        "dhcp-ignore-clid",
         f"dhcp-leasefile={folder / 'leases'}",
         f"dhcp-hostsfile={folder / 'dhcp-hosts'}",
         f"addn-hosts={folder / 'dns-hosts'}",

@@ -18,7 +18,7 @@ from mallee.nc.v1 import network_pb2
 ICMP: Final = 1
 TCP: Final = 6
 UDP: Final = 17
-_NAMES: Final = {"icmp": ICMP, "tcp": TCP, "udp": UDP}
+_NAMES: Final = {"icmp": ICMP, "tcp": TCP, "udp": UDP, "icmpv6": 58}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,6 +37,10 @@ class Card:
     private: str
 
 
+# Before fragments are put together (-400): a piece is asked where it comes from like a whole packet, so that nobody can
+# slip pieces under a neighbour's address into that neighbour's datagrams.
+_BEFORE_DEFRAGMENTATION = -450
+
 # Where no guest may ever go through an uplink: link-local, loopback, multicast, reserved.
 NEVER = ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4")
 RESOLVER_LINK_LOCAL = "169.254.169.253"
@@ -45,12 +49,15 @@ RESOLVER_LINK_LOCAL = "169.254.169.253"
 def guard(cards: Sequence[Card], vpc_cidr: str, doors: Doors) -> str:
     """Drops what no plugged interface may send, and what the namespace itself need not hear.
 
-    Guests see the VPC's range, the metadata service, the resolver and the facade by ARP, and nothing else.
+    Guests see the VPC's range, the metadata service, the resolver and the facade by ARP, and nothing else. The DHCP
+    server hears of a card (BOOTP's chaddr, 28 bytes into it) from that card alone and through no relay (giaddr): else
+    a guest could decline its neighbour's address, and the server would withhold it.
     """
     resolver = names.resolver_of(vpc_cidr)
     heard = ", ".join([str(ipaddress.IPv4Network(vpc_cidr)), *_service_addresses(doors)])
     bound = _elements(f'"{card.tap}" . {card.mac} . {card.private}' for card in cards)
     owned = _elements(f'"{card.tap}" . {card.mac}' for card in cards)
+    asking = _elements(f'"{card.tap}" . 0x{card.mac.replace(":", "")}' for card in cards)
     return f"""\
 table arp guard
 delete table arp guard
@@ -72,12 +79,14 @@ delete table inet guard
 table inet guard {{
   set bound {{ typeof iifname . ether saddr . ip saddr; {bound} }}
   set cards {{ typeof iifname . ether saddr; {owned} }}
+  set asking {{ typeof iifname . @th,288,48; {asking} }}
   chain prerouting {{
-    type filter hook prerouting priority raw; policy drop;
+    type filter hook prerouting priority {_BEFORE_DEFRAGMENTATION}; policy drop;
     meta nfproto ipv6 drop
     iifname {{ "lo", "{names.UPLINK}", "{names.OVERLAY}" }} accept
     iifname . ether saddr @cards ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 udp dport 67 accept
     udp sport 67 counter drop
+    udp dport 68 counter drop
     iifname . ether saddr . ip saddr @bound accept
     counter
   }}
@@ -86,7 +95,7 @@ table inet guard {{
     iifname "lo" accept
     ct state invalid drop
     ct state established,related accept
-    iifname "t*" udp dport 67 accept
+    iifname "t*" udp dport 67 @th,256,32 0 iifname . @th,288,48 @asking accept
     iifname "t*" ip daddr {{ {resolver}, {RESOLVER_LINK_LOCAL} }} meta l4proto {{ tcp, udp }} th dport 53 accept
     iifname "t*" ip daddr {names.METADATA} tcp dport 80 accept
   }}
