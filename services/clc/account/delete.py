@@ -13,7 +13,7 @@ from services.clc.instance import rules
 from services.clc.instance.terminate import shut_down
 from services.clc.store import Changes, Stored, until_committed
 from services.clc.use_case import Cloud
-from services.clc.vpc.addresses import public_claim
+from services.clc.vpc.addresses import claims_of_address
 
 # Looked at again while its instances go.
 _AGAIN_S: Final = 2.0
@@ -112,7 +112,7 @@ def _claims_of(record: Message) -> list[str]:
         case record_pb2.KeyPairRecord():
             return [f"key-name/{record.account_id}/{record.name}"]
         case record_pb2.AddressRecord():
-            return [public_claim(record.public_ipv4)]
+            return claims_of_address(record)
         case record_pb2.SecurityGroupRecord():
             return [f"group-name/{record.vpc_id}/{record.name}"]
         case record_pb2.VpcRecord():

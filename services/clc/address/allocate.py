@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common.errors import NoCapacity, WrongState
+from common.errors import WrongState
 from common.ids import AllocationId
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import address_pb2 as ec2
@@ -10,7 +10,7 @@ from services.clc.address.find import check_border_group, find_address
 from services.clc.store import Changes, until_committed
 from services.clc.tag import rules as tags
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
-from services.clc.vpc.addresses import public_claim
+from services.clc.vpc.addresses import claims_of_address
 
 
 @use_case("ec2.AllocateAddress")
@@ -19,17 +19,22 @@ async def allocate_address(cloud: Cloud, call: Call, request: ec2.AllocateAddres
     given_tags = tags.from_specifications(request.tag_specifications, allowed=["elastic-ip"])["elastic-ip"]
 
     async def attempt() -> ec2.AllocateAddressResult:
-        present = sum(1 for _ in cloud.store.owned(record_pb2.AddressRecord, call.account_id))
-        if present >= cloud.config.clc.addresses_per_account:
-            raise NoCapacity("The maximum number of addresses has been reached.", code="AddressLimitExceeded")
-        with cloud.addresses.hold_public(1, wanted=request.address) as (address,):
+        with (
+            cloud.addresses.hold_slot(call.account_id, cloud.config.clc.addresses_per_account) as slot,
+            cloud.addresses.hold_public(1, wanted=request.address) as (address,),
+        ):
             end_dry_run(request)
             record = record_pb2.AddressRecord(
-                allocation_id=AllocationId.new(), account_id=call.account_id, public_ipv4=address, tags=given_tags
+                allocation_id=AllocationId.new(),
+                account_id=call.account_id,
+                public_ipv4=address,
+                tags=given_tags,
+                slot=slot,
             )
             changes = Changes()
             changes.create(record)
-            changes.claim(public_claim(address), record.allocation_id)
+            for claim in claims_of_address(record):
+                changes.claim(claim, record.allocation_id)
             await cloud.store.commit(changes)
         return ec2.AllocateAddressResult(
             allocation_id=record.allocation_id,
@@ -55,7 +60,8 @@ async def release_address(cloud: Cloud, call: Call, request: ec2.ReleaseAddressR
         end_dry_run(request)
         changes = Changes()
         changes.delete(address)
-        changes.release(public_claim(address.record.public_ipv4))
+        for claim in claims_of_address(address.record):
+            changes.release(claim)
         await cloud.store.commit(changes)
         return ec2.ReleaseAddressResponse()
 

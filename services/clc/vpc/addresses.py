@@ -24,6 +24,15 @@ def public_claim(address: str) -> str:
     return f"public/{address}"
 
 
+def slot_claim(account_id: str, slot: int) -> str:
+    """Held by an elastic address: one of the places that its account has for them."""
+    return f"address-slot/{account_id}/{slot}"
+
+
+def claims_of_address(address: record_pb2.AddressRecord) -> list[str]:
+    return [public_claim(address.public_ipv4), slot_claim(address.account_id, address.slot)]
+
+
 class AddressBook:
     def __init__(self, store: Store, public_pool: str) -> None:
         self._store = store
@@ -69,6 +78,21 @@ class AddressBook:
             )
         with self._holding(names):
             yield [name.rpartition("/")[2] for name in names]
+
+    @contextlib.contextmanager
+    def hold_slot(self, account_id: str, limit: int) -> Iterator[int]:
+        """A place for one more elastic address of the account. Raises NoCapacity (AddressLimitExceeded).
+
+        Places are claimed as names are: no number of requests at once gets past the limit.
+        """
+        taken = sum(1 for _ in self._store.owned(record_pb2.AddressRecord, account_id))
+        names = {slot: slot_claim(account_id, slot) for slot in range(1, limit + 1)}
+        free = (slot for slot, name in names.items() if name not in self._held and self._store.holder(name) is None)
+        slot = next(free, None)
+        if slot is None or taken >= limit:
+            raise NoCapacity("The maximum number of addresses has been reached.", code="AddressLimitExceeded")
+        with self._holding([names[slot]]):
+            yield slot
 
     def free_private(self, subnet: record_pb2.SubnetRecord) -> int:
         size = ipaddress.IPv4Network(subnet.cidr).num_addresses - _RESERVED_FIRST - _RESERVED_LAST

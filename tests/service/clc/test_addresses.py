@@ -93,6 +93,22 @@ async def test_two_clients_never_get_the_same_address(stage: Stage) -> None:
     assert sum(not isinstance(outcome, BaseException) for outcome in outcomes) == 1
 
 
+async def test_no_number_of_requests_at_once_gets_past_the_limit(stage: Stage) -> None:
+    limit = stage.cloud.config.clc.addresses_per_account
+
+    async def all_at_once() -> list[Any]:
+        outcomes = await asyncio.gather(*(allocated(stage) for _ in range(limit + 5)), return_exceptions=True)
+        refused = [outcome.code for outcome in outcomes if isinstance(outcome, CloudError)]
+        assert refused == ["AddressLimitExceeded"] * len(refused)
+        return [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
+
+    made = await all_at_once()
+    assert len(made) == limit
+    for address in made[:3]:
+        await stage.run("ReleaseAddress", address_pb2.ReleaseAddressRequest(allocation_id=address.allocation_id))
+    assert len(await all_at_once()) == 3
+
+
 async def test_an_account_that_goes_gives_its_addresses_back(stage: Stage) -> None:
     one, _ = await launched(stage)
     address = await allocated(stage)
@@ -101,6 +117,7 @@ async def test_an_account_that_goes_gives_its_addresses_back(stage: Stage) -> No
     await delete_account(stage.cloud, account, force=True)
     await eventually(lambda: stage.cloud.store.get(record_pb2.AccountRecord, account.record.account_id) is None)
     assert list(stage.cloud.store.claims("public/")) == []
+    assert list(stage.cloud.store.claims("address-slot/")) == []
 
 
 async def test_other_groups_are_in_the_plan(stage: Stage) -> None:
