@@ -42,7 +42,7 @@ def configure(*, role: str, member: str, level: int = logging.INFO, stream: Text
         # Without local variables: they hold secrets.
         structlog.processors.format_exc_info,
     ]
-    render = structlog.processors.JSONRenderer(ensure_ascii=False)
+    render = structlog.processors.JSONRenderer(serializer=_to_json)
     structlog.configure(
         processors=[*shared, render],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -72,9 +72,10 @@ class _Unblocked(io.TextIOBase):
         self._torn = False
 
     def write(self, text: str) -> int:
-        told = "\n" * self._torn + json.dumps({"event": "lines were lost", "lines": self._lost}) + "\n"
-        if self._lost and self._put(told):
-            self._lost, self._torn = 0, False
+        if self._lost:
+            told = "\n" * self._torn + json.dumps({"event": "lines were lost", "lines": self._lost}) + "\n"
+            if self._put(told):
+                self._lost, self._torn = 0, False
         if self._lost or not self._put(text):
             self._lost += 1
         return len(text)
@@ -96,6 +97,14 @@ def _unblocked(stream: TextIO) -> Any:
         return _Unblocked(stream.fileno())
     except OSError:
         return stream  # Of a test, in memory.
+
+
+# Made once: json.dumps would make one for each line.
+_encode = json.JSONEncoder(ensure_ascii=False, default=repr).encode
+
+
+def _to_json(event: EventDict, **_: Any) -> str:
+    return _encode(event)
 
 
 def _add_request_id(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

@@ -10,10 +10,12 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
 import grpc
 from google.protobuf.message import DecodeError
+from prometheus_client import Counter, Gauge, Histogram
 
 from common.errors import CloudError, Denied, InvalidArgument, Unauthenticated, Unavailable
 from common.ids import new_request_id
@@ -114,7 +116,8 @@ def _many(behaviour: Any, method: str, access: Access) -> Any:
 async def _guarded(method: str, access: Access, context: _Context, *, has_deadline: bool) -> AsyncIterator[None]:
     began = time.perf_counter()
     code = "CANCELLED"
-    RPC_IN_FLIGHT.labels(method).inc()
+    in_flight = _in_flight(method)
+    in_flight.inc()
     try:
         timeout_s = _admit(method, access, context, has_deadline=has_deadline)
         async with asyncio.timeout(timeout_s) as limit:
@@ -135,11 +138,23 @@ async def _guarded(method: str, access: Access, context: _Context, *, has_deadli
         await _abort(context, _opaque())
     finally:
         took_s = time.perf_counter() - began
-        RPC_IN_FLIGHT.labels(method).dec()
-        RPC_REQUESTS.labels(method, code).inc()
-        RPC_SECONDS.labels(method, code).observe(took_s)
+        in_flight.dec()
+        requests, seconds = _outcome(method, code)
+        requests.inc()
+        seconds.observe(took_s)
         if not method.startswith("/grpc."):
             log.info("rpc", method=method, code=code, took_ms=round(took_s * 1000, 1), peer=_peer_name())
+
+
+# To look a metric up by its labels costs more than to count.
+@lru_cache(maxsize=4096)
+def _in_flight(method: str) -> Gauge:
+    return RPC_IN_FLIGHT.labels(method)
+
+
+@lru_cache(maxsize=4096)
+def _outcome(method: str, code: str) -> tuple[Counter, Histogram]:
+    return RPC_REQUESTS.labels(method, code), RPC_SECONDS.labels(method, code)
 
 
 def _status_name(context: _Context) -> str:

@@ -120,6 +120,8 @@ class Peers:
         if not self._peers:
             raise Unavailable(f"no {self._role}{' in ' + self._zone if self._zone else ''} is there now")
         peers = list(self._peers.values())
+        if len(peers) == 1:
+            return peers[0]
         turn = next(self._turn) % len(peers)
         # One that died is a member until its lease ends: it is passed over as soon as its connection failed.
         in_turn = peers[turn:] + peers[:turn]

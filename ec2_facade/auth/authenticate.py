@@ -105,23 +105,31 @@ class Authenticator:
 
     def _check_time(self, claim: Claim) -> None:
         now = self._now()
-        facts = {
+        if claim.time > now + self._skew:
+            reason = Reason.NOT_YET_VALID if claim.presigned else Reason.CLOCK_AHEAD
+            raise AuthProblem(reason, limit=format_timestamp(now + self._skew), **self._times(claim, now))
+        ends = claim.time + (self._skew if claim.expires_s is None else timedelta(seconds=claim.expires_s))
+        if now <= ends:
+            return
+        if claim.expires_s is None:
+            limit = format_timestamp(now - self._skew)
+            raise AuthProblem(Reason.CLOCK_BEHIND, limit=limit, **self._times(claim, now))
+        raise AuthProblem(
+            Reason.EXPIRED,
+            limit=format_timestamp(now),
+            expires_s=str(claim.expires_s),
+            expires=ends.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            **self._times(claim, now),
+        )
+
+    def _times(self, claim: Claim, now: datetime) -> dict[str, str]:
+        return {
             "request": claim.timestamp,
             "now": format_timestamp(now),
             "allowed": f"{int(self._skew.total_seconds()) // 60} min.",
             "skew_ms": str(int(self._skew.total_seconds() * 1000)),
             "server_time": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
-        if claim.time > now + self._skew:
-            reason = Reason.NOT_YET_VALID if claim.presigned else Reason.CLOCK_AHEAD
-            raise AuthProblem(reason, limit=format_timestamp(now + self._skew), **facts)
-        if claim.expires_s is not None:
-            ends = claim.time + timedelta(seconds=claim.expires_s)
-            if now > ends:
-                facts |= {"expires_s": str(claim.expires_s), "expires": ends.strftime("%Y-%m-%dT%H:%M:%SZ")}
-                raise AuthProblem(Reason.EXPIRED, limit=format_timestamp(now), **facts)
-        elif claim.time < now - self._skew:
-            raise AuthProblem(Reason.CLOCK_BEHIND, limit=format_timestamp(now - self._skew), **facts)
 
 
 def _check_signed_headers(request: WireRequest, claim: Claim, service: str) -> None:

@@ -35,6 +35,8 @@ def canonical_path(raw_path: str, *, service: str) -> str:
 
     Segment by segment: clients sign `%2F` within a key as they send it.
     """
+    if raw_path == "/":
+        return raw_path
     once = "/".join(_encode(unquote_to_bytes(to_bytes(segment))) for segment in raw_path.split("/"))
     return once if service == "s3" else _encode(_without_dot_segments(once).encode(), safe="/")
 

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 
 from ec2_facade.auth.canonical import ALGORITHM
 from ec2_facade.auth.problem import AuthProblem, Reason
@@ -78,6 +79,8 @@ def peek_scope(request: WireRequest) -> Scope | None:
         return None
 
 
+# A client sends the same one all day.
+@lru_cache(maxsize=1024)
 def read_scope(credential: str) -> Scope:
     """`AKID/YYYYMMDD/region/service/aws4_request`; the key itself may hold slashes."""
     parts = credential.rsplit("/", 4)
@@ -173,6 +176,7 @@ def _expires(text: str) -> int:
     return value
 
 
+@lru_cache(maxsize=256)
 def _signed_headers(text: str) -> tuple[str, ...]:
     names = tuple(text.split(";"))
     if not all(_NAME.match(name) for name in names) or list(names) != sorted(set(names)):
@@ -195,13 +199,13 @@ def _request_time(request: WireRequest) -> tuple[str, datetime]:
             "Authorization header requires existence of either a 'X-Amz-Date' or a 'Date' header.",
             part="Date",
         )
-    time = parse_timestamp(text)
-    if time is None:
-        try:
-            time = parsedate_to_datetime(text)
-        except ValueError:
-            raise AuthProblem(
-                Reason.MALFORMED, f"Date must be in ISO-8601 'basic format'. Got '{text}'.", part="Date"
-            ) from None
-        time = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    if (time := parse_timestamp(text)) is not None:
+        return text, time
+    try:
+        time = parsedate_to_datetime(text)
+    except ValueError:
+        raise AuthProblem(
+            Reason.MALFORMED, f"Date must be in ISO-8601 'basic format'. Got '{text}'.", part="Date"
+        ) from None
+    time = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
     return format_timestamp(time), time

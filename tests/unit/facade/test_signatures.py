@@ -168,6 +168,16 @@ async def test_a_clock_that_is_off(service: str, code: str, status: int, off_s: 
     assert (answer.code, answer.status) == (code, status)
 
 
+async def test_the_last_second_that_a_date_can_name_is_ahead_and_no_bug() -> None:
+    request = sign_headers("GET", ENDPOINT + "/", service="ec2")
+    for name, value in (("x-amz-date", "99991231T235959Z"), ("authorization", None)):
+        request = replace_header(request, name, value)
+    scope = "AKID/99991231/us-east-1/ec2/aws4_request"
+    claim = f"AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host;x-amz-date, Signature={'0' * 64}"
+    request = replace_header(request, "authorization", claim)
+    assert (await refused(request, "ec2")).reason is Reason.CLOCK_AHEAD
+
+
 @pytest.mark.parametrize("off_s", [-890, 890])
 async def test_a_clock_within_the_skew_is_admitted(off_s: int) -> None:
     request = sign_headers("GET", ENDPOINT + "/", service="s3")
