@@ -70,6 +70,8 @@ class Storm:
     figures: Figures = field(default_factory=Figures)
     violations: list[str] = field(default_factory=list)
     _may_fail: bool = False
+    # Ways to hurt, the next one last.
+    _deck: list[str] = field(default_factory=list)
     # Of each instance that was seen running in peace: which process it was.
     _ran: dict[str, str] = field(default_factory=dict)
 
@@ -139,9 +141,9 @@ class Storm:
     def _choose(self) -> tuple[str, AbstractContextManager[None], float]:
         """(what it is called, the fault, how long it holds)."""
         short, long = self.dice.uniform(*_SHORT_S), self.dice.uniform(*_LONG_S)
-        ways = ["kill"] * 4 + ["kill-twice", "kill-several", "kill-all", "pause", "pause", "pause-long"]
-        ways += ["fill-disk"] * (self.disk is not None) + ["cut-link"] * 2 * bool(self._namespaces)
-        way, victims = self.dice.choice(ways), self._victims()
+        if not self._deck:
+            self._shuffle()
+        way, victims = self._deck.pop(), self._victims()
         match way:
             case "kill-twice":
                 return f"{way} {victims[0]}", faults.killed(self.cloud, victims[:1], twice=True), 0.0
@@ -160,6 +162,13 @@ class Storm:
                 return f"{way} {namespace}", faults.link_down(namespace), self.dice.choice((short, long))
             case _:
                 return f"{way} {victims[0]}", faults.killed(self.cloud, victims[:1]), 0.0
+
+    def _shuffle(self) -> None:
+        """Each way once, then those that hit one of many again: a short storm has some of everything."""
+        ways = ["kill", "kill-twice", "kill-several", "kill-all", "pause", "pause-long"]
+        ways += ["fill-disk"] * (self.disk is not None) + ["cut-link"] * bool(self._namespaces)
+        again = ["kill", "kill", "kill", "pause"] + ["cut-link"] * bool(self._namespaces)
+        self._deck = [*self.dice.sample(again, len(again)), *self.dice.sample(ways, len(ways))]
 
     def _victims(self) -> list[str]:
         """Of different kinds, each kind as likely as the other."""
