@@ -170,7 +170,7 @@ class HostNetwork:
             ours = [link for link in present if names.interface_of(link) or names.vpc_of_uplink(link)]
             netns.links((f"link del {link}" for link in ours), namespace=self._site.namespace)
             netns.rules(
-                "".join(f"table {t} node\ndelete table {t} node\n" for t in ("arp", "inet")),
+                "".join(f"table {t}\ndelete table {t}\n" for t in ("arp node", "inet node", "inet wire")),
                 namespace=self._site.namespace,
             )
 

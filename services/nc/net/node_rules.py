@@ -1,10 +1,14 @@
-"""The nftables ruleset of a node's namespace, as text. Pure.
+"""The nftables rulesets of a node's namespace, as text. Pure.
 
-Between the VPCs' uplinks and the underlay only public addresses and the way to the facade pass; the node itself hears
-nothing from a guest. Taps that wait here to be plugged are deaf.
+`node`: between the VPCs' uplinks and the underlay only public addresses and the way to the facade pass; the node itself
+hears nothing from a guest. Taps that wait here to be plugged are deaf.
+`wire`: a VPC's frames are taken from the nodes that have a member of it, by its plan, and from nobody else.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
 
 from common import netns
 from services.nc.net import names
@@ -57,3 +61,36 @@ tcp dport {doors.facade_port} accept
   }}
 }}
 """
+
+
+def wire() -> str:
+    """What it knows of VPCs stays when it is made anew: a new node controller must not cut their flows meanwhile.
+
+    A VXLAN header begins 8 bytes into UDP, its VNI another 4 later (RFC 7348).
+    """
+    return f"""\
+{_SENDERS}
+table inet wire {{
+  chain input {{
+    type filter hook input priority filter; policy accept;
+  }}
+}}
+flush chain inet wire input
+table inet wire {{
+  chain input {{
+    udp dport {names.VXLAN_PORT} iifname != "{netns.UNDERLAY}" drop
+    udp dport {names.VXLAN_PORT} @th,96,24 . ip saddr != @senders counter drop
+  }}
+}}
+"""
+
+
+def senders(vni: int, *, come: Iterable[str] = (), go: Iterable[str] = ()) -> str:
+    """Underlay addresses by which frames of a VPC come from now on, and no longer. Repeating it changes nothing."""
+    gone = sorted(go)
+    lines = [f"add element inet wire senders {{ {vni} . {node} }}" for node in [*sorted(come), *gone]]
+    lines += [f"delete element inet wire senders {{ {vni} . {node} }}" for node in gone]
+    return "\n".join([_SENDERS, *lines, ""]) if lines else ""
+
+
+_SENDERS: Final = "table inet wire {\n  set senders { typeof @th,96,24 . ip saddr; }\n}"

@@ -80,7 +80,7 @@ class Site:
             },
             namespace=self.namespace,
         )
-        netns.rules(node_rules.node(self.doors), namespace=self.namespace)
+        netns.rules(node_rules.node(self.doors) + node_rules.wire(), namespace=self.namespace)
 
     def mend(self) -> None:
         """What goes when the underlay's link goes down and does not come back with it: the way to public addresses
@@ -208,6 +208,11 @@ class Site:
                 namespace=self.namespace,
             )
         return fresh
+
+    def take_from(self, vni: int, *, come: Iterable[str] = (), go: Iterable[str] = ()) -> None:
+        """From which nodes frames of a VPC are taken from now on, and from which no longer."""
+        if netns.namespace_stands(self.namespace) and (text := node_rules.senders(vni, come=come, go=go)):
+            netns.rules(text, namespace=self.namespace)
 
     def announce(self, addresses: Iterable[str]) -> None:
         """Gratuitous ARP: whoever knows the address believes from now on that it is here (RFC 5227)."""

@@ -132,6 +132,8 @@ class Vpc:
             namespace=self._namespace,
         )
         self._site.ensure_uplink(self.vpc_id, self._namespace)
+        if view.vni:
+            self._site.take_from(view.vni, come={member.node for member in view.remote})
         fresh = self._follow(view)
         if not made_now:
             self._cut_revoked(view)
@@ -173,6 +175,8 @@ class Vpc:
         """Nothing of it is left on this node."""
         self._site.note_whole(self.vpc_id, False)
         self._dnsmasq.stop()
+        view = self._records.view()
+        self._site.take_from(view.vni, go={member.node for member in view.remote})
         self._site.drop_uplink(self.vpc_id)
         if netns.namespace_stands(self._namespace):
             # The kernel takes a namespace's links away some time after it; a VXLAN id must be free at once.
@@ -221,6 +225,8 @@ class Vpc:
         want = {member.private: member.node for member in view.remote}
         known = {entry["dst"] for entry in neighbours if entry.get("dev") == dev}
         nodes = set(want.values())
+        # First, so that the neighbours never tell of nodes that the wire's rules do not know.
+        self._site.take_from(view.vni, come=nodes - known, go=known - nodes)
         mac = names.overlay_mac
         netns.forwarding(
             [
