@@ -29,16 +29,25 @@ class Filter(Protocol):
     def values(self) -> Sequence[str]: ...
 
 
+FilterT = TypeVar("FilterT", bound=Filter)
+
+
 class FilterTable(Generic[T]):
     """The filters of one action: a name, and how an item's value for it is found.
 
-    `tags`, where given, adds `tag:KEY`, `tag-key` and `tag-value`.
+    `tags`, where given, adds `tag:KEY`, `tag-key` and `tag-value`. `absent` are AWS's names for what no item of this
+    cloud has: they match none.
     """
 
     def __init__(
-        self, action: str, getters: Mapping[str, Getter[T]], *, tags: Callable[[T], Mapping[str, str]] | None = None
+        self,
+        action: str,
+        getters: Mapping[str, Getter[T]],
+        *,
+        tags: Callable[[T], Mapping[str, str]] | None = None,
+        absent: Iterable[str] = (),
     ) -> None:
-        self._getters = dict(getters)
+        self._getters = {**dict.fromkeys(absent, _nothing), **getters}
         self._tags = tags
         if tags is not None:
             self._getters["tag-key"] = lambda item: tags(item).keys()
@@ -54,6 +63,10 @@ class FilterTable(Generic[T]):
             )
         tests = [self._test(f) for f in filters]
         return lambda item: all(test(item) for test in tests)
+
+    def mine(self, filters: Iterable[FilterT]) -> list[FilterT]:
+        """Those of `filters` that are in this table: for actions with several."""
+        return [f for f in filters if f.name in self._getters]
 
     def _test(self, wanted: Filter) -> Callable[[T], bool]:
         getter = self._getter(wanted.name)
@@ -76,6 +89,10 @@ class FilterTable(Generic[T]):
 
 # Action → the filters it honours: the conformance report reads it.
 FILTERS: dict[str, tuple[str, ...]] = {}
+
+
+def _nothing(item: object) -> None:
+    return None
 
 
 def _strings(value: Value | Iterable[str]) -> Iterable[str]:

@@ -104,7 +104,7 @@ async def reset_instance_attribute(
 def _show(cloud: Cloud, instance: Instance, name: str, answer: ec2.InstanceAttribute) -> None:
     """Fills in the one attribute; one without a value is an empty element."""
     record = instance.record
-    view = views_of(cloud.store).of(instance)
+    view = views_of(cloud).of(instance)
     texts: dict[str, tuple[image_pb2.AttributeValue, str]] = {
         "instanceType": (answer.instance_type, record.shape.instance_type),
         "kernel": (answer.kernel_id, record.kernel_id),

@@ -17,6 +17,7 @@ from services.clc.instance import metadata_options
 from services.clc.instance.interface import WantedInterface, interface_of
 from services.clc.key_pair.use_cases import named
 from services.clc.lookup import SECURITY_GROUP, SUBNET, own, own_all
+from services.clc.region.describe import zone_id
 from services.clc.security_group.groups import check_together, default_vpc, find_group
 from services.clc.store import Stored
 from services.clc.tag import rules as tags
@@ -75,6 +76,7 @@ def check(cloud: Cloud, call: Call, request: ec2.RunInstancesRequest) -> Wanted:
     """Raises CloudError in EC2's words."""
     minimum, maximum = _counts(request)
     shape = _shape(cloud, request.instance_type or _DEFAULT_TYPE)
+    _check_cpus(request.cpu_options, shape)
     machine, kernel, ramdisk = _images(cloud, call, request, shape)
     interface = interface_of(request, shape.instance_type)
     vpc, subnets = _subnets(cloud, call, request.placement, interface.subnet_id)
@@ -138,6 +140,19 @@ def _shape(cloud: Cloud, name: str) -> nc.InstanceShape:
     raise InvalidArgument(f"Invalid value '{name}' for InstanceType. Valid values: {known}")
 
 
+def _check_cpus(wanted: ec2.CpuOptionsRequest, shape: nc.InstanceShape) -> None:
+    """The type's own are the only ones there are."""
+    for name, given, has in (
+        ("CoreCount", wanted.core_count if wanted.HasField("core_count") else None, shape.vcpus),
+        ("ThreadsPerCore", wanted.threads_per_core if wanted.HasField("threads_per_core") else None, 1),
+    ):
+        if given not in (None, has):
+            raise InvalidArgument(
+                f"The value ({given}) for CpuOptions.{name} is not valid for {shape.instance_type}: {has}",
+                code="InvalidParameterCombination",
+            )
+
+
 def _images(
     cloud: Cloud, call: Call, request: ec2.RunInstancesRequest, shape: nc.InstanceShape
 ) -> tuple[
@@ -164,15 +179,11 @@ def _images(
 def _subnets(
     cloud: Cloud, call: Call, placement: ec2.Placement, subnet_id: str
 ) -> tuple[Stored[record_pb2.VpcRecord], tuple[Stored[record_pb2.SubnetRecord], ...]]:
-    store, zone = cloud.store, placement.availability_zone
+    store, zone = cloud.store, _zone(cloud, placement)
     if placement.tenancy not in ("", "default"):
         raise Unsupported(f"Placement.Tenancy '{placement.tenancy}' is not supported; only 'default' is.")
     if placement.group_name:
         raise Unsupported("Placement.GroupName is not supported: this cloud has no placement groups yet.")
-    if placement.availability_zone_id:
-        raise Unsupported("Placement.AvailabilityZoneId is not supported; give Placement.AvailabilityZone.")
-    if zone and zone not in [z.name for z in cloud.config.zones]:
-        raise InvalidArgument(f"Invalid availability zone: [{zone}]")
     if subnet_id:
         subnet = own(store, SUBNET, call.account_id, subnet_id)
         if zone and subnet.record.zone != zone:
@@ -194,6 +205,21 @@ def _subnets(
     if not subnets:
         raise NotFound(f"No default subnet in availability zone '{zone}'.", code="MissingInput")
     return vpc, subnets
+
+
+def _zone(cloud: Cloud, placement: ec2.Placement) -> str:
+    """The zone by its name or its id; empty: any."""
+    by_id = {zone_id(cloud, zone.name): zone.name for zone in cloud.config.zones}
+    zone, given_id = placement.availability_zone, placement.availability_zone_id
+    if zone and zone not in by_id.values():
+        raise InvalidArgument(f"Invalid availability zone: [{zone}]")
+    if given_id and given_id not in by_id:
+        raise InvalidArgument(f"Invalid availability zone id: [{given_id}]")
+    if zone and given_id and by_id[given_id] != zone:
+        raise InvalidArgument(
+            f"The availability zone {zone} is not the one with the id {given_id}", code="InvalidParameterCombination"
+        )
+    return zone or by_id.get(given_id, "")
 
 
 def _groups(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import instance_pb2 as ec2
 from mallee.ec2.v1 import security_group_pb2, state_reason_pb2
@@ -14,8 +16,9 @@ from services.clc.tag.view import shown
 class Views:
     """EC2's view of each instance, made once per revision."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, zone_ids: Mapping[str, str]) -> None:
         self._store = store
+        self._zone_ids = zone_ids
         self.of = PerRevision(self._make).of
 
     def _make(self, record: record_pb2.InstanceRecord) -> ec2.Instance:
@@ -24,7 +27,9 @@ class Views:
             security_group_pb2.GroupIdentifier(group_id=group_id, group_name=self._group_name(group_id))
             for group_id in record.interface.security_group_ids
         ]
-        return view_of(record, reservation.record if reservation else record_pb2.ReservationRecord(), groups)
+        view = view_of(record, reservation.record if reservation else record_pb2.ReservationRecord(), groups)
+        view.placement.availability_zone_id = self._zone_ids.get(record.zone, "")
+        return view
 
     def _group_name(self, group_id: str) -> str:
         group = self._store.get(record_pb2.SecurityGroupRecord, group_id)

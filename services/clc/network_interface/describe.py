@@ -97,7 +97,7 @@ def _place(instance: Instance) -> str:
 
 
 def _view(cloud: Cloud, instance: Instance) -> ec2.NetworkInterface:
-    (given,) = views_of(cloud.store).of(instance).network_interfaces
+    (given,) = views_of(cloud).of(instance).network_interfaces
     record = instance.record
     association = _association(given, record) if given.HasField("association") else None
     return ec2.NetworkInterface(

@@ -40,7 +40,12 @@ async def run_instances(stage: Stage) -> Any:
         max_count=1,
         key_name="k",
         monitoring=instance_pb2.RunInstancesMonitoringEnabled(enabled=True),
-        placement=instance_pb2.Placement(availability_zone=subnets[0].availability_zone, tenancy="default"),
+        placement=instance_pb2.Placement(
+            availability_zone=subnets[0].availability_zone,
+            availability_zone_id=subnets[0].availability_zone_id,
+            tenancy="default",
+        ),
+        cpu_options=instance_pb2.CpuOptionsRequest(core_count=1, threads_per_core=1),
         security_group_ids=[await group(stage)],
         security_groups=["web"],
         subnet_id=subnets[0].subnet_id,
