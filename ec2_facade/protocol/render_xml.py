@@ -15,8 +15,12 @@ from botocore.model import ListShape, MapShape, Shape, StructureShape
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
+from ec2_facade.protocol.fragments import Fragments
 from ec2_facade.protocol.model import members
 from ec2_facade.protocol.text import escape, iso8601, quote_attribute
+
+# Structures of so many members are rendered once for each content: Instance, Image and their like.
+_LARGE: Final = 24
 
 # What stands inside an element.
 Inside = Callable[[Any], str]
@@ -56,7 +60,8 @@ class XmlRenderer:
         if key not in self._structures:
             # Put in before it is compiled: shapes may contain themselves.
             self._structures[key] = lambda message: self._structures[key](message)
-            self._structures[key] = self._compile(shape, descriptor)
+            render = self._compile(shape, descriptor)
+            self._structures[key] = Fragments(render) if len(descriptor.fields) >= _LARGE else render
         return self._structures[key]
 
     def _compile(self, shape: Shape | None, descriptor: Descriptor) -> Inside:
