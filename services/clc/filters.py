@@ -70,8 +70,8 @@ class FilterTable(Generic[T]):
 
     def _test(self, wanted: Filter) -> Callable[[T], bool]:
         getter = self._getter(wanted.name)
-        exact = {v for v in wanted.values if not _is_pattern(v)}
-        patterns = [_pattern(v) for v in wanted.values if _is_pattern(v)]
+        exact = {v for v in wanted.values if not is_pattern(v)}
+        patterns = [_pattern(v) for v in wanted.values if is_pattern(v)]
 
         def test(item: T) -> bool:
             return any(v in exact or any(p.fullmatch(v) for p in patterns) for v in _strings(getter(item)))
@@ -109,7 +109,7 @@ def _strings(value: Value | Iterable[str]) -> Iterable[str]:
             return value
 
 
-def _is_pattern(value: str) -> bool:
+def is_pattern(value: str) -> bool:
     return any(c in value for c in "*?\\")
 
 

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Final, Generic, TypeVar
 
 from google.protobuf.message import Message
@@ -140,6 +142,8 @@ class Store:
         self._replica = replica
         self._records: dict[type[Message], dict[str, Stored[Message]]] = {kind: {} for kind in _KINDS}
         self._owned: dict[tuple[type[Message], str], dict[str, Stored[Message]]] = defaultdict(dict)
+        # (place, id) of the account's own, sorted.
+        self._ordered: dict[tuple[type[Message], str], list[tuple[str, str]]] = defaultdict(list)
         self._listeners: list[Listener] = []
         self._changed: asyncio.Future[None] | None = None
         replica.subscribe(self._apply)
@@ -160,6 +164,12 @@ class Store:
     def owned(self, kind: type[R], account_id: str) -> Iterator[Stored[R]]:
         """The account's own, in no order."""
         yield from self._owned.get((kind, account_id), {}).values()  # type: ignore[misc]
+
+    def in_order(self, kind: type[R], account_id: str, *, after: str = "") -> Iterator[Stored[R]]:
+        """The account's own by place, from the first that is beyond the place `after`. Do not await while iterating."""
+        ordered, records = self._ordered.get((kind, account_id), []), self._records[kind]
+        for at in range(bisect_right(ordered, after, key=itemgetter(0)), len(ordered)):
+            yield records[ordered[at][1]]  # type: ignore[misc]
 
     def holder(self, name: str) -> str | None:
         """Who holds a claim."""
@@ -247,11 +257,24 @@ class Store:
             old = records.pop(record_id, None)
             latest = old.record if old else kind()
             self._owned[kind, getattr(latest, "account_id", "")].pop(record_id, None)
+            self._reorder(kind, record_id, old, None)
             return kind, latest, None
         stored = Stored(new.key, kind.FromString(new.value), new.mod_revision, new.create_revision)
+        self._reorder(kind, record_id, records.get(record_id), stored)
         records[record_id] = stored
         self._owned[kind, getattr(stored.record, "account_id", "")][record_id] = stored
         return kind, stored.record, stored.record
+
+    def _reorder(
+        self, kind: type[Message], record_id: str, old: Stored[Message] | None, new: Stored[Message] | None
+    ) -> None:
+        if old is not None and new is not None and old.created_revision == new.created_revision:
+            return  # What a place is made of never changes.
+        if old is not None:
+            ordered = self._ordered[kind, getattr(old.record, "account_id", "")]
+            del ordered[bisect_left(ordered, (place_of(old), record_id))]
+        if new is not None:
+            insort(self._ordered[kind, getattr(new.record, "account_id", "")], (place_of(new), record_id))
 
 
 def key_of(record: Message) -> str:
@@ -259,6 +282,14 @@ def key_of(record: Message) -> str:
     if isinstance(record, record_pb2.ClientTokenRecord):
         return PREFIX + folder + "/" + token_id(record.account_id, record.action, record.token)
     return f"{PREFIX}{folder}/{getattr(record, field)}"
+
+
+def place_of(stored: Stored[Any]) -> str:
+    """Sorts by age; instances of one launch were created together and go by their index in it."""
+    record = stored.record
+    if isinstance(record, record_pb2.InstanceRecord):
+        return f"{stored.created_revision:020}{record.reservation_id}{record.launch_index:05}"
+    return f"{stored.created_revision:020}{stored.key}"
 
 
 def token_id(account_id: str, action: str, token: str) -> str:

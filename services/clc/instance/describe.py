@@ -9,12 +9,12 @@ from weakref import WeakKeyDictionary
 from common.errors import InvalidArgument, NotFound
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import instance_pb2 as ec2
-from services.clc.instance.filters import matcher
+from services.clc.instance.filters import matcher, named_ids
 from services.clc.instance.view import Views, reservation_view
 from services.clc.lookup import INSTANCE, own_all
-from services.clc.paging import check_max_results, page
+from services.clc.paging import check_max_results, decode_token, page
 from services.clc.region.describe import zone_id
-from services.clc.store import Store, Stored
+from services.clc.store import Store, Stored, place_of
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
 
 Instances = Iterable[Stored[record_pb2.InstanceRecord]]
@@ -28,15 +28,23 @@ async def describe_instances(
 ) -> ec2.DescribeInstancesResult:
     matches, limit = matcher(request.filters), _limit(request)
     end_dry_run(request)
-    found: Instances
-    if request.instance_ids:
-        found = own_all(cloud.store, INSTANCE, call.account_id, request.instance_ids)
-    else:
-        found = cloud.store.owned(record_pb2.InstanceRecord, call.account_id)
+    found = _candidates(cloud, call, request)
     views = views_of(cloud)
-    wanted = (i for i in sorted(found, key=_key) if matches(views.of(i), i.record, _reservation(cloud, i)))
-    shown, token = page(wanted, key=_key, max_results=limit, token=request.next_token)
+    wanted = (i for i in found if matches(views.of(i), i.record, _reservation(cloud, i)))
+    shown, token = page(wanted, key=place_of, max_results=limit, token=request.next_token)
     return ec2.DescribeInstancesResult(reservations=_grouped(cloud, shown), next_token=token)
+
+
+def _candidates(cloud: Cloud, call: Call, request: ec2.DescribeInstancesRequest) -> Instances:
+    """In their order: those named by id or in a filter by id, or all from the page's first one on."""
+    store = cloud.store
+    if request.instance_ids:
+        return sorted(own_all(store, INSTANCE, call.account_id, request.instance_ids), key=place_of)
+    if (named := named_ids(request.filters)) is not None:
+        found = (store.get(record_pb2.InstanceRecord, instance_id) for instance_id in named)
+        return sorted((i for i in found if i is not None and i.record.account_id == call.account_id), key=place_of)
+    after = decode_token(request.next_token) if request.next_token else ""
+    return store.in_order(record_pb2.InstanceRecord, call.account_id, after=after)
 
 
 def views_of(cloud: Cloud) -> Views:
@@ -68,12 +76,6 @@ def _limit(request: ec2.DescribeInstancesRequest) -> int | None:
         )
     check_max_results(request.max_results)
     return request.max_results
-
-
-def _key(stored: Stored[record_pb2.InstanceRecord]) -> str:
-    """By age; those of one launch were created together and go by launch index."""
-    record = stored.record
-    return f"{stored.created_revision:020}{record.reservation_id}{record.launch_index:05}"
 
 
 def _reservation(cloud: Cloud, stored: Stored[record_pb2.InstanceRecord]) -> record_pb2.ReservationRecord:

@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import instance_pb2 as ec2
 from mallee.ec2.v1.filter_pb2 import Filter
-from services.clc.filters import FilterTable, Getter
+from services.clc.filters import FilterTable, Getter, is_pattern
 from services.clc.tag.view import as_mapping
 
 Matches = Callable[[ec2.Instance, record_pb2.InstanceRecord, record_pb2.ReservationRecord], bool]
@@ -28,6 +28,12 @@ def matcher(filters: Sequence[Filter]) -> Matches:
         return of_view(view) and of_record(record) and of_reservation(reservation)
 
     return matches
+
+
+def named_ids(filters: Sequence[Filter]) -> set[str] | None:
+    """The only instances that can match, where a filter names them; None: any can."""
+    named = [set(f.values) for f in filters if f.name == "instance-id" and not any(map(is_pattern, f.values))]
+    return set.intersection(*named) if named else None
 
 
 def written(time: Timestamp) -> str:

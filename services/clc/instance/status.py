@@ -6,6 +6,7 @@ the zone, nothing is known of either. (EC2 User Guide, "Status checks for Amazon
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from common.errors import InvalidArgument
@@ -14,11 +15,12 @@ from mallee.ec2.v1 import instance_pb2 as ec2
 from services.clc.filters import FilterTable
 from services.clc.instance import rules
 from services.clc.instance.view import state_of
-from services.clc.lookup import INSTANCE
-from services.clc.paging import page
+from services.clc.lookup import INSTANCE, own_all
+from services.clc.paging import decode_token, page
 from services.clc.region.describe import zone_id
+from services.clc.store import Stored, place_of
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
-from services.clc.vpc.describe import creation_key, matching, max_results_of, select
+from services.clc.vpc.describe import matching, max_results_of
 
 # What the check `reachability` says for each status.
 _REACHABILITY: Final = {
@@ -58,13 +60,19 @@ async def describe_instance_status(
         )
     not_running_too = request.include_all_instances
     end_dry_run(request)
+    after = decode_token(request.next_token) if request.next_token else ""
+    found: Iterable[Stored[record_pb2.InstanceRecord]]
+    if request.instance_ids:
+        found = sorted(own_all(cloud.store, INSTANCE, call.account_id, request.instance_ids), key=place_of)
+    else:
+        found = cloud.store.in_order(record_pb2.InstanceRecord, call.account_id, after=after)
     pairs = (
         (instance, _view(cloud, instance.record))
-        for instance in select(cloud, call, INSTANCE, request.instance_ids)
+        for instance in found
         if not_running_too or instance.record.state == rules.RUNNING
     )
     shown, token = page(
-        matching(pairs, matches), key=lambda p: creation_key(p[0]), max_results=limit, token=request.next_token
+        matching(pairs, matches), key=lambda p: place_of(p[0]), max_results=limit, token=request.next_token
     )
     return ec2.DescribeInstanceStatusResult(instance_statuses=[view for _, view in shown], next_token=token)
 
