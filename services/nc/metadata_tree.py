@@ -150,6 +150,7 @@ def _about_instance(subject: Subject) -> dict[str, str]:
         "local-ipv4": interface.private_ipv4,
         "mac": interface.mac,
         "placement/availability-zone": spec.zone,
+        "placement/availability-zone-id": spec.zone_id,
         "placement/region": spec.region,
         "profile": "default-hvm",
         "public-hostname": public_name(interface, public),

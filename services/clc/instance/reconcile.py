@@ -23,6 +23,7 @@ from services.clc.instance import rules
 from services.clc.instance.launch import claims_of
 from services.clc.instance.spec import spec_of
 from services.clc.instance.terminate import shut_down
+from services.clc.region.describe import zone_id
 from services.clc.store import Changes, Stored, token_id
 from services.clc.use_case import Cloud
 
@@ -190,6 +191,7 @@ class InstanceReconciler:
             record,
             reservation,
             region=self._cloud.config.region,
+            zone_id=zone_id(self._cloud, record.zone),
             find_image=find_image,
             group_names=[group.record.name for group in groups if group is not None],
             ticket_key=self._ticket_key,

@@ -22,6 +22,7 @@ def spec_of(
     reservation: record_pb2.ReservationRecord,
     *,
     region: str,
+    zone_id: str,
     find_image: FindImage,
     group_names: list[str],
     ticket_key: bytes,
@@ -46,6 +47,7 @@ def spec_of(
         generation=instance.generation,
         zone=instance.zone,
         region=region,
+        zone_id=zone_id,
         shape=instance.shape,
         boot=nc.BootSource(
             machine=image(instance.image_id),

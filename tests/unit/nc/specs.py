@@ -34,6 +34,7 @@ def spec(
         generation=generation,
         zone="us-east-1a",
         region="us-east-1",
+        zone_id="use1-az1",
         shape=instance_pb2.InstanceShape(
             instance_type="t2.nano", vcpus=vcpus, memory_bytes=64 << 20, disk_bytes=16 << 20
         ),

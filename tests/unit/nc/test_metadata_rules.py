@@ -38,6 +38,7 @@ def test_rubbish_is_no_token(token: str) -> None:
 WANTED = frozenset({
     *("instance-id", "instance-type", "local-hostname", "hostname", "mac", "local-ipv4", "public-ipv4"),
     *("public-hostname", "ami-id", "ami-launch-index", "instance-life-cycle", "placement/availability-zone"),
+    "placement/availability-zone-id",
     *("placement/region", "block-device-mapping/ami", "block-device-mapping/root", "public-keys/0/openssh-key"),
     *("security-groups", "reservation-id", "events/maintenance/scheduled"),
 })  # fmt: skip
@@ -57,7 +58,7 @@ def test_the_paths_that_guests_read_are_there() -> None:
 def test_listings_show_folders_with_a_slash() -> None:
     leaves = metadata_tree.leaves(Subject(spec()))
     assert metadata_tree.listing(leaves, "") == ["dynamic", "meta-data", "user-data"]
-    assert metadata_tree.listing(leaves, "meta-data/placement") == ["availability-zone", "region"]
+    assert metadata_tree.listing(leaves, "meta-data/placement") == ["availability-zone", "availability-zone-id", "region"]
     assert metadata_tree.listing(leaves, "meta-data/network/interfaces/macs") == [f"{MAC}/"]
     assert metadata_tree.listing(leaves, "meta-data/place") == []
 
