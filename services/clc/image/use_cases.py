@@ -34,6 +34,7 @@ _FILTERS = FilterTable[ec2.Image](
     "ec2.DescribeImages",
     {
         "architecture": lambda i: i.architecture,
+        "boot-mode": lambda i: i.boot_mode or None,
         "creation-date": lambda i: i.creation_date,
         "description": lambda i: i.description,
         "ena-support": lambda i: i.ena_support,
@@ -50,10 +51,35 @@ _FILTERS = FilterTable[ec2.Image](
         "ramdisk-id": lambda i: i.ramdisk_id,
         "root-device-name": lambda i: i.root_device_name,
         "root-device-type": lambda i: i.root_device_type,
+        "sriov-net-support": lambda i: i.sriov_net_support or None,
         "state": lambda i: i.state,
         "virtualization-type": lambda i: i.virtualization_type,
     },
     tags=lambda i: as_mapping(i.tags),
+    # What images that another cloud copies, scans, sells or keeps as volumes would have.
+    absent=(
+        *(
+            f"block-device-mapping.{of}"
+            for of in ("delete-on-termination", "device-name", "encrypted", "snapshot-id", "volume-size", "volume-type")
+        ),
+        "free-tier-eligible",
+        "image-allowed",
+        *(f"image-watermark.source-image-{of}" for of in ("creation-time", "id", "region")),
+        "image-watermark.watermark-creation-time",
+        "image-watermark.watermark-key",
+        *(f"instance-type-specification.{of}-instance-type" for of in ("supported", "unsupported")),
+        "product-code",
+        "product-code.type",
+        "public-ssm-parameter-name",
+        *(f"scan-result.{of}-fix-available-since" for of in ("critical", "high", "medium", "low", "informational")),
+        "scan-result.finding-scan-date",
+        "scan-result.highest-finding-severity-label",
+        "source-image-id",
+        "source-image-region",
+        "source-instance-id",
+        "state-reason-code",
+        "state-reason-message",
+    ),
 )
 
 

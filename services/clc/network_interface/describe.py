@@ -22,6 +22,7 @@ Instance = Stored[record_pb2.InstanceRecord]
 _FILTERS = FilterTable[ec2.NetworkInterface](
     "ec2.DescribeNetworkInterfaces",
     {
+        "addresses.association.owner-id": lambda i: i.association.ip_owner_id or None,
         "addresses.association.public-ip": lambda i: i.association.public_ip or None,
         "addresses.primary": lambda i: ["true" if a.primary else "false" for a in i.private_ip_addresses],
         "addresses.private-ip-address": lambda i: [a.private_ip_address for a in i.private_ip_addresses],
@@ -55,6 +56,12 @@ _FILTERS = FilterTable[ec2.NetworkInterface](
         "vpc-id": lambda i: i.vpc_id,
     },
     tags=lambda i: as_mapping(i.tag_set),
+    absent=(
+        "ipv6-addresses.ipv6-address",
+        "operator.managed",
+        "operator.principal",
+        "requester-id",
+    ),
 )
 
 

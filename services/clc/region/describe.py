@@ -20,6 +20,7 @@ _REGION_FILTERS = FilterTable[ec2.Region](
 _ZONE_FILTERS = FilterTable[ec2.AvailabilityZone](
     "ec2.DescribeAvailabilityZones",
     {
+        "group-long-name": lambda z: z.group_long_name,
         "group-name": lambda z: z.group_name,
         "message": lambda z: [m.message for m in z.messages],
         "opt-in-status": lambda z: z.opt_in_status,
@@ -29,6 +30,7 @@ _ZONE_FILTERS = FilterTable[ec2.AvailabilityZone](
         "zone-name": lambda z: z.zone_name,
         "zone-type": lambda z: z.zone_type,
     },
+    absent=("parent-zone-id", "parent-zone-name"),
 )
 
 

@@ -1,4 +1,4 @@
-"""CreateSecurityGroup, DeleteSecurityGroup, DescribeSecurityGroups."""
+"""CreateSecurityGroup and DeleteSecurityGroup; finding a group."""
 
 from __future__ import annotations
 
@@ -11,41 +11,16 @@ from common.ids import SecurityGroupId
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import security_group_pb2 as ec2
 from services.clc.account.create import everything_out
-from services.clc.filters import FilterTable
 from services.clc.instance import rules as instance_rules
-from services.clc.lookup import SECURITY_GROUP, VPC, own, own_all
-from services.clc.paging import page
-from services.clc.security_group.rules import permissions_of
-from services.clc.store import Changes, Store, Stored, sorted_by_creation, until_committed
+from services.clc.lookup import SECURITY_GROUP, VPC, own
+from services.clc.store import Changes, Store, Stored, until_committed
 from services.clc.tag import rules as tags
-from services.clc.tag.view import as_mapping, shown
+from services.clc.tag.view import shown
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
-from services.clc.vpc.describe import creation_key, matching, max_results_of
 
 # Of one network interface. (VPC User Guide, "Amazon VPC quotas".)
 MAX_GROUPS: Final = 5
 _TEXT: Final = re.compile(r"[a-zA-Z0-9 ._\-:/()#,@\[\]+=&;{}!$*]{1,255}\Z")
-
-_FILTERS = FilterTable[ec2.SecurityGroup](
-    "ec2.DescribeSecurityGroups",
-    {
-        "description": lambda g: g.description,
-        "group-id": lambda g: g.group_id,
-        "group-name": lambda g: g.group_name,
-        "owner-id": lambda g: g.owner_id,
-        "vpc-id": lambda g: g.vpc_id,
-        "ip-permission.cidr": lambda g: [r.cidr_ip for p in g.ip_permissions for r in p.ip_ranges],
-        "ip-permission.from-port": lambda g: [str(p.from_port) for p in g.ip_permissions if p.HasField("from_port")],
-        "ip-permission.group-id": lambda g: [u.group_id for p in g.ip_permissions for u in p.user_id_group_pairs],
-        "ip-permission.ipv6-cidr": lambda g: [r.cidr_ipv6 for p in g.ip_permissions for r in p.ipv6_ranges],
-        "ip-permission.protocol": lambda g: [p.ip_protocol for p in g.ip_permissions],
-        "ip-permission.to-port": lambda g: [str(p.to_port) for p in g.ip_permissions if p.HasField("to_port")],
-        "ip-permission.user-id": lambda g: [u.user_id for p in g.ip_permissions for u in p.user_id_group_pairs],
-        "egress.ip-permission.cidr": lambda g: [r.cidr_ip for p in g.ip_permissions_egress for r in p.ip_ranges],
-        "egress.ip-permission.protocol": lambda g: [p.ip_protocol for p in g.ip_permissions_egress],
-    },
-    tags=lambda g: as_mapping(g.tags),
-)
 
 
 @use_case("ec2.CreateSecurityGroup")
@@ -82,7 +57,7 @@ async def create_security_group(
         changes.claim(claim, group.group_id)
         await store.commit(changes)
         return ec2.CreateSecurityGroupResult(
-            group_id=group.group_id, tags=shown(group.tags), security_group_arn=_arn(cloud, group)
+            group_id=group.group_id, tags=shown(group.tags), security_group_arn=arn_of(cloud, group)
         )
 
     return await until_committed(attempt)
@@ -108,26 +83,6 @@ async def delete_security_group(
         return ec2.DeleteSecurityGroupResult(return_value=True, group_id=group.record.group_id)
 
     return await until_committed(attempt)
-
-
-@use_case("ec2.DescribeSecurityGroups")
-async def describe_security_groups(
-    cloud: Cloud, call: Call, request: ec2.DescribeSecurityGroupsRequest
-) -> ec2.DescribeSecurityGroupsResult:
-    matches, limit = _FILTERS.matcher(request.filters), max_results_of(request)
-    end_dry_run(request)
-    store = cloud.store
-    if request.group_ids or request.group_names:
-        found = own_all(store, SECURITY_GROUP, call.account_id, request.group_ids)
-        found += [find_group(store, call.account_id, name=name) for name in request.group_names]
-        found = list({group.key: group for group in found}.values())
-    else:
-        found = list(store.owned(record_pb2.SecurityGroupRecord, call.account_id))
-    pairs = ((group, _view(cloud, group.record)) for group in sorted_by_creation(found))
-    page_of, token = page(
-        matching(pairs, matches), key=lambda p: creation_key(p[0]), max_results=limit, token=request.next_token
-    )
-    return ec2.DescribeSecurityGroupsResult(security_groups=[view for _, view in page_of], next_token=token)
 
 
 def default_vpc(store: Store, account_id: str) -> Stored[record_pb2.VpcRecord]:
@@ -218,19 +173,5 @@ def _check_texts(request: ec2.CreateSecurityGroupRequest) -> None:
         raise InvalidArgument("Cannot use reserved security group name: default", code="InvalidGroup.Reserved")
 
 
-def _arn(cloud: Cloud, group: record_pb2.SecurityGroupRecord) -> str:
+def arn_of(cloud: Cloud, group: record_pb2.SecurityGroupRecord) -> str:
     return f"arn:aws:ec2:{cloud.config.region}:{group.account_id}:security-group/{group.group_id}"
-
-
-def _view(cloud: Cloud, group: record_pb2.SecurityGroupRecord) -> ec2.SecurityGroup:
-    return ec2.SecurityGroup(
-        group_id=group.group_id,
-        group_name=group.name,
-        description=group.description,
-        owner_id=group.account_id,
-        vpc_id=group.vpc_id,
-        security_group_arn=_arn(cloud, group),
-        ip_permissions=permissions_of(group.rules, egress=False),
-        ip_permissions_egress=permissions_of(group.rules, egress=True),
-        tags=shown(group.tags),
-    )

@@ -35,6 +35,11 @@ _VOLUME_FILTERS = FilterTable[volume_pb2.Volume](
         "volume-type": lambda v: v.volume_type,
     },
     tags=lambda v: as_mapping(v.tags),
+    absent=(
+        "fast-restored",
+        "operator.managed",
+        "operator.principal",
+    ),
 )
 _SNAPSHOT_FILTERS = FilterTable[snapshot_pb2.Snapshot](
     "ec2.DescribeSnapshots",
@@ -51,6 +56,10 @@ _SNAPSHOT_FILTERS = FilterTable[snapshot_pb2.Snapshot](
         "volume-size": lambda s: s.volume_size,
     },
     tags=lambda s: as_mapping(s.tags),
+    absent=(
+        "storage-tier",
+        "transfer-type",
+    ),
 )
 
 

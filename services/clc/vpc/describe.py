@@ -38,6 +38,12 @@ _VPC_FILTERS = FilterTable[vpc_pb2.Vpc](
         "vpc-id": lambda v: v.vpc_id,
     },
     tags=lambda v: as_mapping(v.tags),
+    absent=(
+        "ipv6-cidr-block-association.association-id",
+        "ipv6-cidr-block-association.ipv6-cidr-block",
+        "ipv6-cidr-block-association.ipv6-pool",
+        "ipv6-cidr-block-association.state",
+    ),
 )
 _SUBNET_FILTERS = FilterTable[subnet_pb2.Subnet](
     "ec2.DescribeSubnets",
@@ -52,14 +58,34 @@ _SUBNET_FILTERS = FilterTable[subnet_pb2.Subnet](
         "cidrBlock": lambda s: s.cidr_block,
         "default-for-az": lambda s: s.default_for_az,
         "defaultForAz": lambda s: s.default_for_az,
+        "enable-dns64": lambda s: s.enable_dns64,
+        "ipv6-native": lambda s: s.ipv6_native,
+        "map-customer-owned-ip-on-launch": lambda s: s.map_customer_owned_ip_on_launch,
         "map-public-ip-on-launch": lambda s: s.map_public_ip_on_launch,
         "owner-id": lambda s: s.owner_id,
+        "private-dns-name-options-on-launch.enable-resource-name-dns-a-record": lambda s: (
+            s.private_dns_name_options_on_launch.enable_resource_name_dns_a_record
+        ),
+        "private-dns-name-options-on-launch.enable-resource-name-dns-aaaa-record": lambda s: (
+            s.private_dns_name_options_on_launch.enable_resource_name_dns_aaaa_record
+        ),
+        "private-dns-name-options-on-launch.hostname-type": lambda s: (
+            s.private_dns_name_options_on_launch.hostname_type
+        ),
         "state": lambda s: s.state,
         "subnet-arn": lambda s: s.subnet_arn,
         "subnet-id": lambda s: s.subnet_id,
         "vpc-id": lambda s: s.vpc_id,
     },
     tags=lambda s: as_mapping(s.tags),
+    absent=(
+        "customer-owned-ipv4-pool",
+        "enable-lni-at-device-index",
+        "ipv6-cidr-block-association.association-id",
+        "ipv6-cidr-block-association.ipv6-cidr-block",
+        "ipv6-cidr-block-association.state",
+        "outpost-arn",
+    ),
 )
 
 

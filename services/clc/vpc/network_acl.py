@@ -31,6 +31,13 @@ _FILTERS = FilterTable[ec2.NetworkAcl](
         "vpc-id": lambda a: a.vpc_id,
     },
     tags=lambda a: as_mapping(a.tags),
+    absent=(
+        "entry.icmp.code",
+        "entry.icmp.type",
+        "entry.ipv6-cidr",
+        "entry.port-range.from",
+        "entry.port-range.to",
+    ),
 )
 
 

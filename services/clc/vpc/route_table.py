@@ -27,6 +27,15 @@ _FILTERS = FilterTable[ec2.RouteTable](
         "vpc-id": lambda t: t.vpc_id,
     },
     tags=lambda t: as_mapping(t.tags),
+    absent=(
+        "route.destination-ipv6-cidr-block",
+        "route.destination-prefix-list-id",
+        "route.egress-only-internet-gateway-id",
+        "route.instance-id",
+        "route.nat-gateway-id",
+        "route.transit-gateway-id",
+        "route.vpc-peering-connection-id",
+    ),
 )
 
 
