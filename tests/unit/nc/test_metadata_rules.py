@@ -58,7 +58,9 @@ def test_the_paths_that_guests_read_are_there() -> None:
 def test_listings_show_folders_with_a_slash() -> None:
     leaves = metadata_tree.leaves(Subject(spec()))
     assert metadata_tree.listing(leaves, "") == ["dynamic", "meta-data", "user-data"]
-    assert metadata_tree.listing(leaves, "meta-data/placement") == ["availability-zone", "availability-zone-id", "region"]
+    assert metadata_tree.listing(leaves, "meta-data/placement") == [
+        *("availability-zone", "availability-zone-id", "region"),
+    ]
     assert metadata_tree.listing(leaves, "meta-data/network/interfaces/macs") == [f"{MAC}/"]
     assert metadata_tree.listing(leaves, "meta-data/place") == []
 
