@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 FIRST_RETRY_S: Final = 0.1
 LAST_RETRY_S: Final = 3.0
 _DESCRIBE_TIMEOUT_S: Final = 5.0
+# So many TLS handshakes at a time: all at once they would be too slow for each other, and none would come about.
+_GREETINGS: Final = 32
 # A node that refused what it should have had room for is left alone for so long, unless others are full.
 _REFUSED_PAUSE_S: Final = 5.0
 # As long as a membership's time to live: who has not come by then was not just restarted.
@@ -65,6 +67,7 @@ class Nodes:
         self._survey_s = survey_s
         self._began = time.monotonic()
         self._links: dict[str, _Link] = {}
+        self._greetings = asyncio.Semaphore(_GREETINGS)
         self._tasks = Background()
         self._listener: Listener
 
@@ -86,9 +89,10 @@ class Nodes:
         self._follow()
 
     def stub(self, node: str) -> NodeControllerServiceAsyncStub:
-        """Raises Unavailable for a node that was not seen in this term."""
+        """Raises Unavailable for a node that has not said in this term what it is: where it is would be missing in what
+        is told of its instances."""
         link = self._links.get(node)
-        if link is None:
+        if link is None or not self._ledger.node(node).described:
             raise Unavailable(f"{node} is not there now")
         return link.stub
 
@@ -142,7 +146,8 @@ class Nodes:
         while True:
             try:
                 with cloud_errors():
-                    await self._describe(link)
+                    async with self._greetings:
+                        await self._describe(link)
                     async for response in link.stub.WatchInstances(service_pb2.WatchInstancesRequest()):
                         failures = 0
                         self._hear(link, response)

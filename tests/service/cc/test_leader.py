@@ -43,6 +43,25 @@ async def test_the_next_leader_goes_on_where_the_last_one_was(stage: Stage) -> N
     assert not processes[0].node.terminated
 
 
+async def test_a_node_is_ordered_nothing_before_it_has_said_where_it_is(stage: Stage) -> None:
+    """What is told of its instances would lack its address, and their network with it."""
+    process = await stage.node("nc-1")
+    first = await stage.zone("cc-1", nodes=1)
+    [placed] = await first.ensure(spec(1))
+    await first.stop()
+    epoch = process.node.epoch
+    process.node.describes.clear()
+    second = await stage.zone("cc-2")
+    await second.leads()
+    [early] = await second.ensure(spec(1))
+    assert early.error_code == Unavailable.default_code
+    assert process.node.epoch == epoch
+    process.node.describes.set()
+    await second.watch()
+    await eventually(lambda: second.nodes and all(node.alive for node in second.nodes.values()))
+    assert await second.ensure(spec(1)) == [placed]
+
+
 async def test_a_deposed_leader_places_and_orders_nothing(stage: Stage) -> None:
     """It does not know yet that it was deposed: its key is gone from etcd, and its lease stands."""
     process = await stage.node("nc-1")
