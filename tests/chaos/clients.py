@@ -102,6 +102,13 @@ class Client:
             with contextlib.suppress(Refused):
                 self._make_own_group() if not self.group_id else self.dice.choice(deeds)()
 
+    def forget_instances(self) -> int:
+        """All of them are terminated, and the cloud forgets them too, an hour later; how many they were."""
+        count = sum(map(len, self.launched.values()))
+        for account in (self.tokens, self.launched, self.terminated, self.maybe_terminated, self.tags):
+            account.clear()
+        return count
+
     def mine(self, instance: Any) -> bool:
         return instance.get("ClientToken") in self.tokens
 

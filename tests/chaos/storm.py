@@ -124,6 +124,7 @@ class Storm:
             client.addresses.clear()
         self._ran.clear()
         self.audit()
+        self.figures.instances += sum(client.forget_instances() for client in self.clients)
         self._may_fail = False
 
     # Hurting.
@@ -263,7 +264,6 @@ class Storm:
         self.figures.answered = sum(client.answered for client in self.clients)
         self.figures.unanswered = sum(client.unanswered for client in self.clients)
         self.figures.refused = sum(client.refused for client in self.clients)
-        self.figures.instances = sum(len(ids) for client in self.clients for ids in client.launched.values())
 
     def __str__(self) -> str:
         shown = {
