@@ -140,6 +140,8 @@ class Patience:
     tries: int = 3
     # For a part of the cloud that does not answer, or a ticket that the CC has yet to renew.
     wait_s: float = 120.0
+    # For room: when the launch was answered there was some.
+    room_s: float = 60.0
 
 
 def give_up(error: CloudError, *, tries: int, waited_s: float, patience: Patience) -> tuple[str, str] | None:
@@ -152,7 +154,9 @@ def give_up(error: CloudError, *, tries: int, waited_s: float, patience: Patienc
             code = f"Client.{error.code}"
         case Unavailable() | Denied() if waited_s < patience.wait_s:
             return None
-        case NoCapacity() if tries >= patience.tries:
+        case NoCapacity() if tries < patience.tries or waited_s < patience.room_s:
+            return None
+        case NoCapacity():
             code = "Server.InsufficientInstanceCapacity"
         case Unavailable() | Denied():
             code = SERVER_ERROR

@@ -7,6 +7,7 @@ points anywhere else is refused. https://gitlab.com/qemu-project/qemu/-/blob/mas
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import struct
 from collections.abc import Awaitable, Callable
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from common.errors import CloudError, InvalidArgument
+from common.errors import CloudError, InvalidArgument, NoCapacity
 
 _MAGIC: Final = 0x514649FB
 _HEADER: Final = struct.Struct(">IIQIIQI")
@@ -23,6 +24,7 @@ _FEATURES_AT: Final = 72
 # Bit 0 dirty, 1 corrupt, 2 external data file, 3 compression type, 4 extended L2 entries.
 _HARMLESS_FEATURES: Final = 0b11001
 _PROCESSES: Final = 4
+_FULL: Final = os.strerror(errno.ENOSPC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +52,7 @@ class QemuOverlays:
         """Makes it unless it is there: a guest's disk is never made twice.
 
         Raises InvalidArgument if the image does not fit (code InvalidParameterCombination) or is not what it was said
-        to be, CloudError if qemu-img fails.
+        to be, NoCapacity if the disk is full, CloudError if qemu-img fails otherwise.
         """
         if overlay.path.exists():
             return
@@ -119,4 +121,5 @@ async def _qemu_img(*arguments: str) -> None:
         process.kill()
         raise
     if process.returncode != 0:
-        raise CloudError(f"qemu-img: {error.decode(errors='replace').strip()}")
+        words = error.decode(errors="replace").strip()
+        raise (NoCapacity if _FULL in words else CloudError)(f"qemu-img: {words}")

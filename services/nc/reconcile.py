@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from common.errors import CloudError
@@ -100,7 +102,8 @@ class InstanceReconciler:
     async def _perform(self, act: Do, instance_id: InstanceId, record: record_pb2.InstanceRecord) -> None:
         match act:
             case Do.LAUNCH:
-                await self._launch(instance_id, record)
+                with self._full_disk_is_no_try(instance_id):
+                    await self._launch(instance_id, record)
             case Do.PLUG:
                 await self._host.plug(record.spec)
             case Do.RESUME:
@@ -158,6 +161,15 @@ class InstanceReconciler:
             del self._launching[instance_id]
             # Here if this pass itself was cancelled: the launch goes with it.
             launching.cancel()
+
+    @contextlib.contextmanager
+    def _full_disk_is_no_try(self, instance_id: InstanceId) -> Iterator[None]:
+        """Not even the failure could be written down: it is tried until there is space again."""
+        try:
+            yield
+        except OSError as error:
+            self._tries[instance_id] -= error.errno == errno.ENOSPC
+            raise
 
     async def _failed(self, instance_id: InstanceId, record: record_pb2.InstanceRecord, error: CloudError) -> None:
         tries, waited_s = record.failed_launches + 1, self._now_s() - record.ordered_at_ms / 1000

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from common.errors import CloudError
+from common.errors import CloudError, NoCapacity
 from common.ids import InstanceId
 from mallee.nc.v1 import instance_pb2, record_pb2
 from services.nc.drivers.base import Domain, Power
@@ -103,6 +104,16 @@ async def test_a_guest_that_crashes_again_and_again_waits_longer_each_time(stand
     stand.now_s += 3 * LONGEST_CRASH_WAIT_S
     stand.hypervisor.guest_crashes(ID)
     assert await stand.step() is None
+
+
+async def test_a_launch_outlasts_a_full_disk(stand: Stand) -> None:
+    await stand.order()
+    for stand.error in [OSError(errno.ENOSPC, "full")] * 9 + [NoCapacity("full")] * 9:
+        with pytest.raises(type(stand.error), match="full"):
+            await stand.step()
+    stand.error = None
+    await stand.step()
+    assert stand.phase() is Phase.RUNNING
 
 
 async def test_a_guest_stopped_by_a_full_disk_is_resumed_after_a_while(stand: Stand) -> None:

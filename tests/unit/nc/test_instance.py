@@ -74,7 +74,7 @@ def test_failed_is_told_only_when_nothing_is_left(phase: Phase) -> None:
     assert (observation_of(record).state == instance_pb2.VM_STATE_FAILED) == (phase is Phase.FAILED)
 
 
-PATIENCE = Patience(tries=3, wait_s=100)
+PATIENCE = Patience(tries=3, wait_s=100, room_s=60)
 
 
 @pytest.mark.parametrize(
@@ -87,8 +87,9 @@ PATIENCE = Patience(tries=3, wait_s=100)
         (Unavailable("walrus"), 1, 101, "Server.InternalError"),
         (Denied("ticket"), 9, 99, None),
         (Denied("ticket"), 1, 101, "Server.InternalError"),
-        (NoCapacity("memory"), 2, 0, None),
-        (NoCapacity("memory"), 3, 0, "Server.InsufficientInstanceCapacity"),
+        (NoCapacity("memory"), 2, 61, None),
+        (NoCapacity("memory"), 9, 59, None),
+        (NoCapacity("memory"), 3, 61, "Server.InsufficientInstanceCapacity"),
         (CloudError("qemu"), 2, 999, None),
         (CloudError("qemu"), 3, 0, "Server.InternalError"),
     ],
