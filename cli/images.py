@@ -5,11 +5,11 @@ from __future__ import annotations
 import gzip
 import hashlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Protocol
 
 import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -20,9 +20,12 @@ from cli.options import Home, site
 from cli.output import Json, err, out, plain_errors, print_json
 from common.errors import Unavailable, Unsupported
 from deploy.cloud import is_fake
-from images.build import build
+from images import build as small
+from images import debian
+from images.kept import Report
 
 SMALL: Final = "small"
+DEBIAN: Final = "debian-12"
 BUCKET: Final = "mallee-images"
 # Beside every cloud's home: one build serves them all, and outlives them.
 _BUILDS: Final = Path("/var/cache/mallee/images")
@@ -31,44 +34,56 @@ _PART_BYTES: Final = 16 << 20
 app = typer.Typer(help="Guest images.", no_args_is_help=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Files:
+class Files(Protocol):
     """What makes a machine: the last alone is the root file system."""
 
-    kernel: Path
-    ramdisk: Path
-    machine: Path
+    @property
+    def kernel(self) -> Path: ...
+    @property
+    def ramdisk(self) -> Path: ...
+    @property
+    def machine(self) -> Path: ...
 
-    def digest(self) -> str:
-        whole = hashlib.sha256()
-        for path in (self.kernel, self.ramdisk, self.machine):
-            with path.open("rb") as file:
-                whole.update(hashlib.file_digest(file, "sha256").digest())
-        return whole.hexdigest()[:12]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Recipe:
+    """`build` makes the files in a folder, unless they are there."""
+
+    build: Callable[[Path, Report], Files]
+    description: str
+
+
+_RECIPES: Final = {
+    SMALL: _Recipe(
+        build=small.build, description="Small guest: busybox and an ssh server on Debian's cloud kernel; log in as root"
+    ),
+    DEBIAN: _Recipe(build=debian.build, description="Debian 12 with cloud-init; log in as admin"),
+}
 
 
 @app.command()
 def install(
     home: Home,
-    name: Annotated[str, typer.Argument(help="Which one; there is one, small.")] = SMALL,
+    name: Annotated[str, typer.Argument(help=f"Which one: {', '.join(_RECIPES)}.")] = SMALL,
     as_json: Json = False,
 ) -> None:
     """Builds an image from Debian packages, uploads and registers it."""
     with plain_errors():
-        if name != SMALL:
-            raise Unsupported(f"there is no image {name!r} to install: there is {SMALL!r}")
+        if name not in _RECIPES:
+            raise Unsupported(f"there is no image {name!r} to install: there are {', '.join(_RECIPES)}")
         client = Client.of(site(home))
-        image_id = ensure_small(client, credentials.fetch(client, ""))
+        image_id = ensure(client, credentials.fetch(client, ""), name)
     if as_json:
         print_json({"ImageId": image_id, "Name": name})
     else:
         out.print(f"{image_id} is ready.", markup=False)
 
 
-def ensure_small(client: Client, mine: credentials.Credentials) -> str:
-    """The id of the small image in the account; built, uploaded and registered if it is not there."""
-    with _api_errors(), _progress() as bars, _files(client, bars) as files:
-        name = f"{SMALL}-{files.digest()}"
+def ensure(client: Client, mine: credentials.Credentials, image: str = SMALL) -> str:
+    """The id of the image in the account; built, uploaded and registered if it is not there."""
+    recipe = _RECIPES[image]
+    with _api_errors(), _progress() as bars, _files(client, image, bars) as files:
+        name = f"{image}-{_digest(files)}"
         ec2 = mine.boto3_client("ec2")
         if there := _registered(ec2, name):
             return there
@@ -81,7 +96,7 @@ def ensure_small(client: Client, mine: credentials.Credentials) -> str:
         )
         image_id: str = ec2.register_image(
             Name=name,
-            Description="Small guest: busybox and an ssh server on Debian's cloud kernel",
+            Description=recipe.description,
             ImageLocation=f"{BUCKET}/{name}/machine",
             KernelId=kernel,
             RamdiskId=ramdisk,
@@ -105,15 +120,31 @@ def _api_errors() -> Iterator[None]:
 
 
 @contextmanager
-def _files(client: Client, bars: Progress) -> Iterator[Files]:
+def _files(client: Client, image: str, bars: Progress) -> Iterator[Files]:
     if is_fake(client.config):
         # The fake hypervisor boots nothing: stand-ins of each kind will do, and need neither root nor Debian.
         with tempfile.TemporaryDirectory(prefix="mallee-image-") as folder:
             yield _stand_ins(Path(folder))
         return
     task = bars.add_task("the guest image", total=1.0)
-    built = build(_BUILDS / SMALL, lambda step, share: bars.update(task, description=step, completed=share))
-    yield Files(kernel=built.kernel, ramdisk=built.ramdisk, machine=built.machine)
+    yield _RECIPES[image].build(
+        _BUILDS / image, lambda step, share: bars.update(task, description=step, completed=share)
+    )
+
+
+def _digest(files: Files) -> str:
+    whole = hashlib.sha256()
+    for path in (files.kernel, files.ramdisk, files.machine):
+        with path.open("rb") as file:
+            whole.update(hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()[:12]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _StandIns:
+    kernel: Path
+    ramdisk: Path
+    machine: Path
 
 
 def _stand_ins(folder: Path) -> Files:
@@ -124,7 +155,7 @@ def _stand_ins(folder: Path) -> Files:
     kernel = bytearray(4096)
     kernel[0x1FE:0x200] = b"\x55\xaa"
     kernel[0x202:0x206] = b"HdrS"
-    files = Files(kernel=folder / "kernel", ramdisk=folder / "ramdisk", machine=folder / "machine")
+    files = _StandIns(kernel=folder / "kernel", ramdisk=folder / "ramdisk", machine=folder / "machine")
     files.kernel.write_bytes(kernel)
     files.ramdisk.write_bytes(gzip.compress(b"070701" + bytes(104) + b"TRAILER!!!\0", mtime=0))
     files.machine.write_bytes(bytes(1 << 20))

@@ -68,7 +68,7 @@ def up(
             credentials.link_aws(home)
         ready_s = time.monotonic() - started
         mine = credentials.fetch(client, ADMIN_ACCOUNT)
-        machine_image = images.ensure_small(client, mine) if image else None
+        machine_image = images.ensure(client, mine) if image else None
     if as_json:
         shown = {"Home": str(home), "EndpointUrl": mine.endpoint_url, "ReadyAfterSeconds": round(ready_s, 1)}
         print_json(shown | {"ImageId": machine_image})

@@ -11,14 +11,8 @@ A second run with the same inputs finds its result; `packages/` keeps what was f
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import json
 import shutil
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
@@ -28,15 +22,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from images import cpio
-from images.disk import BootFiles, make_disk, make_ext4, make_qcow2
-from images.packages import ImageBuildError, fetch, unpack
+from images.disk import ROOT_BYTES, BootFiles, make_disk, make_ext4, make_qcow2
+from images.kept import Kept, Report
+from images.packages import BOOT_LOADER_PACKAGES, KERNEL, ROOT_PACKAGES, ImageBuildError, fetch, unpack
 from images.trees import GUEST, make_ramdisk_tree, make_root_tree
 
 # What a kernel of this image should be started with, beside root=.
 KERNEL_ARGUMENTS: Final = "root=/dev/vda console=ttyS0 quiet"
-
-# Called at the begin of each step with its name and the share that is done.
-Report = Callable[[str, float], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,26 +60,18 @@ def build(out: Path, report: Report = lambda step, share: None, *, refresh: bool
 
     Needs root (file owners), amd64, apt, dpkg, mke2fs and qemu-img. Raises ImageBuildError.
     """
-    out.mkdir(parents=True, exist_ok=True)
     image = GuestImage.at(out)
-    with _locked(out):
-        if not refresh and _is_current(image, out):
-            report("the guest image is there", 1.0)
-            return image
+
+    def make(work: Path) -> None:
         report("fetching Debian packages", 0.0)
-        packages = fetch(out / "packages", refresh=refresh)
-        with tempfile.TemporaryDirectory(dir=out, prefix=".build-") as work:
-            made = _build_in(Path(work), packages, report)
-            _stamp(out).unlink(missing_ok=True)
-            for new, final in zip(made.files(), image.files(), strict=True):
-                new.replace(final)
-        sizes = {file.name: file.stat().st_size for file in image.files()}
-        _stamp(out).write_text(json.dumps({"sources": _sources(), "sizes": sizes}))
-        report("the guest image is built", 1.0)
+        wanted = (KERNEL, *ROOT_PACKAGES, *BOOT_LOADER_PACKAGES)
+        _build_in(work, fetch(out / "packages", wanted, refresh=refresh), report)
+
+    Kept(folder=out, files=image.files(), parts=GUEST).ensure(make, report, refresh=refresh)
     return image
 
 
-def _build_in(work: Path, packages: list[Path], report: Report) -> GuestImage:
+def _build_in(work: Path, packages: list[Path], report: Report) -> None:
     unpacked, made = work / "unpacked", GuestImage.at(work)
     report("unpacking", 0.2)
     unpack(packages, unpacked)
@@ -98,43 +82,11 @@ def _build_in(work: Path, packages: list[Path], report: Report) -> GuestImage:
     made.ramdisk.write_bytes(cpio.pack(work / "ramdisk-tree"))
     report("making the root file system", 0.6)
     make_root_tree(unpacked, work / "root-tree")
-    make_ext4(work / "root-tree", made.machine)
+    make_ext4(work / "root-tree", made.machine, size_bytes=ROOT_BYTES)
     report("making the disk that boots by itself", 0.8)
     boot = BootFiles(kernel=made.kernel, ramdisk=made.ramdisk, configuration=GUEST / "syslinux.cfg")
     make_disk(made.disk_raw, root=made.machine, boot=boot, unpacked=unpacked)
     make_qcow2(made.disk_raw, made.disk_qcow2)
-    return made
-
-
-def _stamp(out: Path) -> Path:
-    return out / "build.json"
-
-
-def _is_current(image: GuestImage, out: Path) -> bool:
-    try:
-        stamp = json.loads(_stamp(out).read_text())
-        sizes = {file.name: file.stat().st_size for file in image.files()}
-    except (FileNotFoundError, json.JSONDecodeError):
-        return False
-    return bool(stamp.get("sources") == _sources() and stamp.get("sizes") == sizes)
-
-
-def _sources() -> str:
-    """A digest of everything here that shapes the image."""
-    digest = hashlib.sha256()
-    folder = Path(__file__).parent
-    for path in sorted([*folder.glob("*.py"), *(path for path in GUEST.rglob("*") if path.is_file())]):
-        content = path.read_bytes()
-        digest.update(f"{path.relative_to(folder)}\0{len(content)}\0".encode() + content)
-    return digest.hexdigest()
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """One builder at a time; another waits and then finds the result."""
-    with (out / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def main(

@@ -22,11 +22,11 @@ _ACTIVE: Final = 0x80
 _SIGNATURE: Final = 0x4D4C4C45
 
 
-def make_ext4(tree: Path, image: Path) -> None:
+def make_ext4(tree: Path, image: Path, *, size_bytes: int) -> None:
     """With the tree's files, owners and modes."""
     image.unlink(missing_ok=True)
     with image.open("wb") as file:
-        file.truncate(ROOT_BYTES)
+        file.truncate(size_bytes)
     run(
         [
             *("mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-m", "1", "-L", "mallee-root"),
@@ -57,8 +57,9 @@ def make_disk(image: Path, *, root: Path, boot: BootFiles, unpacked: Path) -> No
     _copy_sparsely(root, image, root_start)
 
 
-def make_qcow2(raw: Path, image: Path) -> None:
-    run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(raw), str(image)])
+def make_qcow2(raw: Path, image: Path, *, compressed: bool = False) -> None:
+    form = ["-c", "-o", "compression_type=zstd"] if compressed else []
+    run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", *form, str(raw), str(image)])
 
 
 def _boot_record(unpacked: Path, root_start: int) -> bytes:

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-# It names the newest kernel built for virtual machines.
-KERNEL_META_PACKAGE: Final = "linux-image-cloud-amd64"
+# It names the newest kernel built for virtual machines, and stands for that one here.
+KERNEL: Final = "linux-image-cloud-amd64"
 ROOT_PACKAGES: Final = (
     "busybox-static",
     "dropbear-bin",
@@ -25,35 +25,38 @@ ROOT_PACKAGES: Final = (
     "zlib1g",
 )
 BOOT_LOADER_PACKAGES: Final = ("mtools", "syslinux", "syslinux-common")
-_WANTED: Final = (KERNEL_META_PACKAGE, *ROOT_PACKAGES, *BOOT_LOADER_PACKAGES)
 
 
 class ImageBuildError(Exception):
     """The image cannot be built; the message says why and what to do."""
 
 
-def fetch(cache: Path, *, refresh: bool = False) -> list[Path]:
-    """The packages' files. Those in `cache` are taken, so a second time needs no network; `refresh` asks apt again."""
+def fetch(cache: Path, wanted: Sequence[str], *, with_dependencies: bool = False, refresh: bool = False) -> list[Path]:
+    """The packages' files; `with_dependencies`: all that a machine without any package would need, in patterns of apt.
+
+    Those in `cache` are taken, so a second time needs no network; `refresh` asks apt again.
+    """
     index = cache / "fetched.json"
     if index.exists() and not refresh:
         known = json.loads(index.read_text())
         files = [cache / name for name in known["files"]]
-        if known["wanted"] == list(_WANTED) and all(file.exists() for file in files):
+        if known["wanted"] == list(wanted) and all(file.exists() for file in files):
             return files
     cache.mkdir(parents=True, exist_ok=True)
+    download = _download_whole if with_dependencies else _download
     with tempfile.TemporaryDirectory(dir=cache) as folder:
         if refresh:
             run(["apt-get", "-q", "update"])
         try:
-            _download(Path(folder))
+            download(Path(folder), wanted)
         except ImageBuildError:
             # A fresh machine has no package lists; old ones name packages that are gone.
             run(["apt-get", "-q", "update"])
-            _download(Path(folder))
+            download(Path(folder), wanted)
         files = [file.replace(cache / file.name) for file in sorted(Path(folder).glob("*.deb"))]
     for old in set(cache.glob("*.deb")) - set(files):
         old.unlink()
-    index.write_text(json.dumps({"wanted": _WANTED, "files": [file.name for file in files]}))
+    index.write_text(json.dumps({"wanted": wanted, "files": [file.name for file in files]}))
     return files
 
 
@@ -78,14 +81,32 @@ def run(command: Sequence[str], *, cwd: Path | None = None, env: dict[str, str] 
 
 def _kernel_package() -> str:
     """The package that the meta package depends on: linux-image-<version>-cloud-amd64."""
-    text = run(["apt-cache", "show", "--no-all-versions", KERNEL_META_PACKAGE])
+    text = run(["apt-cache", "show", "--no-all-versions", KERNEL])
     found = re.search(r"^Depends:.*?\b(linux-image-[0-9][^ ,]*)", text, re.MULTILINE)
     if found is None:
-        raise ImageBuildError(f"{KERNEL_META_PACKAGE} depends on no kernel; is this Debian on amd64?")
+        raise ImageBuildError(f"{KERNEL} depends on no kernel; is this Debian on amd64?")
     return found[1]
 
 
-def _download(folder: Path) -> None:
-    names = [_kernel_package(), *ROOT_PACKAGES, *BOOT_LOADER_PACKAGES]
-    # apt's own user may not write to the folder.
-    run(["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", *names], cwd=folder)
+# apt's own user may not write to the folder.
+_AS_ROOT: Final = ("-q", "-o", "APT::Sandbox::User=root")
+
+
+def _download(folder: Path, wanted: Sequence[str]) -> None:
+    names = [_kernel_package() if name == KERNEL else name for name in wanted]
+    run(["apt-get", *_AS_ROOT, "download", *names], cwd=folder)
+
+
+def _download_whole(folder: Path, wanted: Sequence[str]) -> None:
+    """apt is shown a machine without packages, so that what this one has decides nothing."""
+    (folder / "partial").mkdir(exist_ok=True)
+    nothing = folder / "status"
+    nothing.touch()
+    run(
+        [
+            *("apt-get", *_AS_ROOT, "-y", "--no-install-recommends", "--download-only"),
+            *("-o", f"Dir::State::status={nothing}", "-o", f"Dir::Cache::archives={folder}"),
+            *("-o", "Dir::State::extended_states=/dev/null", "-o", "Debug::NoLocking=true"),
+            *("install", *wanted),
+        ]
+    )

@@ -47,6 +47,21 @@ def test_nodes_show_used_and_free_room(fake_cloud: RunningCloud) -> None:
     admin.terminate_instances(InstanceIds=[instance])
 
 
+def test_each_image_is_installed_once_under_its_own_name(fake_cloud: RunningCloud) -> None:
+    small = fake_cloud.image_id
+    debian = fake_cloud.json("images", "install", "debian-12")
+    assert debian["Name"] == "debian-12"
+    assert debian["ImageId"] != small
+    assert fake_cloud.json("images", "install", "debian-12") == debian
+    assert fake_cloud.json("images", "install")["ImageId"] == small
+    (shown,) = fake_cloud.client("ec2").describe_images(ImageIds=[debian["ImageId"]])["Images"]
+    assert shown["Name"].startswith("debian-12-")
+    assert "cloud-init" in shown["Description"]
+    unknown = fake_cloud.mallee("images", "install", "debian-99", check=False)
+    assert unknown.returncode == 1
+    assert "small, debian-12" in unknown.stderr
+
+
 def test_an_account_is_made_used_listed_and_deleted(fake_cloud: RunningCloud) -> None:
     made = fake_cloud.json("accounts", "create", "passing")
     assert sorted(made) == ["AccessKeyId", "AccountId", "CanonicalUserId", "SecretAccessKey"]

@@ -28,13 +28,14 @@ def until(look: Callable[[], T], *, within_s: float = 60.0, every_s: float = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ssh:
-    """By one private key, as root."""
+    """By one private key, as one user."""
 
     key: Path
+    user: str = "root"
 
     def run(self, address: str, command: str, *, timeout_s: float = 60.0, check: bool = True) -> str:
         done = subprocess.run(
-            [*self._command(), f"root@{address}", command],
+            [*self._command(), f"{self.user}@{address}", command],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
