@@ -82,9 +82,11 @@ class ClcIdentities:
         answer = await stub.GetSigningKey(request)
         return SigningKey(answer.signing_key, answer.caller)
 
-    async def sign_v2(self, access_key_id: str, string_to_sign: str) -> tuple[bytes, caller_pb2.Caller]:
+    async def sign_v2(
+        self, access_key_id: str, string_to_sign: str, *, hash_name: str
+    ) -> tuple[bytes, caller_pb2.Caller]:
         stub = self._watched or service_pb2_grpc.IdentityServiceStub(self._clc.channel())
         answer = await stub.SignV2(
-            service_pb2.SignV2Request(access_key_id=access_key_id, string_to_sign=string_to_sign)
+            service_pb2.SignV2Request(access_key_id=access_key_id, string_to_sign=string_to_sign, hash_name=hash_name)
         )
         return answer.signature, answer.caller

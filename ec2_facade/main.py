@@ -11,11 +11,12 @@ from common.rpc.peers import Peers
 from ec2_facade.auth.authenticate import Authenticator
 from ec2_facade.auth.keys import KeyCache
 from ec2_facade.auth.legacy import LegacyAuthenticator
+from ec2_facade.auth.legacy_query import LegacyQueryAuthenticator
+from ec2_facade.auth.mechanisms import Authentication
 from ec2_facade.auth.watch import follow_access_keys
 from ec2_facade.backends import Backends, ClcIdentities
 from ec2_facade.limits import Limits
 from ec2_facade.pipeline import Pipeline, Protocols
-from ec2_facade.s3.pipeline import Authentication
 from ec2_facade.server import FacadeServer
 from mallee.common.v1.caller_pb2 import Member
 
@@ -39,6 +40,7 @@ async def build(ctx: ServiceContext) -> None:
         Authentication(
             current=Authenticator(keys, identities, region=config.region, clock_skew_s=facade.clock_skew_s),
             legacy=LegacyAuthenticator(identities),
+            legacy_query=LegacyQueryAuthenticator(identities, clock_skew_s=facade.clock_skew_s),
         ),
         Backends(clc=clc, walrus=walrus),
         limits=limits,

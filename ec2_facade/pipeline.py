@@ -15,6 +15,7 @@ from common.ids import new_request_id
 from common.log import get_logger
 from common.rpc import context as rpc_context
 from ec2_facade.auth.failures import refusal
+from ec2_facade.auth.mechanisms import Authentication
 from ec2_facade.auth.problem import AuthProblem
 from ec2_facade.backends import Backends
 from ec2_facade.body import HeldBytes
@@ -24,7 +25,7 @@ from ec2_facade.limits import Limits
 from ec2_facade.observe import observed
 from ec2_facade.protocol import QueryProtocol, Response, RestXmlProtocol
 from ec2_facade.query import QueryPipeline
-from ec2_facade.s3.pipeline import Authentication, S3Pipeline
+from ec2_facade.s3.pipeline import S3Pipeline
 from ec2_facade.services import QUERY_SERVICES, find_service
 
 _log = get_logger(__name__)
@@ -65,7 +66,7 @@ class Pipeline:
         self._domains = domains
         self._held = HeldBytes(limits.held_bytes)
         self._sts_actions = frozenset(protocols.query["sts"].contract.model.operation_names)
-        self._query = QueryPipeline(protocols.query, authentication.current, backends, limits)
+        self._query = QueryPipeline(protocols.query, authentication, backends, limits)
         self._s3 = S3Pipeline(protocols.s3, authentication, backends, limits, domains=domains)
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:

@@ -11,11 +11,12 @@ import binascii
 import hmac
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Final, Protocol
+from typing import Final
 from urllib.parse import unquote
 
 from common.errors import NotFound
 from ec2_facade.auth.authenticate import utc_now
+from ec2_facade.auth.legacy_query import SecretHolder
 from ec2_facade.auth.problem import AuthProblem, Reason
 from ec2_facade.wire import WireRequest
 from mallee.common.v1 import caller_pb2
@@ -63,11 +64,6 @@ _SUBRESOURCES: Final = frozenset(
 _LATEST: Final = 4102444800
 
 
-class SecretHolder(Protocol):
-    async def sign_v2(self, access_key_id: str, string_to_sign: str) -> tuple[bytes, caller_pb2.Caller]:
-        """The right signature, and for whom. Raises NotFound for a key that does not exist."""
-
-
 def is_legacy(request: WireRequest) -> bool:
     return (
         request.query_value("AWSAccessKeyId") is not None
@@ -93,7 +89,7 @@ class LegacyAuthenticator:
         if not _is_text(text):
             raise AuthProblem(Reason.MALFORMED, "The request is not in UTF-8.")
         try:
-            right, key_caller = await self._secrets.sign_v2(access_key_id, text)
+            right, key_caller = await self._secrets.sign_v2(access_key_id, text, hash_name="sha1")
         except NotFound:
             raise AuthProblem(Reason.UNKNOWN_KEY, access_key=access_key_id) from None
         if not hmac.compare_digest(right, _decode(signature)):

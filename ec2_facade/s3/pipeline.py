@@ -10,8 +10,9 @@ from aiohttp import web
 from google.protobuf.message import Message
 
 from common.rpc import context as rpc_context
-from ec2_facade.auth.authenticate import Authenticator, Identified
-from ec2_facade.auth.legacy import LegacyAuthenticator, is_legacy
+from ec2_facade.auth.authenticate import Identified
+from ec2_facade.auth.legacy import is_legacy
+from ec2_facade.auth.mechanisms import Authentication
 from ec2_facade.auth.payload import Payload, read_payload, undeclared_payload
 from ec2_facade.backends import Backends
 from ec2_facade.errors import Refused
@@ -38,15 +39,6 @@ class Proved:
     payload: Payload
     # What chunk signatures follow from; None where there are none.
     identified: Identified | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Authentication:
-    """The ways to prove who one is."""
-
-    current: Authenticator
-    # S3's presigned URLs alone.
-    legacy: LegacyAuthenticator
 
 
 class S3Pipeline:

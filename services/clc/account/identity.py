@@ -9,7 +9,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from common.errors import NotFound
+from common.errors import InvalidArgument, NotFound
 from mallee.clc.v1 import record_pb2, service_pb2, service_pb2_grpc
 from mallee.common.v1.caller_pb2 import Caller
 from services.clc.account import secrets
@@ -34,7 +34,9 @@ class IdentityService(service_pb2_grpc.IdentityServiceServicer):
 
     async def SignV2(self, request: service_pb2.SignV2Request, context: Any) -> service_pb2.SignV2Response:
         secret, caller = self._unsealed(request.access_key_id)
-        signature = hmac.digest(secret.encode(), request.string_to_sign.encode(), "sha1")
+        if request.hash_name not in ("sha1", "sha256"):
+            raise InvalidArgument(f"There is no HMAC of {request.hash_name} in Signature Version 2")
+        signature = hmac.digest(secret.encode(), request.string_to_sign.encode(), request.hash_name)
         return service_pb2.SignV2Response(signature=signature, caller=caller)
 
     async def WatchAccessKeys(

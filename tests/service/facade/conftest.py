@@ -17,11 +17,12 @@ from common.background import Background
 from ec2_facade.auth.authenticate import Authenticator
 from ec2_facade.auth.keys import KeyCache
 from ec2_facade.auth.legacy import LegacyAuthenticator
+from ec2_facade.auth.legacy_query import LegacyQueryAuthenticator
+from ec2_facade.auth.mechanisms import Authentication
 from ec2_facade.auth.watch import follow_access_keys
 from ec2_facade.backends import Backends, ClcIdentities
 from ec2_facade.limits import Limits
 from ec2_facade.pipeline import Pipeline, Protocols
-from ec2_facade.s3.pipeline import Authentication
 from ec2_facade.server import FacadeServer
 from tests.service.facade.stand_in import Backstage, make_certificates, until
 from tests.unit.facade.signing import ACCESS_KEY, REGION, SECRET
@@ -86,7 +87,11 @@ async def _open(stack: AsyncExitStack, folder: Path, protocols: Protocols, **lim
     authenticator = Authenticator(keys, identities, region=REGION, clock_skew_s=900)
     pipeline = Pipeline(
         protocols,
-        Authentication(current=authenticator, legacy=LegacyAuthenticator(identities)),
+        Authentication(
+            current=authenticator,
+            legacy=LegacyAuthenticator(identities),
+            legacy_query=LegacyQueryAuthenticator(identities, clock_skew_s=900),
+        ),
         Backends(clc=clc, walrus=walrus),
         limits=bounds,
         domains=DOMAINS,

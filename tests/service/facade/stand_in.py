@@ -61,7 +61,7 @@ class StandInIdentities(service_pb2_grpc.IdentityServiceServicer):
 
     async def SignV2(self, request: service_pb2.SignV2Request, context: Any) -> service_pb2.SignV2Response:
         secret = self._secret(request.access_key_id)
-        signature = hmac.digest(secret.encode(), request.string_to_sign.encode(), "sha1")
+        signature = hmac.digest(secret.encode(), request.string_to_sign.encode(), request.hash_name)
         return service_pb2.SignV2Response(signature=signature, caller=self._caller(request.access_key_id))
 
     def _secret(self, access_key_id: str) -> str:

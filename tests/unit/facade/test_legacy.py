@@ -23,10 +23,12 @@ from tests.unit.facade.signing import ACCESS_KEY, ENDPOINT, SECRET, wire_of
 
 
 class Holder:
-    async def sign_v2(self, access_key_id: str, string_to_sign: str) -> tuple[bytes, caller_pb2.Caller]:
+    async def sign_v2(
+        self, access_key_id: str, string_to_sign: str, *, hash_name: str
+    ) -> tuple[bytes, caller_pb2.Caller]:
         if access_key_id != ACCESS_KEY:
             raise NotFound("no such key")
-        signature = hmac.digest(SECRET.encode(), string_to_sign.encode(), "sha1")
+        signature = hmac.digest(SECRET.encode(), string_to_sign.encode(), hash_name)
         return signature, caller_pb2.Caller(access_key_id=access_key_id)
 
 
