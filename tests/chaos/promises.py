@@ -21,13 +21,13 @@ def unsettled(ec2: Any) -> list[str]:
     return [key for key, i in instances(ec2).items() if i["State"]["Name"] not in FINAL]
 
 
-def broken_promises(cloud: RunningCloud, clients: Sequence[Client], *, may_fail: bool) -> list[str]:
-    """One line for each. `may_fail`: a disk was full, so a launch may have ended for that."""
+def broken_promises(cloud: RunningCloud, clients: Sequence[Client]) -> list[str]:
+    """One line for each."""
     ec2 = cloud.client("ec2")
     described = instances(ec2)
     found = [f"{client.name} was told: {words}" for client in clients for words in client.wrong]
     for client in clients:
-        found += _of_instances(client, described, may_fail=may_fail)
+        found += _of_instances(client, described)
         found += _of_names(ec2, client)
         found += _of_ports(ec2, client)
         found += _of_addresses(ec2, client, described)
@@ -35,7 +35,7 @@ def broken_promises(cloud: RunningCloud, clients: Sequence[Client], *, may_fail:
     return found
 
 
-def _of_instances(client: Client, described: dict[str, Any], *, may_fail: bool) -> Iterator[str]:
+def _of_instances(client: Client, described: dict[str, Any]) -> Iterator[str]:
     by_token: dict[str, set[str]] = {}
     for instance_id, instance in described.items():
         by_token.setdefault(instance.get("ClientToken", ""), set()).add(instance_id)
@@ -46,19 +46,18 @@ def _of_instances(client: Client, described: dict[str, Any], *, may_fail: bool) 
         if token not in client.launched and len(found) not in (0, count):
             yield f"launch {token} asked for {count} and has {sorted(found)}"
     for instance_id in (i for ids in client.launched.values() for i in ids):
-        yield from _of_instance(client, described.get(instance_id), instance_id, may_fail=may_fail)
+        yield from _of_instance(client, described.get(instance_id), instance_id)
 
 
-def _of_instance(client: Client, instance: Any, instance_id: str, *, may_fail: bool) -> Iterator[str]:
+def _of_instance(client: Client, instance: Any, instance_id: str) -> Iterator[str]:
     if instance is None:
         yield f"{instance_id} is not known"
         return
     state, reason = instance["State"]["Name"], instance.get("StateReason", {}).get("Code", "")
-    failed = may_fail and state == "terminated" and reason.startswith("Server.")
     if instance_id in client.terminated:
-        if state != "terminated" or (reason != "Client.UserInitiatedShutdown" and not failed):
+        if state != "terminated" or reason != "Client.UserInitiatedShutdown":
             yield f"{instance_id} was terminated, and is {state} {reason}"
-    elif instance_id not in client.maybe_terminated and state != "running" and not failed:
+    elif instance_id not in client.maybe_terminated and state != "running":
         yield f"{instance_id} is to run, and is {state}: {instance.get('StateReason')}"
     if instance_id in client.tags:
         value = next((tag["Value"] for tag in instance.get("Tags", ()) if tag["Key"] == "value"), None)

@@ -69,7 +69,6 @@ class Storm:
     disk: SmallDisk | None = None
     figures: Figures = field(default_factory=Figures)
     violations: list[str] = field(default_factory=list)
-    _may_fail: bool = False
     # Ways to hurt, the next one last.
     _deck: list[str] = field(default_factory=list)
     # Of each instance that was seen running in peace: which process it was.
@@ -93,7 +92,7 @@ class Storm:
         began = time.monotonic()
         until(lambda: self._settled(ec2), within_s=SETTLED_S, every_s=0.5, what="a final state of every instance")
         self.figures.longest_settling_s = max(self.figures.longest_settling_s, time.monotonic() - began)
-        self.violations += broken_promises(self.cloud, self.clients, may_fail=self._may_fail)
+        self.violations += broken_promises(self.cloud, self.clients)
         # Nodes let go of things a moment after the records do.
         with contextlib.suppress(AssertionError):
             until(lambda: not self._left_over(), within_s=SWEPT_S, every_s=1.0)
@@ -125,7 +124,6 @@ class Storm:
         self._ran.clear()
         self.audit()
         self.figures.instances += sum(client.forget_instances() for client in self.clients)
-        self._may_fail = False
 
     # Hurting.
 
@@ -182,7 +180,6 @@ class Storm:
     @contextlib.contextmanager
     def _filled(self) -> Iterator[None]:
         assert self.disk is not None
-        self._may_fail = True
         with self.disk.filled():
             yield
         faults.wait_ready(self.cloud, self.cloud.members)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 from typing import Any, Final
 
 import libvirt
@@ -62,4 +64,6 @@ def cloud_error(error: libvirt.libvirtError) -> CloudError:
     text = str(error.get_error_message() or error)
     if "Cannot allocate memory" in text or "cannot set up guest memory" in text:
         return NoCapacity(f"the host has no memory for it: {text}")
+    if os.strerror(errno.ENOSPC) in text:
+        return NoCapacity(f"the host has no disk space for it: {text}")
     return CloudError(f"libvirt: {text}")
