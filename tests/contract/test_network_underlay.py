@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import threading
 
 import pytest
 
 from common import netns
 from common.ids import VpcId
+from mallee.nc.v1 import network_pb2
 from services.nc.net import names
-from tests.contract.frames import ethernet, hears, udp, vxlan
+from tests.contract.frames import arp, ethernet, hears, udp, vxlan
 from tests.contract.netlab import Guest, Lab
 from tests.contract.network_fixtures import ALL, OPEN, lab, opened, whole_lab
 
@@ -57,6 +60,56 @@ async def test_frames_of_a_vpc_come_from_its_nodes_alone(lab: Lab) -> None:
                 await lab.restart(near.node)
     finally:
         netns.links([f"addr del {stray}/32 dev {netns.UNDERLAY}"], namespace=far.node.namespace)
+
+
+async def test_a_new_members_first_words_can_be_answered_at_once(lab: Lab) -> None:
+    """By the time that the rules let them in, the way back stands: a guest that asks in vain for a neighbour's card
+    asks again no sooner than a second later."""
+    vpc = VpcId.new()
+    listener, speaker = await opened(lab, vpc, 0, 1)
+    here = lab.network(listener)
+    without = [i for i in lab.plan(vpc, 0, ALL).interfaces if i.interface_id == listener.interface_id]
+    question = arp(1, listener.interface.mac, listener.private, speaker.private)
+    over = threading.Event()
+
+    def speak() -> None:
+        with speaker.udp() as wire:
+            while not over.wait(0.0005):
+                wire.sendto(b"a word", (listener.private, 9))
+
+    def answer(wire: socket.socket) -> None:
+        while not over.is_set():
+            with contextlib.suppress(TimeoutError):
+                wire.sendto(b"an answer", wire.recvfrom(100)[1])
+
+    def asked_until_answered(ear: socket.socket) -> int:
+        asked = 0
+        while b"an answer" not in (frame := ear.recv(4096)):
+            asked += question in frame
+        return asked
+
+    with listener.udp() as wire:
+        wire.bind((listener.private, 9))
+        wire.settimeout(0.1)
+        threads = [threading.Thread(target=speak), threading.Thread(target=answer, args=[wire])]
+        for thread in threads:
+            thread.start()
+        try:
+            for revision in range(2, 12, 2):
+                plan = lab.plan(vpc, revision + 1, ALL)
+                before = network_pb2.VpcPlan(
+                    vpc_id=vpc, vni=plan.vni, revision=revision, interfaces=without, groups=plan.groups
+                )
+                await here.apply_plan(before)
+                listener.run("ip", "neigh", "flush", "dev", "eth0")
+                with listener.raw() as ear:
+                    ear.settimeout(10)
+                    await here.apply_plan(plan)
+                    assert asked_until_answered(ear) == 1
+        finally:
+            over.set()
+            for thread in threads:
+                thread.join()
 
 
 async def test_only_nodes_with_members_are_listened_to(lab: Lab) -> None:

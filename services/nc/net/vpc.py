@@ -134,6 +134,7 @@ class Vpc:
         self._site.ensure_uplink(self.vpc_id, self._namespace)
         if view.vni:
             self._site.take_from(view.vni, come={member.node for member in view.remote})
+        self._reach_members(view)
         fresh = self._follow(view)
         if not made_now:
             self._cut_revoked(view)
@@ -189,6 +190,9 @@ class Vpc:
     # How it is done.
 
     def _enforce(self, view: policy.View) -> list[str]:
+        # Before the rules let a new member's packets in: a guest whose question for that member's card is not answered
+        # asks again no sooner than a second later.
+        self._reach_members(view)
         netns.rules(ruleset.plan(view, self._site.doors), namespace=self._namespace)
         fresh = self._follow(view)
         self._cut_revoked(view)
@@ -198,8 +202,7 @@ class Vpc:
         flows.cut_revoked(view, self._site.doors.facade_address, namespace=self._namespace)
 
     def _follow(self, view: policy.View) -> list[str]:
-        """All that the plan asks for beside its rules."""
-        self._reach_members(view)
+        """Public addresses, names and DHCP."""
         fresh = self._site.publish(self.vpc_id, (member.public for member in view.local if member.public))
         self._serve_dhcp(view)
         return fresh
