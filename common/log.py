@@ -5,12 +5,15 @@ A process never waits for its log: while nobody takes the lines, as on a full di
 
 from __future__ import annotations
 
+import asyncio
+import atexit
 import io
 import json
 import logging
 import os
 import select
 import sys
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -61,7 +64,10 @@ def configure(*, role: str, member: str, level: int = logging.INFO, stream: Text
 
 
 class _Unblocked(io.TextIOBase):
-    """Lines for a pipe. Others hold its end as well, so it is asked for room instead of being made non-blocking."""
+    """Lines for a pipe. Others hold its end as well, so it is asked for room instead of being made non-blocking.
+
+    Those of one turn of the event loop go out together: whoever reads them is woken once, not once for each.
+    """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -70,15 +76,36 @@ class _Unblocked(io.TextIOBase):
         self._lost = 0
         # The last line that came through lacks its end.
         self._torn = False
+        self._waiting: list[str] = []
+        # The loop that will send what waits.
+        self._sender: asyncio.AbstractEventLoop | None = None
+        atexit.register(self._send)
 
     def write(self, text: str) -> int:
+        self._waiting.append(text)
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self._send()
+        else:
+            if self._sender is not loop:
+                self._sender = loop
+                loop.call_soon(self._send)
+        return len(text)
+
+    def _send(self) -> None:
+        self._sender = None
+        waiting, self._waiting = self._waiting, []
+        for lines in _together(waiting):
+            self._write(lines)
+
+    def _write(self, lines: Sequence[str]) -> None:
         if self._lost:
             told = "\n" * self._torn + json.dumps({"event": "lines were lost", "lines": self._lost}) + "\n"
             if self._put(told):
                 self._lost, self._torn = 0, False
-        if self._lost or not self._put(text):
-            self._lost += 1
-        return len(text)
+        if self._lost or not self._put("".join(lines)):
+            self._lost += len(lines)
 
     def _put(self, text: str) -> bool:
         """False: there was no room for the end of it."""
@@ -90,6 +117,22 @@ class _Unblocked(io.TextIOBase):
                 return False
             os.write(self._descriptor, line[start : start + select.PIPE_BUF])
         return True
+
+
+def _together(lines: Sequence[str]) -> Iterator[Sequence[str]]:
+    """As many at a time as a pipe takes whole; a longer one alone."""
+    taken: list[str] = []
+    room = select.PIPE_BUF
+    for line in lines:
+        # Of one character at most four bytes.
+        size = len(line) if line.isascii() else 4 * len(line)
+        if taken and size > room:
+            yield taken
+            taken, room = [], select.PIPE_BUF
+        taken.append(line)
+        room -= size
+    if taken:
+        yield taken
 
 
 def _unblocked(stream: TextIO) -> Any:

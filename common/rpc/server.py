@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from common.pki import Identity
 from common.rpc.access import ACCESS, Access
@@ -53,10 +53,12 @@ class RpcServer:
         if unknown := [name for name in services if not self._access.knows(name)]:
             raise ValueError(f"the access table does not know {', '.join(unknown)}")
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._handlers)
-        server = grpc.aio.server(interceptors=[Guard(self._access)], options=_SERVER_OPTIONS)
-        server.add_generic_rpc_handlers(tuple(self._handlers.handlers))
         known = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(known, server)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
+            reflection.aio.ReflectionServicer(known), self._handlers
+        )
+        server = grpc.aio.server(options=_SERVER_OPTIONS)
+        server.add_generic_rpc_handlers((Guard(self._handlers.handlers, self._access),))
         credentials = self._identity.server_credentials()
         try:
             self.ports = tuple(server.add_secure_port(address, credentials) for address in self._addresses)

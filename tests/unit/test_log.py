@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import Iterator
@@ -43,3 +44,24 @@ def test_a_log_that_nobody_takes_holds_nobody_up_and_tells_afterwards_what_is_mi
     told, last = filter(None, drain(reader).splitlines())
     assert json.loads(told) == {"event": "lines were lost", "lines": 100 - whole}
     assert last == "again"
+
+
+def test_lines_of_one_turn_of_the_loop_go_out_together_and_in_order(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    stream = log._Unblocked(writer)
+    lines = [f"{number} {'é' * 500}\n" for number in range(20)]
+
+    async def work() -> str:
+        for line in lines:
+            stream.write(line)
+        meanwhile = drain(reader)
+        await asyncio.sleep(0)
+        return meanwhile
+
+    assert asyncio.run(work()) == ""
+    assert drain(reader) == "".join(lines)
+    # Without a loop nobody would send it later; in the next one it is sent again.
+    stream.write("alone\n")
+    assert drain(reader) == "alone\n"
+    assert asyncio.run(work()) == ""
+    assert drain(reader) == "".join(lines)
