@@ -15,6 +15,7 @@ from common.rpc.context import remaining_s
 from mallee.cc.v1 import service_pb2 as cc
 from mallee.cc.v1.service_pb2_grpc import ClusterControllerServiceServicer
 from mallee.nc.v1 import service_pb2 as nc
+from services.cc.checks import check
 from services.cc.term import Term, ZoneRules, leading
 
 # Of ApplyVpcPlan, when its caller is more patient.
@@ -88,6 +89,10 @@ class ClusterController(ClusterControllerServiceServicer):
         stub = term.nodes.stub(self._node_of(term, request.instance_id))
         order = nc.GetConsoleScreenshotRequest(instance_id=request.instance_id, wake_up=request.wake_up)
         return cc.GetConsoleScreenshotResponse(jpeg=(await stub.GetConsoleScreenshot(order)).jpeg)
+
+    async def CheckInstances(self, request: cc.CheckInstancesRequest, context: Context) -> cc.CheckInstancesResponse:
+        term = self._leader()
+        return cc.CheckInstancesResponse(checks=await check(term.ledger, term.nodes, request.instance_ids))
 
     async def ApplyVpcPlan(self, request: cc.ApplyVpcPlanRequest, context: Context) -> cc.ApplyVpcPlanResponse:
         patience_s = min(_PLAN_PATIENCE_S, remaining_s() or _PLAN_PATIENCE_S)

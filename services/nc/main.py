@@ -33,6 +33,7 @@ from common.rpc.server import RpcServer
 from mallee.common.v1.caller_pb2 import Member
 from mallee.nc.v1 import service_pb2_grpc
 from services.nc.capacity import HostRoom, measure
+from services.nc.check import GuestCheck
 from services.nc.clients import WalrusImages
 from services.nc.drivers.base import Hypervisor, Network
 from services.nc.drivers.power import choose_kind
@@ -115,7 +116,8 @@ async def assemble(ctx: ServiceContext, drivers: Drivers, source: ImageSource) -
         hypervisor=host.hypervisor.kind,
         host_boot_id=host_boot_id(),
     )
-    service = NodeControllerService(facts, orders=orders, store=store, plans=host.plans)
+    guests = GuestCheck(store, host.network)
+    service = NodeControllerService(facts, orders=orders, store=store, plans=host.plans, guests=guests)
     server = RpcServer(ctx.identity, addresses=[f"{node.address}:{node.port}"])
     return server.add(service_pb2_grpc.add_NodeControllerServiceServicer_to_server, service)
 

@@ -10,6 +10,7 @@ from typing import Any
 from common.errors import InvalidArgument
 from common.ids import InstanceId
 from mallee.nc.v1 import instance_pb2, service_pb2, service_pb2_grpc
+from services.nc.check import GuestCheck
 from services.nc.orders import Orders
 from services.nc.plans import Plans
 from services.nc.store import InstanceStore
@@ -27,11 +28,14 @@ class NodeFacts:
 
 
 class NodeControllerService(service_pb2_grpc.NodeControllerServiceServicer):
-    def __init__(self, facts: NodeFacts, *, orders: Orders, store: InstanceStore, plans: Plans) -> None:
+    def __init__(
+        self, facts: NodeFacts, *, orders: Orders, store: InstanceStore, plans: Plans, guests: GuestCheck
+    ) -> None:
         self._facts = facts
         self._orders = orders
         self._store = store
         self._plans = plans
+        self._guests = guests
 
     async def EnsureInstance(
         self, request: service_pb2.EnsureInstanceRequest, context: Any
@@ -62,6 +66,14 @@ class NodeControllerService(service_pb2_grpc.NodeControllerServiceServicer):
     ) -> service_pb2.GetConsoleScreenshotResponse:
         jpeg = await self._orders.screenshot(_instance_id(request.instance_id), wake_up=request.wake_up)
         return service_pb2.GetConsoleScreenshotResponse(jpeg=jpeg)
+
+    async def CheckInstances(
+        self, request: service_pb2.CheckInstancesRequest, context: Any
+    ) -> service_pb2.CheckInstancesResponse:
+        found = await self._guests.look(map(_instance_id, request.instance_ids))
+        return service_pb2.CheckInstancesResponse(
+            checks=[service_pb2.InstanceCheck(instance_id=i, state=state) for i, state in found.items()]
+        )
 
     async def ApplyVpcPlan(
         self, request: service_pb2.ApplyVpcPlanRequest, context: Any

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -39,6 +40,24 @@ def test_a_running_instance_is_well(ec2: Any, instance: str) -> None:
     assert instance in [status["InstanceId"] for page in pages for status in page["InstanceStatuses"]]
     with refused("InvalidParameterValue", words="no-such"):
         ec2.describe_instance_status(Filters=[{"Name": "no-such", "Values": ["x"]}])
+
+
+def test_a_guest_that_does_not_answer_is_impaired(ec2: Any, instance: str, fake_cloud: RunningCloud) -> None:
+    ec2.get_waiter("instance_status_ok").wait(InstanceIds=[instance], WaiterConfig={"Delay": 1})
+    (shown,) = ec2.describe_instances(InstanceIds=[instance])["Reservations"][0]["Instances"]
+    impaired = [{"Name": "instance-status.status", "Values": ["impaired"]}]
+    assert ec2.describe_instance_status(Filters=impaired)["InstanceStatuses"] == []
+    knobs = [folder / "faults.json" for folder in fake_cloud.home.glob("nodes/*/fake-network")]
+    try:
+        for knob in knobs:
+            knob.write_text(json.dumps({"deaf": [shown["NetworkInterfaces"][0]["NetworkInterfaceId"]]}))
+        (status,) = ec2.describe_instance_status(Filters=impaired)["InstanceStatuses"]
+    finally:
+        for knob in knobs:
+            knob.write_text(json.dumps({"deaf": []}))
+    assert status["InstanceId"] == instance
+    assert status["InstanceStatus"]["Details"] == [{"Name": "reachability", "Status": "failed"}]
+    assert status["SystemStatus"]["Status"] == "ok"
 
 
 def test_every_attribute_is_described(ec2: Any, instance: str) -> None:

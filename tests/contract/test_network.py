@@ -34,6 +34,8 @@ class World(Protocol):
         self, source: instance_pb2.NetworkInterface, target: instance_pb2.NetworkInterface, port: int
     ) -> bool: ...
 
+    def silence(self, guest: instance_pb2.NetworkInterface) -> None: ...
+
     async def restart(self) -> None: ...
 
 
@@ -53,6 +55,10 @@ class FakeWorld:
             fake.passes(InterfaceId(source.interface_id), InterfaceId(target.interface_id), packet)
             for fake in self._fakes
         )
+
+    def silence(self, guest: instance_pb2.NetworkInterface) -> None:
+        for fake in self._fakes:
+            fake.faults.deaf = {guest.interface_id}
 
     async def restart(self) -> None:
         self.__init__(self._folder)  # type: ignore[misc]
@@ -77,6 +83,9 @@ class HostWorld:
         asker.run("ip", "neigh", "flush", "dev", "eth0")
         with self._guests[target.interface_id].listen(port):
             return asker.reaches(target.private_ipv4, port)
+
+    def silence(self, guest: instance_pb2.NetworkInterface) -> None:
+        self._guests[guest.interface_id].run("ip", "link", "set", "eth0", "down")
 
     async def restart(self) -> None:
         for node in self._lab.nodes:
@@ -195,6 +204,19 @@ async def test_a_restarted_driver_finds_and_removes_what_stands(world: World) ->
     assert await network.observe() == {}
     with pytest.raises(NotFound):
         await network.metadata_socket(vpc)
+
+
+async def test_it_is_seen_which_guests_answer(world: World) -> None:
+    vpc, other = VpcId.new(), VpcId.new()
+    lively, silent, alone = spec(vpc, "172.31.0.10"), spec(vpc, "172.31.0.11"), spec(other, "172.31.0.10")
+    absent = spec(vpc, "172.31.0.12")
+    for guest in (lively, silent, alone):
+        await world.add(guest, 0)
+    network, asked = world.networks[0], (lively, silent, alone, absent)
+    assert await network.answering(asked) == {InterfaceId(i.interface_id) for i in (lively, silent, alone)}
+    world.silence(silent)
+    assert await network.answering(asked) == {InterfaceId(i.interface_id) for i in (lively, alone)}
+    assert await network.answering([spec(VpcId.new(), "172.31.0.10")]) == set()
 
 
 async def test_every_step_may_be_repeated(world: World) -> None:

@@ -1,17 +1,23 @@
-"""DescribeInstanceStatus: the system check is of the node, the instance check of the instance on it.
+"""DescribeInstanceStatus: the system check is of the node, the instance check of the guest on it.
 
 A node whose lease ended is impaired, and nobody can say how its instances are; while no cluster controller speaks for
-the zone, nothing is known of either. (EC2 User Guide, "Status checks for Amazon EC2 instances".)
+the zone, nothing is known of either. A guest is asked by ARP whether it is there, as EC2 does, at the moment of the
+call: it is initializing until it first answers, for as long as a boot may take. (EC2 User Guide, "Status checks for
+Amazon EC2 instances".)
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Final
 
-from common.errors import InvalidArgument
+from common.errors import CloudError, InvalidArgument
+from mallee.cc.v1 import service_pb2 as cc
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import instance_pb2 as ec2
+from mallee.nc.v1 import service_pb2 as nc
 from services.clc.filters import FilterTable
 from services.clc.instance import rules
 from services.clc.instance.view import state_of
@@ -30,6 +36,12 @@ _REACHABILITY: Final = {
     "insufficient-data": "insufficient-data",
 }
 
+# A guest that has not answered after so long is not booting any more.
+_BOOT_S: Final = 300.0
+_CHECKS_AT_ONCE: Final = 1000
+
+Pair = tuple[Stored[record_pb2.InstanceRecord], ec2.InstanceStatus]
+
 _FILTERS = FilterTable[ec2.InstanceStatus](
     "ec2.DescribeInstanceStatus",
     {
@@ -45,14 +57,25 @@ _FILTERS = FilterTable[ec2.InstanceStatus](
         "system-status.reachability": lambda s: [d.status for d in s.system_status.details],
         "system-status.status": lambda s: s.system_status.status,
     },
+    absent=(
+        *(f"event.{of}" for of in ("not-after", "not-before", "not-before-deadline")),
+        "operator.managed",
+        "operator.principal",
+        "attached-ebs-status.status",
+    ),
 )
+# Those for which guests have to be asked before it is known which are meant.
+_OF_GUESTS: Final = frozenset({"instance-status.reachability", "instance-status.status"})
 
 
 @use_case("ec2.DescribeInstanceStatus")
 async def describe_instance_status(
     cloud: Cloud, call: Call, request: ec2.DescribeInstanceStatusRequest
 ) -> ec2.DescribeInstanceStatusResult:
-    matches, limit = _FILTERS.matcher(request.filters), max_results_of(request)
+    _FILTERS.matcher(request.filters)
+    of_guests = [f for f in request.filters if f.name in _OF_GUESTS]
+    matches = _FILTERS.matcher([f for f in request.filters if f.name not in _OF_GUESTS])
+    limit = max_results_of(request)
     if limit is not None and request.instance_ids:
         raise InvalidArgument(
             "The parameter instancesSet cannot be used with the parameter maxResults",
@@ -66,41 +89,81 @@ async def describe_instance_status(
         found = sorted(own_all(cloud.store, INSTANCE, call.account_id, request.instance_ids), key=place_of)
     else:
         found = cloud.store.in_order(record_pb2.InstanceRecord, call.account_id, after=after)
-    pairs = (
+    views = (
         (instance, _view(cloud, instance.record))
         for instance in found
         if not_running_too or instance.record.state == rules.RUNNING
     )
-    shown, token = page(
-        matching(pairs, matches), key=lambda p: place_of(p[0]), max_results=limit, token=request.next_token
-    )
+    pairs: Iterable[Pair] = matching(views, matches)
+    if of_guests:
+        pairs = list(pairs)
+        await _ask_guests(cloud, call, pairs)
+        pairs = matching(pairs, _FILTERS.matcher(of_guests))
+    shown, token = page(pairs, key=lambda p: place_of(p[0]), max_results=limit, token=request.next_token)
+    if not of_guests:
+        await _ask_guests(cloud, call, shown)
     return ec2.DescribeInstanceStatusResult(instance_statuses=[view for _, view in shown], next_token=token)
 
 
 def _view(cloud: Cloud, record: record_pb2.InstanceRecord) -> ec2.InstanceStatus:
-    system, instance = checks(record.state, cloud.clusters.alive(record.zone, record.node))
+    system = system_check(record.state, cloud.clusters.alive(record.zone, record.node))
     return ec2.InstanceStatus(
         instance_id=record.instance_id,
         instance_state=state_of(record.state),
         availability_zone=record.zone,
         availability_zone_id=zone_id(cloud, record.zone),
         system_status=_summary(system),
-        instance_status=_summary(instance),
+        # Of a node that is well its guest is asked; of any other nobody knows.
+        instance_status=_summary("insufficient-data" if system in ("ok", "impaired") else system),
     )
 
 
-def checks(state: int, node_alive: bool | None) -> tuple[str, str]:
-    """Status of the system and of the instance. `node_alive`: None while nobody says so."""
+async def _ask_guests(cloud: Cloud, call: Call, pairs: Iterable[Pair]) -> None:
+    """Fills in how they are, as far as anybody says so."""
+    by_zone: defaultdict[str, list[Pair]] = defaultdict(list)
+    for instance, view in pairs:
+        if view.system_status.status == "ok":
+            by_zone[instance.record.zone].append((instance, view))
+
+    async def ask(zone: str, some: list[Pair]) -> None:
+        order = cc.CheckInstancesRequest(instance_ids=[view.instance_id for _, view in some])
+        try:
+            answer = await cloud.clusters.stub(zone).CheckInstances(order)
+        except CloudError:
+            return
+        states = {check.instance_id: check.state for check in answer.checks}
+        for instance, view in some:
+            age_s = call.now - instance.record.launch_time.ToSeconds()
+            if (state := states.get(view.instance_id)) is not None:
+                view.instance_status.CopyFrom(_summary(guest_check(state, age_s)))
+
+    async with asyncio.TaskGroup() as tasks:
+        for zone, members in by_zone.items():
+            for start in range(0, len(members), _CHECKS_AT_ONCE):
+                tasks.create_task(ask(zone, members[start : start + _CHECKS_AT_ONCE]))
+
+
+def system_check(state: int, node_alive: bool | None) -> str:
+    """`node_alive`: None while nobody says so."""
     if state == rules.PENDING:
-        return "initializing", "initializing"
+        return "initializing"
     if state != rules.RUNNING:
-        return "not-applicable", "not-applicable"
+        return "not-applicable"
     match node_alive:
         case True:
-            return "ok", "ok"
+            return "ok"
         case False:
-            return "impaired", "insufficient-data"
-    return "insufficient-data", "insufficient-data"
+            return "impaired"
+    return "insufficient-data"
+
+
+def guest_check(state: nc.CheckState.ValueType, age_s: float) -> str:
+    match state:
+        case nc.CHECK_STATE_PASSED:
+            return "ok"
+        case nc.CHECK_STATE_AWAITED if age_s < _BOOT_S:
+            return "initializing"
+    return "impaired"
 
 
 def _summary(status: str) -> ec2.InstanceStatusSummary:

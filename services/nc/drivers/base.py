@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -136,6 +136,10 @@ class Network(Protocol):
 
     async def observe(self) -> Mapping[InterfaceId, VpcId]:
         """Every interface that has anything left on this node."""
+
+    async def answering(self, interfaces: Iterable[instance_pb2.NetworkInterface]) -> set[InterfaceId]:
+        """Those whose guests answer for their address now. Takes as long as a guest is given to, a second, if one does
+        not. Raises Unavailable if it cannot ask."""
 
     async def metadata_socket(self, vpc_id: VpcId) -> socket.socket:
         """A listening TCP socket on 169.254.169.254:80 inside the VPC. Raises NotFound if the VPC is not here."""

@@ -12,14 +12,14 @@ import pwd
 import shutil
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TypeVar
 
 from common import netns
 from common.config import CloudConfig, NodeConfig
-from common.errors import CloudError
+from common.errors import CloudError, Unavailable
 from common.ids import InterfaceId, VpcId
 from common.log import get_logger
 from mallee.nc.v1 import instance_pb2, network_pb2
@@ -31,6 +31,7 @@ from services.nc.net.vpc import Vpc
 _log = get_logger(__name__)
 
 _THREADS: Final = 4
+_ANSWER_WITHIN_S: Final = 0.9
 # A neighbour that looked just before the address moved asks again; whoever missed one announcement hears the next.
 _ANNOUNCE_AGAIN_S: Final = (0.25, 1.0, 3.0)
 
@@ -69,6 +70,8 @@ class HostNetwork:
             tap_owner=_tap_owner(),
         )
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="network")
+        # Apart: they wait for guests, and no change waits for them.
+        self._askers = ThreadPoolExecutor(_THREADS, thread_name_prefix="network-ask")
         self._locks: dict[VpcId, threading.Lock] = {}
         self._next_look: asyncio.TimerHandle | None = None
 
@@ -81,6 +84,7 @@ class HostNetwork:
             self._next_look.cancel()
         # What still runs finishes first, off the loop.
         await asyncio.get_running_loop().run_in_executor(None, self._pool.shutdown)
+        self._askers.shutdown(wait=False, cancel_futures=True)
 
     async def prepare_interface(self, interface: instance_pb2.NetworkInterface) -> str:
         return await self._on(VpcId(interface.vpc_id), lambda vpc: vpc.prepare(interface))
@@ -103,6 +107,23 @@ class HostNetwork:
 
     async def observe(self) -> Mapping[InterfaceId, VpcId]:
         return await self._run(self._observe)
+
+    async def answering(self, interfaces: Iterable[instance_pb2.NetworkInterface]) -> set[InterfaceId]:
+        by_vpc: dict[VpcId, set[InterfaceId]] = {}
+        for interface in interfaces:
+            by_vpc.setdefault(VpcId(interface.vpc_id), set()).add(InterfaceId(interface.interface_id))
+
+        def ask(vpc_id: VpcId, ids: set[InterfaceId]) -> set[InterfaceId]:
+            return Vpc(self._site, vpc_id).answering(ids, within_s=_ANSWER_WITHIN_S)
+
+        loop = asyncio.get_running_loop()
+        try:
+            found = await asyncio.gather(
+                *(loop.run_in_executor(self._askers, ask, vpc_id, ids) for vpc_id, ids in by_vpc.items())
+            )
+        except OSError as error:
+            raise Unavailable(f"the guests could not be asked: {error}") from error
+        return set().union(*found)
 
     async def metadata_socket(self, vpc_id: VpcId) -> socket.socket:
         return await self._on(vpc_id, Vpc.metadata_socket)

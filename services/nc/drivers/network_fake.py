@@ -12,7 +12,7 @@ import dataclasses
 import json
 import shutil
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +37,8 @@ class Faults:
     failing_plugs: int = 0
     failing_applies: int = 0
     failing_removes: int = 0
+    # Interfaces whose guests do not answer.
+    deaf: Collection[str] = ()
 
 
 class FakeNetwork:
@@ -94,6 +96,11 @@ class FakeNetwork:
     async def observe(self) -> Mapping[InterfaceId, VpcId]:
         self._reach()
         return {interface: vpc_id for vpc_id in self._vpcs() for interface in self._records(vpc_id).ids()}
+
+    async def answering(self, interfaces: Iterable[instance_pb2.NetworkInterface]) -> set[InterfaceId]:
+        self._reach()
+        asked = {InterfaceId(i.interface_id): VpcId(i.vpc_id) for i in interfaces}
+        return {i for i, vpc_id in asked.items() if i not in self.faults.deaf and self._plugged(vpc_id, i).exists()}
 
     async def metadata_socket(self, vpc_id: VpcId) -> socket.socket:
         self._reach()

@@ -6,9 +6,7 @@ public address is.
 
 from __future__ import annotations
 
-import ipaddress
 import socket
-import struct
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -19,10 +17,9 @@ from typing import Any, Final
 from common import netns
 from common.errors import NoCapacity, Unavailable
 from common.ids import InterfaceId, VpcId
-from services.nc.net import names, node_rules
+from services.nc.net import arp, names, node_rules
 from services.nc.net.ruleset import Doors
 
-_ARP_REQUEST: Final = struct.Struct("!6s6sHHHBBH6s4s6s4s")
 _LARGEST_GUEST_MTU: Final = 9000
 
 # A new namespace takes over what the host has, and a hardened host has much that would keep a router from its work:
@@ -258,8 +255,7 @@ def _free_link_address(vpc_id: VpcId, links: dict[str, dict[str, Any]]) -> str:
 
 def _send_announcements(addresses: list[str]) -> None:
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
-        wire.bind((netns.UNDERLAY, 0x0806))
+        wire.bind((netns.UNDERLAY, arp.ETHERTYPE))
         mac: bytes = wire.getsockname()[4]
         for address in addresses:
-            packed = ipaddress.IPv4Address(address).packed
-            wire.send(_ARP_REQUEST.pack(b"\xff" * 6, mac, 0x0806, 1, 0x0800, 6, 4, 1, mac, packed, bytes(6), packed))
+            wire.send(arp.request(mac=mac, sender=address, target=address))

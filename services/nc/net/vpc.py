@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import shutil
 import socket
+from collections.abc import Iterable
 from typing import Any
 
 from common import netns
 from common.errors import NotFound, WrongState
 from common.ids import InterfaceId, VpcId
 from mallee.nc.v1 import instance_pb2, network_pb2
-from services.nc.net import dhcp, flows, names, policy, ruleset
+from services.nc.net import arp, dhcp, flows, names, policy, ruleset
 from services.nc.net.records import Record, Records, record_of
 from services.nc.net.site import ROUTER_SETTINGS, Site
 
@@ -149,6 +150,23 @@ class Vpc:
         if not netns.namespace_stands(self._namespace):
             return set()
         return {i for link in netns.link_kinds(self._namespace) if (i := names.interface_of(link))}
+
+    def answering(self, interfaces: Iterable[InterfaceId], *, within_s: float) -> set[InterfaceId]:
+        """Those plugged here whose guests answer ARP. Changes nothing, so nothing need wait for it."""
+        here = {record.card.tap: record for record in self._records.all() if record.interface_id in set(interfaces)}
+        if not netns.namespace_stands(self._namespace):
+            return set()
+        asked = [
+            arp.Asked(
+                link=tap,
+                address=record.private_ipv4,
+                asker_mac=names.tap_mac(record.mac),
+                asker_address=names.gateway_of(record.subnet_cidr),
+            )
+            for tap, record in here.items()
+        ]
+        taps = netns.inside(self._namespace, lambda: arp.answering(asked, within_s=within_s))
+        return {InterfaceId(here[tap].interface_id) for tap in taps}
 
     def keep_serving(self) -> None:
         """Starts dnsmasq again if it has died."""

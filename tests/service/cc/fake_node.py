@@ -99,6 +99,15 @@ class FakeNode(NodeControllerServiceServicer):
             jpeg=request.instance_id.encode() * (2 if request.wake_up else 1)
         )
 
+    async def CheckInstances(
+        self, request: service_pb2.CheckInstancesRequest, context: Any
+    ) -> service_pb2.CheckInstancesResponse:
+        here = [i for i in request.instance_ids if i in self.specs]
+        passed = service_pb2.CHECK_STATE_PASSED
+        return service_pb2.CheckInstancesResponse(
+            checks=[service_pb2.InstanceCheck(instance_id=i, state=passed) for i in here]
+        )
+
     async def ApplyVpcPlan(
         self, request: service_pb2.ApplyVpcPlanRequest, context: Any
     ) -> service_pb2.ApplyVpcPlanResponse:

@@ -152,6 +152,18 @@ async def test_a_node_of_another_subnet_is_refused(stage: Stage) -> None:
     assert placed.error_code == NoCapacity.default_code
 
 
+async def test_guests_are_asked_where_they_are_and_a_silent_node_is_left_out(stage: Stage) -> None:
+    node = await stage.node("nc-1")
+    zone = await stage.zone(nodes=1)
+    await zone.ensure(spec(1))
+    request = cc.CheckInstancesRequest(instance_ids=[instance_id(1), instance_id(2)])
+    (check,) = (await zone.stub.CheckInstances(request)).checks
+    assert (check.instance_id, check.state) == (instance_id(1), service_pb2.CHECK_STATE_PASSED)
+    await node.stop()
+    await eventually(lambda: not zone.nodes["nc-1"].alive)
+    assert not (await zone.stub.CheckInstances(request)).checks
+
+
 @pytest.mark.parametrize("what", ["RebootInstance", "GetConsoleOutput", "GetConsoleScreenshot"])
 async def test_orders_reach_the_node_of_the_instance(stage: Stage, what: str) -> None:
     await stage.node("nc-1")

@@ -45,6 +45,8 @@ class PlayedZone:
         self.away = False
         # Nodes that plans do not reach.
         self.deaf: set[str] = set()
+        # How guests answer.
+        self.guests = node.CHECK_STATE_PASSED
         self.refuse: dict[str, tuple[str, str]] = {}
         self._capacity: list[asyncio.Queue[cc.WatchCapacityResponse]] = []
         self._instances: list[asyncio.Queue[cc.WatchInstancesResponse]] = []
@@ -87,6 +89,12 @@ class PlayedZone:
 
     async def GetConsoleScreenshot(self, request: cc.GetConsoleScreenshotRequest) -> cc.GetConsoleScreenshotResponse:
         return cc.GetConsoleScreenshotResponse(jpeg=b"woken" if request.wake_up else b"asleep")
+
+    async def CheckInstances(self, request: cc.CheckInstancesRequest) -> cc.CheckInstancesResponse:
+        checks = [
+            node.InstanceCheck(instance_id=i, state=self.guests) for i in request.instance_ids if i in self.placed
+        ]
+        return cc.CheckInstancesResponse(checks=checks)
 
     async def RebootInstance(self, request: cc.RebootInstanceRequest) -> cc.RebootInstanceResponse:
         return cc.RebootInstanceResponse()

@@ -10,7 +10,8 @@ from common.errors import CloudError, Unsupported
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import image_pb2, instance_pb2
 from mallee.ec2.v1.vpc_pb2 import AttributeBooleanValue
-from services.clc.instance.status import checks
+from mallee.nc.v1 import service_pb2 as nc
+from services.clc.instance.status import guest_check, system_check
 from tests.service.clc.making import group, running
 from tests.service.clc.stage import Stage
 
@@ -92,14 +93,29 @@ async def test_an_instance_store_neither_starts_nor_stops(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "node_alive", "system", "instance"),
+    ("state", "node_alive", "system"),
     [
-        (record_pb2.INSTANCE_STATE_PENDING, True, "initializing", "initializing"),
-        (record_pb2.INSTANCE_STATE_RUNNING, True, "ok", "ok"),
-        (record_pb2.INSTANCE_STATE_RUNNING, False, "impaired", "insufficient-data"),
-        (record_pb2.INSTANCE_STATE_RUNNING, None, "insufficient-data", "insufficient-data"),
-        (record_pb2.INSTANCE_STATE_TERMINATED, True, "not-applicable", "not-applicable"),
+        (record_pb2.INSTANCE_STATE_PENDING, True, "initializing"),
+        (record_pb2.INSTANCE_STATE_RUNNING, True, "ok"),
+        (record_pb2.INSTANCE_STATE_RUNNING, False, "impaired"),
+        (record_pb2.INSTANCE_STATE_RUNNING, None, "insufficient-data"),
+        (record_pb2.INSTANCE_STATE_TERMINATED, True, "not-applicable"),
     ],
 )
-def test_checks_say_what_is_known(state: int, node_alive: bool | None, system: str, instance: str) -> None:
-    assert checks(state, node_alive) == (system, instance)
+def test_the_system_check_says_what_is_known_of_the_node(state: int, node_alive: bool | None, system: str) -> None:
+    assert system_check(state, node_alive) == system
+
+
+@pytest.mark.parametrize(
+    ("state", "age_s", "guest"),
+    [
+        (nc.CHECK_STATE_PASSED, 9999, "ok"),
+        (nc.CHECK_STATE_AWAITED, 10, "initializing"),
+        (nc.CHECK_STATE_AWAITED, 9999, "impaired"),
+        (nc.CHECK_STATE_FAILED, 10, "impaired"),
+    ],
+)
+def test_a_guest_that_was_never_heard_boots_for_a_while(
+    state: nc.CheckState.ValueType, age_s: float, guest: str
+) -> None:
+    assert guest_check(state, age_s) == guest

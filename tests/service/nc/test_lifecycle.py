@@ -299,6 +299,22 @@ async def test_the_screen_of_what_runs_is_a_jpeg(node: Node) -> None:
     assert (await node.client.stub.GetConsoleScreenshot(request)).jpeg != screen.jpeg
 
 
+async def test_a_guest_is_asked_whether_it_is_there(node: Node) -> None:
+    async def checked() -> list[tuple[str, int]]:
+        request = service_pb2.CheckInstancesRequest(instance_ids=[FIRST, spec(2).instance_id])
+        return [(check.instance_id, check.state) for check in (await node.client.stub.CheckInstances(request)).checks]
+
+    assert await checked() == []
+    await node.client.ensure(spec())
+    await node.client.until(FIRST, RUNNING)
+    node.network.faults.deaf = {spec().interface.interface_id}
+    assert await checked() == [(FIRST, service_pb2.CHECK_STATE_AWAITED)]
+    node.network.faults.deaf = ()
+    assert await checked() == [(FIRST, service_pb2.CHECK_STATE_PASSED)]
+    node.network.faults.deaf = {spec().interface.interface_id}
+    assert await checked() == [(FIRST, service_pb2.CHECK_STATE_FAILED)]
+
+
 async def test_metrics_tell_what_the_node_has(node: Node) -> None:
     await node.client.ensure(spec())
     await node.client.until(FIRST, RUNNING)
