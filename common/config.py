@@ -71,6 +71,8 @@ class ClcConfig:
     terminated_visible_s: int = 3600
     # Elastic addresses that an account may have.
     addresses_per_account: int = 20
+    # Security groups that an account may have. (VPC User Guide, "Amazon VPC quotas".)
+    security_groups_per_account: int = 2500
 
 
 PlacementPolicy = Literal["greedy", "round-robin", "spread", "pack"]

@@ -126,7 +126,6 @@ def test_what_cannot_be_is_refused(ec2: Any, two: list[str]) -> None:
         ("associate_address", {"AllocationId": address}, "MissingParameter"),
         ("associate_address", {"InstanceId": two[0]}, "MissingParameter"),
         ("associate_address", {"AllocationId": ABSENT, "InstanceId": two[0]}, "InvalidAllocationID.NotFound"),
-        ("associate_address", {"PublicIp": "192.0.2.1", "InstanceId": two[0]}, "InvalidAddress.NotFound"),
         (
             "associate_address",
             {"AllocationId": address, "InstanceId": two[0], "NetworkInterfaceId": "eni-0123456789abcdef0"},
@@ -153,6 +152,8 @@ def test_what_cannot_be_is_refused(ec2: Any, two: list[str]) -> None:
     ):
         with refused(code):
             getattr(ec2, action)(**arguments)
+    with refused("AuthFailure", 401, words="does not belong to you"):
+        ec2.associate_address(PublicIp="192.0.2.1", InstanceId=two[0])
 
 
 def test_an_account_has_a_limit_and_its_own_addresses(ec2: Any, fake_cloud: RunningCloud) -> None:
@@ -164,6 +165,8 @@ def test_an_account_has_a_limit_and_its_own_addresses(ec2: Any, fake_cloud: Runn
     assert other.describe_addresses()["Addresses"] == []
     with refused("InvalidAllocationID.NotFound"):
         other.release_address(AllocationId=made[0]["AllocationId"])
+    with refused("AuthFailure", 401, words=made[0]["PublicIp"]):
+        other.release_address(PublicIp=made[0]["PublicIp"])
     with refused("InvalidAddress.NotFound"):
         other.describe_addresses(PublicIps=[made[0]["PublicIp"]])
     assert len({address["PublicIp"] for address in made}) == limit

@@ -6,7 +6,7 @@ from common.errors import AlreadyExists, InvalidArgument, NotFound, WrongState
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import address_pb2 as ec2
 from services.clc.address.association import join, leave
-from services.clc.address.find import Address, by_public_ip, find_address
+from services.clc.address.find import Address, by_public_ip_to_use, find_address
 from services.clc.instance import rules
 from services.clc.lookup import INSTANCE, NETWORK_INTERFACE, own
 from services.clc.network_interface.describe import interfaces_of
@@ -103,7 +103,7 @@ def _associated(cloud: Cloud, call: Call, request: ec2.DisassociateAddressReques
             code="InvalidParameterCombination",
         )
     if public_ip:
-        return by_public_ip(cloud.store, call.account_id, public_ip)
+        return by_public_ip_to_use(cloud.store, call.account_id, public_ip)
     if not given:
         raise InvalidArgument("Either public IP or association id must be specified", code="MissingParameter")
     for address in cloud.store.owned(record_pb2.AddressRecord, call.account_id):

@@ -13,6 +13,7 @@ from services.clc.paging import page
 from services.clc.security_group.groups import find_group, group_use
 from services.clc.security_group.permissions import (
     check_distinct,
+    check_room,
     present_rule,
     rule_of_id,
     rule_view,
@@ -84,6 +85,7 @@ async def modify_security_group_rules(
             new.tags.update(rule.tags)
             rule.CopyFrom(new)
         check_distinct(draft.rules)
+        check_room(draft.rules)
         end_dry_run(request)
         changes = Changes()
         changes.update(group, draft)

@@ -35,6 +35,7 @@ async def create_security_group(
         vpc = (
             own(store, VPC, call.account_id, request.vpc_id) if request.vpc_id else default_vpc(store, call.account_id)
         )
+        _check_room(cloud, call)
         claim = group_name_claim(vpc.record.vpc_id, request.group_name)
         if store.holder(claim):
             raise AlreadyExists(
@@ -135,6 +136,12 @@ def group_name_claim(vpc_id: str, name: str) -> str:
 def group_use(vpc_id: str) -> str:
     """Bumped whenever an instance or a rule begins to name a group of the VPC."""
     return f"group-use/{vpc_id}"
+
+
+def _check_room(cloud: Cloud, call: Call) -> None:
+    present = sum(1 for _ in cloud.store.owned(record_pb2.SecurityGroupRecord, call.account_id))
+    if present >= cloud.config.clc.security_groups_per_account:
+        raise NoCapacity("The maximum number of security groups has been reached.", code="SecurityGroupLimitExceeded")
 
 
 def _check_unused(store: Store, group: record_pb2.SecurityGroupRecord) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from common.errors import AlreadyExists, InvalidArgument, NoCapacity, NotFound
@@ -73,11 +74,7 @@ async def _authorize(
         draft = group.draft()
         draft.rules.extend(new)
         check_distinct(draft.rules)
-        if sum(rule.egress is egress for rule in draft.rules) > MAX_RULES:
-            raise NoCapacity(
-                "The maximum number of rules per security group has been reached.",
-                code="RulesPerSecurityGroupLimitExceeded",
-            )
+        check_room(draft.rules)
         end_dry_run(request)
         changes = Changes()
         changes.update(group, draft)
@@ -176,6 +173,24 @@ def check_distinct(rules: Sequence[Rule]) -> None:
                 f'the specified rule "{words(rule)}" already exists', code="InvalidPermission.Duplicate"
             )
         seen.add(meaning(rule))
+
+
+def check_room(rules: Sequence[Rule]) -> None:
+    """Each direction has room for so many rules of IPv4, and as many of IPv6; one that names a group is of both.
+
+    (VPC User Guide, "Amazon VPC quotas".) Raises NoCapacity (RulesPerSecurityGroupLimitExceeded).
+    """
+    taken = Counter(
+        (rule.egress, version)
+        for rule in rules
+        for version, peer in ((4, rule.cidr_ipv4), (6, rule.cidr_ipv6))
+        if peer or rule.group_id
+    )
+    if any(count > MAX_RULES for count in taken.values()):
+        raise NoCapacity(
+            "The maximum number of rules per security group has been reached.",
+            code="RulesPerSecurityGroupLimitExceeded",
+        )
 
 
 def _flat_permission(

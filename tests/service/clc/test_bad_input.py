@@ -20,6 +20,7 @@ PROTOCOL = QueryProtocol("ec2")
 WAYS: dict[tuple[str, str], Make] = {(action, "whole"): make for action, make in REQUESTS.items()} | NAMED
 # EC2 API reference, "Error codes": those that a mistake alone can lead to.
 _CODES = """
+    AuthFailure
     DryRunOperation FilterLimitExceeded InstanceLimitExceeded InvalidAMIAttributeItemValue InvalidAMIID.Malformed
     InvalidAMIID.NotFound InvalidAMIName.Malformed InvalidAddress.NotFound InvalidAllocationID.NotFound
     InvalidAssociationID.NotFound InvalidDhcpOptionID.NotFound InvalidDhcpOptionsId.Malformed InvalidGroup.NotFound
@@ -27,11 +28,12 @@ _CODES = """
     InvalidInstanceType InvalidInternetGatewayID.NotFound InvalidInternetGatewayId.Malformed InvalidKey.Format
     InvalidKeyPair.NotFound InvalidNetworkAclID.NotFound InvalidNetworkAclId.Malformed
     InvalidNetworkInterfaceID.NotFound InvalidNetworkInterfaceId.Malformed InvalidNextToken
-    InvalidParameterCombination InvalidParameterValue InvalidPermission.NotFound InvalidRouteTableID.NotFound
+    InvalidParameterCombination InvalidParameterValue InvalidPermission.NotFound InvalidPrefixListId.Malformed
+    InvalidPrefixListId.NotFound InvalidRouteTableID.NotFound InvalidSnapshot.NotFound InvalidSnapshotID.Malformed
     InvalidRouteTableId.Malformed InvalidSecurityGroupRuleId.Malformed InvalidSecurityGroupRuleId.NotFound
     InvalidSubnetID.Malformed InvalidSubnetID.NotFound InvalidUserData.Malformed InvalidUserID.Malformed
-    InvalidVpcID.Malformed InvalidVpcID.NotFound MalformedQueryString MissingParameter TagLimitExceeded
-    UnknownParameter UnsupportedOperation
+    InvalidVolume.NotFound InvalidVolumeID.Malformed InvalidVpcID.Malformed InvalidVpcID.NotFound
+    MalformedQueryString MissingParameter TagLimitExceeded UnknownParameter UnsupportedOperation
 """
 DOCUMENTED = frozenset(_CODES.split())
 
