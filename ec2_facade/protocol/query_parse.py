@@ -18,7 +18,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from common.errors import CloudError, InvalidArgument, Unsupported
 from ec2_facade.protocol.model import Operation, accepted_values, descriptor_of, members
-from ec2_facade.protocol.text import parse_date
+from ec2_facade.protocol.text import NOT_XML, parse_date
 
 # A value, or what stands below a dot.
 Node = dict[str, "Node | str"]
@@ -254,8 +254,11 @@ def _conversion(field: FieldDescriptor) -> Scalar:
             return lambda value, path: integer(value, path, bits)
 
 
-def text(value: str, _path: str) -> str:
-    return value
+def text(value: str, path: str) -> str:
+    """No answer could show it again otherwise."""
+    if value.isprintable() or not NOT_XML.search(value):
+        return value
+    raise InvalidArgument(f"The parameter {path} holds a character that XML cannot", code="InvalidCharacter")
 
 
 def boolean(value: str, path: str) -> bool:

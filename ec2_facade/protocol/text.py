@@ -12,7 +12,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 # Everything that cannot stand in XML 1.0 text as it is: markup, the carriage return (a parser would make it a newline)
 # and what the standard forbids outright (https://www.w3.org/TR/xml/#charsets), which is left out.
-_AWKWARD: Final = re.compile("[&<>\r\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+_FORBIDDEN: Final = "\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff"
+_AWKWARD: Final = re.compile(f"[&<>\r{_FORBIDDEN}]")
+NOT_XML: Final = re.compile(f"[{_FORBIDDEN}]")
 _ENTITIES: Final = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\r": "&#13;"}
 
 

@@ -118,7 +118,9 @@ def _wrong(right: Parameters, path: str, value: str, shape: Shape, foreign: str)
         yield put(f"{prefix}-{'f' * 17}", what="absent", pattern=ABSENT)
     if foreign != value:
         yield put(foreign, what="foreign", pattern=ABSENT if _ID.fullmatch(value) else None)
-    for given in ("", " ", "\0", "ü" * 300, "\ufffe", "%00", "../../x", "<a>&", "*", "nan", "😀"):
+    for given in ("\0", "a\x1f", "\ufffe"):
+        yield put(given, codes=frozenset({"InvalidCharacter"}))
+    for given in ("", " ", "\n", "ü" * 300, "%00", "../../x", "<a>&", "*", "nan", "😀"):
         yield put(given, certain=False)
     yield put("a" * LONG, certain=not _matches_nothing(path))
     yield put("漢" * 20_000, certain=not _matches_nothing(path))

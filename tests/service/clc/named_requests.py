@@ -118,6 +118,8 @@ async def everything_tagged(stage: Stage) -> Any:
     instance = await running(stage)
     ids = [instance, stage.instance(instance).interface.interface_id, stage.instance(instance).image_id]
     ids += [await vpc(stage), await subnet(stage), await key(stage), await rule(stage), await address(stage)]
+    groups = await stage.run("DescribeSecurityGroups", security_group_pb2.DescribeSecurityGroupsRequest())
+    ids.append(groups.security_groups[-1].group_id)
     ids += [await part(prefix)(stage) for prefix in ("rtb", "igw", "acl")] + [await options(stage)]
     return tag_pb2.CreateTagsRequest(resources=ids, tags=[tag_pb2.Tag(key="a", value="b")])
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
 from common.errors import CloudError
 from mallee.ec2.v1 import image_pb2, instance_pb2, key_pair_pb2, security_group_pb2, subnet_pb2, tag_pb2, vpc_pb2
+from tests.service.clc.asking import PROTOCOL, answer, ask, right_request
 from tests.service.clc.stage import Stage
 
 ALICE, BOB = 0, 1
@@ -87,6 +89,21 @@ async def test_listings_show_only_ones_own(stage: Stage) -> None:
         assert len(getattr(await stage.run(action, request, caller=BOB), field)) == 0
     groups = await stage.run("DescribeSecurityGroups", security_group_pb2.DescribeSecurityGroupsRequest(), caller=BOB)
     assert [g.group_name for g in groups.security_groups] == ["default"]
+
+
+async def test_no_read_tells_of_anothers(stage: Stage) -> None:
+    """Whatever looks like an id in what Alice sees is nowhere in what Bob sees."""
+    everything = await right_request(stage, "CreateTags", "on everything")
+    await ask(stage, "CreateTags", everything)
+    reads = [action for action in PROTOCOL.contract.operations if action.startswith("Describe")]
+    seen: dict[int, set[str]] = {ALICE: set(), BOB: set()}
+    for who, as_one in ((ALICE, stage), (BOB, stage.of_the_other())):
+        for action in reads:
+            body = (await answer(as_one, action, {})).body.decode()
+            seen[who] |= set(re.findall(r"\b[a-z]+-[0-9a-f]{17}\b|\b[0-9]{12}\b|198\.[0-9.]+", body))
+    assert {value for name, value in everything.items() if name.startswith("ResourceId.")} <= seen[ALICE]
+    assert stage.callers[BOB].account_id in seen[BOB]
+    assert seen[ALICE] & seen[BOB] == set()
 
 
 @pytest.mark.parametrize("everybody", [True, False])

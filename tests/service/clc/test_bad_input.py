@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 from typing import Any
-from xml.etree import ElementTree
 
 import pytest
 
-from common.errors import CloudError
-from ec2_facade.protocol import QueryProtocol
+from tests.service.clc.asking import PROTOCOL, WAYS, ask, right_request
 from tests.service.clc.instance_requests import REFUSED
-from tests.service.clc.making import Make, boot
-from tests.service.clc.mistakes import Mistake, Parameters, mistakes, parameters_of
-from tests.service.clc.named_requests import NAMED
+from tests.service.clc.mistakes import Mistake, mistakes
 from tests.service.clc.stage import Stage
-from tests.service.clc.test_every_member_is_read import REQUESTS
 
-PROTOCOL = QueryProtocol("ec2")
-WAYS: dict[tuple[str, str], Make] = {(action, "whole"): make for action, make in REQUESTS.items()} | NAMED
 # EC2 API reference, "Error codes": those that a mistake alone can lead to.
 _CODES = """
     AuthFailure
     DryRunOperation FilterLimitExceeded InstanceLimitExceeded InvalidAMIAttributeItemValue InvalidAMIID.Malformed
-    InvalidAMIID.NotFound InvalidAMIName.Malformed InvalidAddress.NotFound InvalidAllocationID.NotFound
+    InvalidAMIID.NotFound InvalidAMIName.Malformed InvalidAddress.NotFound InvalidAllocationID.NotFound InvalidCharacter
     InvalidAssociationID.NotFound InvalidDhcpOptionID.NotFound InvalidDhcpOptionsId.Malformed InvalidGroup.NotFound
     InvalidGroup.Reserved InvalidGroupId.Malformed InvalidID InvalidInstanceID.Malformed InvalidInstanceID.NotFound
     InvalidInstanceType InvalidInternetGatewayID.NotFound InvalidInternetGatewayId.Malformed InvalidKey.Format
@@ -36,25 +29,6 @@ _CODES = """
     MalformedQueryString MissingParameter TagLimitExceeded UnknownParameter UnsupportedOperation
 """
 DOCUMENTED = frozenset(_CODES.split())
-
-
-async def ask(stage: Stage, action: str, parameters: Parameters) -> tuple[int, str]:
-    """(status, error code or nothing), through the facade's protocol and the use case."""
-    try:
-        operation, message = PROTOCOL.parse({"Action": action, "Version": "2016-11-15"} | dict(parameters))
-        answer = await stage.run(action, type(message).FromString(message.SerializeToString()))
-        response = PROTOCOL.render(operation, answer, "r-1")
-    except CloudError as error:
-        response = PROTOCOL.render_error(error, "r-1")
-    code = ElementTree.fromstring(response.body).findtext("./Errors/Error/Code", "")
-    return response.status, code
-
-
-async def right_request(stage: Stage, action: str, how: str) -> dict[str, str]:
-    request = await WAYS[action, how](stage)
-    if action == "RebootInstances":
-        await boot(stage, request.instance_ids[0])
-    return parameters_of(PROTOCOL.contract.operations[action], request)
 
 
 def fault(mistake: Mistake, status: int, code: str) -> str:
