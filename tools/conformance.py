@@ -143,7 +143,9 @@ def _documented(text: str) -> Iterator[str]:
     for found in _FILTER.finditer(text):
         depth += {"<ul>": 1, "</ul>": -1}.get(found[0], 0)
         if found[1] and depth == 1:
-            yield html.unescape(found[1] + (found[2] or ""))
+            name = html.unescape(found[1] + (found[2] or ""))
+            # Some pages forget the key.
+            yield "tag:<key>" if name == "tag" else name
 
 
 def evaluated_filters() -> Mapping[str, tuple[str, ...]]:

@@ -184,8 +184,22 @@ _OF_VIEW = FilterTable[ec2.Instance](
         "iam-instance-profile.id",
         "instance-lifecycle",
         "ipv6-address",
+        "metadata-options.http-protocol-ipv4",
+        *(
+            f"network-interface.{prefix}association.{of}"
+            for prefix in ("", "addresses.")
+            for of in ("carrier-ip", "customer-owned-ip")
+        ),
         *(f"network-interface.{of}" for of in ("ipv6-address", "ipv6-addresses.ipv6-address", "outpost-arn")),
-        "network-interface.requester-id",
+        *(f"network-interface.ipv{version}-prefixes.ipv{version}-prefix" for version in (4, 6)),
+        *(
+            f"network-interface.{of}"
+            for of in ("deny-all-igw-traffic", "ipv6-addresses.is-primary-ipv6", "ipv6-native")
+        ),
+        *(f"network-interface.{of}" for of in ("operator.managed", "operator.principal", "requester-id")),
+        "network-performance-options.bandwidth-weighting",
+        "operator.managed",
+        "operator.principal",
         "outpost-arn",
         "placement-partition-number",
         "product-code",

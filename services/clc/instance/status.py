@@ -61,6 +61,7 @@ _FILTERS = FilterTable[ec2.InstanceStatus](
         *(f"event.{of}" for of in ("not-after", "not-before", "not-before-deadline")),
         "operator.managed",
         "operator.principal",
+        "application-status.status",
         "attached-ebs-status.status",
     ),
 )
