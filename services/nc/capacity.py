@@ -53,8 +53,8 @@ def measure(node: NodeConfig, nodes: NodesConfig, folder: Path) -> service_pb2.R
     )
 
 
-def used_by(shapes: Iterable[instance_pb2.InstanceShape]) -> service_pb2.Resources:
-    used = service_pb2.Resources()
+def used_by(shapes: Iterable[instance_pb2.InstanceShape], used: service_pb2.Resources) -> service_pb2.Resources:
+    """`used` and what the shapes take beside it."""
     for shape in shapes:
         used.vcpus += shape.vcpus
         used.memory_bytes += shape.memory_bytes

@@ -23,7 +23,7 @@ from common.config import CloudConfig, ConfigError, NodeConfig, load
 from common.errors import CloudError, Unavailable
 from common.etcd.client import Etcd
 from common.etcd.membership import Membership
-from common.ids import InstanceId, VpcId
+from common.ids import VpcId
 from common.log import get_logger
 from common.metrics import gauge
 from common.pki import load_document_signer
@@ -39,7 +39,7 @@ from services.nc.drivers.base import Hypervisor, Network
 from services.nc.drivers.power import choose_kind
 from services.nc.host import Host
 from services.nc.identity_document import DocumentSigner, token_key
-from services.nc.images import ImageCache, ImageSource, images_of
+from services.nc.images import ImageCache, ImageSource
 from services.nc.instance import Phase
 from services.nc.metadata import MetadataServer
 from services.nc.metadata_tree import Subject
@@ -132,7 +132,7 @@ async def _host(ctx: ServiceContext, drivers: Drivers, source: ImageSource, stor
     ctx.stack.push_async_callback(hypervisor.close)
     await network.open()
     ctx.stack.push_async_callback(network.close)
-    plans = Plans(paths, network, node_address=node.address, is_used=lambda vpc_id: vpc_id in _vpcs_in_use(store))
+    plans = Plans(paths, network, node_address=node.address, is_used=lambda vpc_id: vpc_id in store.usage.vpcs)
     plans.open()
     metadata = MetadataServer(
         network,
@@ -141,14 +141,14 @@ async def _host(ctx: ServiceContext, drivers: Drivers, source: ImageSource, stor
         token_key=token_key(ctx.identity),
     )
     ctx.stack.push_async_callback(metadata.close)
-    await plans.apply_all(_vpcs_in_use(store))
+    await plans.apply_all(store.usage.vpcs)
     await metadata.serve_all(set((await network.observe()).values()))
     cache = ImageCache(
         paths.cache,
         source,
         limit_bytes=config.nodes.cache_bytes,
         reserve_bytes=config.nodes.disk_reserve_bytes,
-        in_use=functools.partial(_contents_in_use, store),
+        in_use=lambda: store.usage.contents,
         group_id=drivers.owner[1] if drivers.owner else None,
     )
     cache.open()
@@ -160,7 +160,7 @@ async def _host(ctx: ServiceContext, drivers: Drivers, source: ImageSource, stor
         make_overlay=drivers.make_overlay,
         plans=plans,
         metadata=metadata,
-        other_vpcs=functools.partial(_vpcs_in_use, store),
+        other_vpcs=lambda but: store.usage.vpcs_without(store.get(but)),
         owner=drivers.owner,
     )
 
@@ -245,15 +245,6 @@ def _find_subject(store: InstanceStore, plans: Plans, vpc_id: VpcId, private_ipv
         if interface.vpc_id == vpc_id and interface.private_ipv4 == private_ipv4:
             return Subject.of(record.spec, plans.get(vpc_id))
     return None
-
-
-def _contents_in_use(store: InstanceStore) -> dict[str, int]:
-    return {image.sha256: image.size_bytes for record in store.all().values() for image in images_of(record.spec)}
-
-
-def _vpcs_in_use(store: InstanceStore, but: InstanceId | None = None) -> set[VpcId]:
-    records = (record for instance_id, record in store.all().items() if instance_id != but)
-    return {VpcId(record.spec.interface.vpc_id) for record in records}
 
 
 def _show(store: InstanceStore) -> None:

@@ -53,9 +53,8 @@ class Orders:
 
     @property
     def used(self) -> service_pb2.Resources:
-        records = self._store.all().items()
-        shapes = {i: record.spec.shape for i, record in records if Phase(record.phase) is not Phase.FAILED}
-        return used_by(({i: spec.shape for i, spec in self._admitted.items()} | shapes).values())
+        on_the_way = (spec.shape for i, spec in self._admitted.items() if self._store.get(i) is None)
+        return used_by(on_the_way, self._store.usage.resources)
 
     async def ensure(self, epoch: int, spec: instance_pb2.InstanceSpec) -> instance_pb2.InstanceObservation:
         """Raises InvalidArgument, Stale, NoCapacity."""

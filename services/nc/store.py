@@ -20,6 +20,7 @@ from mallee.nc.v1 import instance_pb2, record_pb2
 from services.nc.gone import GoneJournal
 from services.nc.instance import observation_of, observation_of_gone
 from services.nc.paths import NodePaths, sync_folder, write_durably
+from services.nc.usage import Usage
 
 RECORD: Final = "record.pb"
 VERSION: Final = 1
@@ -35,6 +36,7 @@ class InstanceStore:
     def __init__(self, paths: NodePaths, *, now_s: Callable[[], float]) -> None:
         self._paths = paths
         self._records: dict[InstanceId, record_pb2.InstanceRecord] = {}
+        self.usage = Usage()
         self._gone = GoneJournal(paths.gone, now_s=now_s)
         self._locks: defaultdict[InstanceId, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._epoch = 0
@@ -55,8 +57,9 @@ class InstanceStore:
         self._gone.open()
         for folder in self._paths.instances.iterdir():
             if InstanceId.matches(folder.name) and (folder / RECORD).exists():
-                content = (folder / RECORD).read_bytes()
-                self._records[InstanceId(folder.name)] = record_pb2.InstanceRecord.FromString(content)
+                record = record_pb2.InstanceRecord.FromString((folder / RECORD).read_bytes())
+                self._records[InstanceId(folder.name)] = record
+                self.usage.change(None, record)
 
     def close(self) -> None:
         if self._lock_file is not None:
@@ -94,6 +97,7 @@ class InstanceStore:
             new.version = VERSION
             await asyncio.to_thread(self._write, instance_id, new)
             self._records[instance_id] = new
+            self.usage.change(old, new)
             if old is None or observation_of(old) != observation_of(new):
                 self._publish(observation_of(new))
             return new
@@ -106,6 +110,7 @@ class InstanceStore:
             await asyncio.to_thread(self._erase, instance_id, generation)
             if record is not None:
                 del self._records[instance_id]
+                self.usage.change(record, None)
                 self._gone.add(instance_id, generation)
                 self._publish(observation_of_gone(instance_id, generation))
 

@@ -59,7 +59,7 @@ def shape(vcpus: int, memory: int, disk: int) -> instance_pb2.InstanceShape:
 )
 def test_the_last_place_is_given_away_once(wanted: tuple[int, int, int], fits: bool) -> None:
     total = service_pb2.Resources(vcpus=3, memory_bytes=3, disk_bytes=3)
-    used = used_by([shape(1, 1, 1), shape(1, 1, 1)])
+    used = used_by([shape(1, 1, 1)], service_pb2.Resources(vcpus=1, memory_bytes=1, disk_bytes=1))
     if fits:
         check_fits(shape(*wanted), total=total, used=used)
     else:
