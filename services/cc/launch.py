@@ -143,7 +143,7 @@ class Launch:
             return error
         except CloudError as error:
             return error
-        self._listener.observed(placement.node, answer.observation)
+        self._listener.answered(placement.node, answer.observation)
         return None
 
     async def _move(

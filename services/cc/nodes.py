@@ -30,7 +30,7 @@ _DESCRIBE_TIMEOUT_S: Final = 5.0
 # So many TLS handshakes at a time: all at once they would be too slow for each other, and none would come about.
 _GREETINGS: Final = 32
 # A node that refused what it should have had room for is left alone for so long, unless others are full.
-_REFUSED_PAUSE_S: Final = 5.0
+_REFUSED_PAUSE_S: Final = 3.0
 # As long as a membership's time to live: who has not come by then was not just restarted.
 SURVEY_S: Final = 10.0
 
@@ -41,6 +41,9 @@ class Listener(Protocol):
     """Called on the event loop; must neither block nor raise."""
 
     def observed(self, node: str, observation: instance_pb2.InstanceObservation) -> None: ...
+
+    def answered(self, node: str, observation: instance_pb2.InstanceObservation) -> None:
+        """The same in answer to an order: what the node told by itself may be newer."""
 
     def connected(self, node: str, *, restarted: bool) -> None:
         """The node answers, and its whole state was told. `restarted`: it is another process than before."""

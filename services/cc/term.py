@@ -48,6 +48,11 @@ class Term:
             told.node, told.node_address = node, self.ledger.node(node).underlay_address
             self.instances.publish(told)
 
+    def answered(self, node: str, observation: instance_pb2.InstanceObservation) -> None:
+        known = self.instances.get(observation.instance_id)
+        if known is None or (known.node, known.generation) != (node, observation.generation):
+            self.observed(node, observation)
+
     def connected(self, node: str, *, restarted: bool) -> None:
         self.plans.node_connected(node, restarted=restarted)
         self.removal.node_connected(node)

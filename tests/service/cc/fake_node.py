@@ -34,6 +34,8 @@ class FakeNode(NodeControllerServiceServicer):
         self.gate.set()
         self.describes = asyncio.Event()
         self.describes.set()
+        self.describes = asyncio.Event()
+        self.describes.set()
         # What was ordered.
         self.specs: dict[str, instance_pb2.InstanceSpec] = {}
         self.plans: dict[str, network_pb2.VpcPlan] = {}
@@ -132,6 +134,7 @@ class FakeNode(NodeControllerServiceServicer):
     async def DescribeNode(
         self, request: service_pb2.DescribeNodeRequest, context: Any
     ) -> service_pb2.DescribeNodeResponse:
+        await self.describes.wait()
         await self.describes.wait()
         return service_pb2.DescribeNodeResponse(
             node=self.name,

@@ -55,7 +55,7 @@ def instance_id(number: int) -> str:
 class Zone:
     """One cluster controller and the CLC's view of it."""
 
-    def __init__(self, member_id: str, stage: Stage) -> None:
+    def __init__(self, member_id: str, stage: Stage, rules: ZoneRules = RULES) -> None:
         self.member_id = member_id
         self.controller = ClusterController(ZONE)
         self.observations: dict[str, instance_pb2.InstanceObservation] = {}
@@ -63,6 +63,7 @@ class Zone:
         self.nodes: dict[str, cc.NodeCapacity] = {}
         self.placed: list[str] = []
         self._stage = stage
+        self._rules = rules
         self._stack = AsyncExitStack()
         self.stub: ClusterControllerServiceAsyncStub
 
@@ -79,7 +80,7 @@ class Zone:
         self.stub = ClusterControllerServiceStub(channel)
 
         async def lead(leadership: Leadership) -> None:
-            await self.controller.lead(leadership, etcd, membership, identities[self.member_id], rules=RULES)
+            await self.controller.lead(leadership, etcd, membership, identities[self.member_id], rules=self._rules)
 
         tasks = await self._stack.enter_async_context(Background())
         tasks.start(Election(etcd, f"cc/{ZONE}", self.member_id, ttl_s=3).run(lead))
@@ -109,8 +110,11 @@ class Zone:
                 self.nodes.update({node.node: node for node in response.nodes})
                 self.placed.extend(response.placed_instance_ids)
 
-    async def ensure(self, *specs: instance_pb2.InstanceSpec, timeout: float = 10.0) -> list[cc.Placed]:
-        answer = await self.stub.EnsureInstances(cc.EnsureInstancesRequest(specs=specs), timeout=timeout)
+    async def ensure(
+        self, *specs: instance_pb2.InstanceSpec, hosts: Mapping[str, str] | None = None, timeout: float = 10.0
+    ) -> list[cc.Placed]:
+        request = cc.EnsureInstancesRequest(specs=specs, hosts=hosts or {})
+        answer = await self.stub.EnsureInstances(request, timeout=timeout)
         return list(answer.placed)
 
     async def terminate(self, *numbers: int, generation: int = 1) -> list[str]:
