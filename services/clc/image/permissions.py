@@ -8,8 +8,7 @@ from common.errors import InvalidArgument, Unsupported
 from common.ids import AccountId
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import image_pb2 as ec2
-from services.clc.image.use_cases import check_description
-from services.clc.lookup import IMAGE, own
+from services.clc.image.use_cases import check_description, own_image
 from services.clc.store import Changes, until_committed
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
 
@@ -19,7 +18,7 @@ async def modify_image_attribute(
     cloud: Cloud, call: Call, request: ec2.ModifyImageAttributeRequest
 ) -> ec2.ModifyImageAttributeResponse:
     async def attempt() -> ec2.ModifyImageAttributeResponse:
-        image = own(cloud.store, IMAGE, call.account_id, request.image_id)
+        image = own_image(cloud.store, call.account_id, request.image_id)
         draft = image.draft()
         match _attribute(request):
             case "description":
@@ -47,7 +46,7 @@ async def modify_image_attribute(
 async def describe_image_attribute(
     cloud: Cloud, call: Call, request: ec2.DescribeImageAttributeRequest
 ) -> ec2.ImageAttribute:
-    image = own(cloud.store, IMAGE, call.account_id, request.image_id).record
+    image = own_image(cloud.store, call.account_id, request.image_id).record
     end_dry_run(request)
     answer = ec2.ImageAttribute(image_id=image.image_id)
     match request.attribute:
@@ -86,7 +85,7 @@ async def reset_image_attribute(
         raise InvalidArgument(f"Value ({request.attribute}) for parameter attribute is invalid: launchPermission")
 
     async def attempt() -> ec2.ResetImageAttributeResponse:
-        image = own(cloud.store, IMAGE, call.account_id, request.image_id)
+        image = own_image(cloud.store, call.account_id, request.image_id)
         draft = image.draft()
         draft.public = False
         draft.launch_account_ids.clear()

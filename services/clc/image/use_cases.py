@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from common.errors import AlreadyExists, InvalidArgument, NotFound, Unsupported
+from common.errors import AlreadyExists, InvalidArgument, NotFound, Unauthenticated, Unsupported
 from common.ids import KernelImageId, MachineImageId, RamdiskImageId, ResourceId
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import image_pb2 as ec2
@@ -132,7 +132,7 @@ async def register_image(cloud: Cloud, call: Call, request: ec2.RegisterImageReq
 @use_case("ec2.DeregisterImage")
 async def deregister_image(cloud: Cloud, call: Call, request: ec2.DeregisterImageRequest) -> ec2.DeregisterImageResult:
     async def attempt() -> ec2.DeregisterImageResult:
-        image = own(cloud.store, IMAGE, call.account_id, request.image_id)
+        image = own_image(cloud.store, call.account_id, request.image_id)
         if image.record.state != record_pb2.IMAGE_STATE_AVAILABLE:
             raise NotFound(
                 f"The image id '[{request.image_id}]' is no longer available", code="InvalidAMIID.Unavailable"
@@ -162,11 +162,19 @@ async def describe_images(cloud: Cloud, call: Call, request: ec2.DescribeImagesR
     else:
         found = [i for i in cloud.store.all(record_pb2.ImageRecord) if _visible(i.record, call.account_id)]
     wanted = (i for i in sorted_by_creation(found) if _asked_for(i.record, call, request))
-    pairs = ((image, view(image.record)) for image in wanted)
+    pairs = ((image, _view_for(call.account_id, image.record)) for image in wanted)
     page_of, token = page(
         matching(pairs, matches), key=lambda p: creation_key(p[0]), max_results=limit, token=request.next_token
     )
     return ec2.DescribeImagesResult(images=[shown_image for _, shown_image in page_of], next_token=token)
+
+
+def own_image(store: Store, account_id: str, image_id: str) -> Stored[record_pb2.ImageRecord]:
+    """Raises Unauthenticated (AuthFailure) for one that the account may run but does not own, else as `own`."""
+    image = store.get(record_pb2.ImageRecord, image_id)
+    if image is not None and image.record.account_id != account_id and _visible(image.record, account_id):
+        raise Unauthenticated(f"Not authorized for image:{image_id}", code="AuthFailure")
+    return own(store, IMAGE, account_id, image_id)
 
 
 def launchable(store: Store, account_id: str, image_id: str, kind: str) -> Stored[record_pb2.ImageRecord]:
@@ -265,6 +273,14 @@ def _asked_for(image: record_pb2.ImageRecord, call: Call, request: ec2.DescribeI
     if owners and image.account_id not in owners:
         return False
     return not users or ("all" in users and image.public) or bool(users & set(image.launch_account_ids))
+
+
+def _view_for(account_id: str, image: record_pb2.ImageRecord) -> ec2.Image:
+    """Tags are the owner's own, and are not shared with the image. (EC2 User Guide, "Share an AMI".)"""
+    shown_image = view(image)
+    if image.account_id != account_id:
+        shown_image.ClearField("tags")
+    return shown_image
 
 
 def view(image: record_pb2.ImageRecord) -> ec2.Image:

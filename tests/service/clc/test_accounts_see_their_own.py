@@ -117,12 +117,22 @@ async def test_a_shared_image_is_run_by_those_it_is_shared_with(stage: Stage, ev
         await stage.run("ModifyImageAttribute", request)
         launch = instance_pb2.RunInstancesRequest(image_id=own["image"], min_count=1, max_count=1)
         if works:
+            tag = tag_pb2.CreateTagsRequest(resources=[own["image"]], tags=[tag_pb2.Tag(key="secret", value="x")])
+            await stage.run("CreateTags", tag)
+            for action, meddling, code in (
+                ("DeregisterImage", image_pb2.DeregisterImageRequest(image_id=own["image"]), "AuthFailure"),
+                ("ModifyImageAttribute", request, "AuthFailure"),
+                ("CreateTags", tag, "InvalidAMIID.NotFound"),
+            ):
+                with pytest.raises(CloudError) as caught:
+                    await stage.run(action, meddling, caller=BOB)
+                assert (action, caught.value.code) == (action, code)
             assert (await stage.run("RunInstances", launch, caller=BOB)).instances
             seen = await stage.run(
                 "DescribeImages", image_pb2.DescribeImagesRequest(executable_users=["all" if everybody else "self"]),
                 caller=BOB,
             )  # fmt: skip
-            assert [i.image_id for i in seen.images] == [own["image"]]
+            assert [(i.image_id, list(i.tags)) for i in seen.images] == [(own["image"], [])]
         else:
             with pytest.raises(CloudError):
                 await stage.run("RunInstances", launch, caller=BOB)
