@@ -24,9 +24,18 @@ _log = get_logger(__name__)
 
 FIRST_RETRY_S: Final = 0.1
 LAST_RETRY_S: Final = 30.0
+_REST: Final = 4
 
 # Returns seconds after which it wants to look again without being nudged; None: never.
 Step = Callable[[str], Awaitable[float | None]]
+
+
+async def give_way(took_s: float) -> None:
+    """At the end of a pass over many records: leaves others their turn, by what it took of the event loop itself.
+
+    What nudges its key meanwhile is one pass, so that a change of each of a thousand records costs no thousand passes.
+    """
+    await asyncio.sleep(_REST * took_s)
 
 
 class Reconciler:

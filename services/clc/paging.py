@@ -8,26 +8,37 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from common.errors import InvalidArgument
 
 T = TypeVar("T")
 
 
+# Of one answer; a message between services ends at 8 MiB.
+MOST_BYTES: Final = 6 << 20
+
+
 def page(
-    items: Iterable[T], *, key: Callable[[T], str], max_results: int | None, token: str | None
+    items: Iterable[T],
+    *,
+    key: Callable[[T], str],
+    max_results: int | None,
+    token: str | None,
+    size_bytes: Callable[[T], int] = lambda _: 0,
 ) -> tuple[list[T], str | None]:
     """The page after `token` of `items`, which come sorted by `key`, and the next token.
 
-    Without `max_results` it is all of them, as EC2 answers.
+    Without `max_results` it is all of them, as EC2 answers, or as many as one answer holds, by `size_bytes`.
     """
     after = decode_token(token) if token else None
     shown: list[T] = []
+    left_bytes = MOST_BYTES
     for item in items:
         if after is not None and key(item) <= after:
             continue
-        if max_results is not None and len(shown) == max_results:
+        left_bytes -= size_bytes(item)
+        if shown and (left_bytes < 0 or len(shown) == max_results):
             return shown, encode_token(key(shown[-1]))
         shown.append(item)
     return shown, None

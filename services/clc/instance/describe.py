@@ -31,7 +31,13 @@ async def describe_instances(
     found = _candidates(cloud, call, request)
     views = views_of(cloud)
     wanted = (i for i in found if matches(views.of(i), i.record, _reservation(cloud, i)))
-    shown, token = page(wanted, key=place_of, max_results=limit, token=request.next_token)
+    shown, token = page(
+        wanted,
+        key=place_of,
+        max_results=limit,
+        token=request.next_token,
+        size_bytes=lambda i: views.of(i).ByteSize(),
+    )
     return ec2.DescribeInstancesResult(reservations=_grouped(cloud, shown), next_token=token)
 
 

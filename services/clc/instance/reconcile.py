@@ -7,12 +7,14 @@ due. After a crash it does the same.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Final
 
 from common.errors import NoCapacity, Unavailable
 from common.log import get_logger
+from common.reconcile import give_way
 from common.rpc import context
 from mallee.cc.v1 import service_pb2 as cc
 from mallee.clc.v1 import record_pb2
@@ -47,6 +49,7 @@ class InstanceReconciler:
         self.observed: dict[str, nc.InstanceObservation] = {}
 
     async def step(self, reservation_id: str) -> float | None:
+        began = time.perf_counter()
         store = self._cloud.store
         reservation = store.get(record_pb2.ReservationRecord, reservation_id)
         if reservation is None:
@@ -63,10 +66,13 @@ class InstanceReconciler:
                     pass
                 case state:
                     changes.update(instance, self._moved(changes, instance, state))
+        took_s = time.perf_counter() - began
         if changes:
             await store.commit(changes)
+            await give_way(took_s)
             return None  # The commit nudges: what follows from the new states is the next pass's.
         await self._order(reservation.record, orders)
+        await give_way(took_s)
         if any(orders.values()):
             return REPEAT_S
         return await self._forget(reservation, instances)
@@ -115,7 +121,10 @@ class InstanceReconciler:
                     tasks.create_task(self._terminate(zone, instances))
 
     async def _ensure(self, zone: str, reservation: record_pb2.ReservationRecord, instances: list[Instance]) -> None:
-        order = cc.EnsureInstancesRequest(specs=[self._spec(i.record, reservation) for i in instances])
+        order = cc.EnsureInstancesRequest(
+            specs=[self._spec(i.record, reservation) for i in instances],
+            hosts={i.record.instance_id: i.record.host_id for i in instances if i.record.host_id},
+        )
         answer = await self._cloud.clusters.stub(zone).EnsureInstances(order)
         placed = {p.instance_id: p for p in answer.placed}
         changes = Changes()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from common.log import get_logger
+from common.reconcile import give_way
 from mallee.cc.v1 import service_pb2 as cc
 from mallee.clc.v1 import record_pb2
 from mallee.nc.v1 import network_pb2
@@ -26,8 +27,6 @@ _log = get_logger(__name__)
 
 # A zone whose nodes did not all follow is asked again after this long, while a change waits for one of them.
 _ASK_AGAIN_S: Final = 1.0
-# Time that a pass leaves to everybody else before the next of its VPC, by the time that it took itself.
-_REST: Final = 4
 # Records in one transaction.
 _BATCH: Final = 50
 
@@ -92,8 +91,7 @@ class NetworkReconciler:
             answers = {zone: tasks.create_task(self._tell(zone, plan, content)) for zone in asked}
         follow = [i for i in waiting if i.record.node not in answers[i.record.zone].result()]
         await self._note_applied(follow)
-        # A VPC's plan is made as a whole: while it is large and changes all the time, others are to have their turn.
-        await asyncio.sleep(_REST * took_s)
+        await give_way(took_s)
         return _ASK_AGAIN_S if len(follow) < len(waiting) else None
 
     def _is_behind(self, vpc_id: str, zone: str, content: bytes) -> bool:

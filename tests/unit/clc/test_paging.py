@@ -1,0 +1,46 @@
+"""Pages: whole, in order, and none larger than one answer holds."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.errors import InvalidArgument
+from services.clc.paging import MOST_BYTES, page
+
+THIRD = MOST_BYTES // 3
+
+
+def read(sizes: list[int], max_results: int | None) -> list[list[str]]:
+    """All pages of items that are named by their place."""
+    items = [f"{place:03}" for place in range(len(sizes))]
+    pages: list[list[str]] = []
+    token: str | None = None
+    while token is not None or not pages:
+        shown, token = page(
+            items, key=str, max_results=max_results, token=token, size_bytes=lambda item: sizes[int(item)]
+        )
+        pages.append(shown)
+    return pages
+
+
+@given(st.lists(st.integers(0, 2 * MOST_BYTES), max_size=40), st.none() | st.integers(1, 10))
+def test_every_item_is_shown_once_in_its_place(sizes: list[int], max_results: int | None) -> None:
+    pages = read(sizes, max_results)
+    assert [item for shown in pages for item in shown] == [f"{place:03}" for place in range(len(sizes))]
+    for shown in pages:
+        assert max_results is None or len(shown) <= max_results
+        # One that is larger than a page by itself stands alone.
+        assert len(shown) <= 1 or sum(sizes[int(item)] for item in shown) <= MOST_BYTES
+
+
+def test_without_a_limit_one_answer_holds_all_that_fits() -> None:
+    assert read([1] * 40, None) == [[f"{place:03}" for place in range(40)]]
+    assert [len(shown) for shown in read([THIRD] * 7, None)] == [3, 3, 1]
+
+
+def test_a_token_of_somebody_elses_is_refused() -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        page(["a"], key=str, max_results=5, token="not ours")
+    assert refused.value.code == "InvalidNextToken"
