@@ -83,6 +83,12 @@ async def test_a_node_that_lost_its_rules_is_as_before_and_its_flows_go_on(lab: 
         await lab.restart(server.node)
         assert standing(node) == before
         assert [echoes(flow) for flow in flows] == [True] * 3
+        # As `mallee up` does, also with the host's own rules gone.
+        netns.rules(f"delete table inet {fabric.table_name(lab.cloud)}\n")
+        for _ in range(2):
+            fabric.ensure(lab.cloud)
+            assert standing(node) == before
+            assert [echoes(flow) for flow in flows] == [True] * 3
 
 
 async def test_a_rebooted_node_is_as_before(lab: Lab, tmp_path: Path) -> None:

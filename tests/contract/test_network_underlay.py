@@ -13,7 +13,7 @@ from common.ids import VpcId
 from mallee.nc.v1 import network_pb2
 from services.nc.net import names
 from tests.contract.frames import arp, ethernet, hears, udp, vxlan
-from tests.contract.netlab import Guest, Lab
+from tests.contract.netlab import Guest, Lab, group, rule
 from tests.contract.network_fixtures import ALL, OPEN, lab, opened, whole_lab
 
 __all__ = ["lab", "whole_lab"]
@@ -110,6 +110,36 @@ async def test_a_new_members_first_words_can_be_answered_at_once(lab: Lab) -> No
             over.set()
             for thread in threads:
                 thread.join()
+
+
+async def test_datagrams_too_long_for_the_wire_arrive_whole(lab: Lab) -> None:
+    """Their pieces name no port but in the first; the rules that name one are asked when they are together again."""
+    vpc = VpcId.new()
+    near, beside, far = await opened(lab, vpc, 0, 0, 1)
+    await lab.apply(lab.plan(vpc, 2, {OPEN: group(OPEN, rule("udp", 9), rule("udp", 10, peer=f"{near.private}/32"))}))
+    word = bytes(range(256)) * 32
+    with near.udp() as wire:
+        wire.settimeout(5)
+        wire.bind((near.private, 9))
+        for speaker, address in (
+            (beside, near.private),
+            (far, near.private),
+            (beside, near.public),
+            (far, near.public),
+        ):
+            with speaker.udp() as speaking:
+                speaking.settimeout(5)
+                speaking.sendto(word, (address, 9))
+                heard, peer = wire.recvfrom(len(word) + 1)
+                assert heard == word, (speaker.private, address)
+                wire.sendto(word[::-1], peer)
+                assert speaking.recvfrom(len(word) + 1) == (word[::-1], (address, 9))
+    with near.udp() as shut, near.raw() as ear:
+        shut.bind((near.private, 10))
+        for speaker in (beside, far):
+            with speaker.udp() as speaking:
+                speaking.sendto(word, (near.private, 10))
+        assert not hears(ear, word[:256])
 
 
 async def test_only_nodes_with_members_are_listened_to(lab: Lab) -> None:
