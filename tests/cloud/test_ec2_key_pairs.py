@@ -60,6 +60,12 @@ def test_an_ed25519_key_is_made(ec2: Any) -> None:
     assert serialization.load_ssh_private_key(made["KeyMaterial"].encode(), None)
 
 
+def test_a_key_is_made_for_putty(ec2: Any) -> None:
+    made = ec2.create_key_pair(KeyName="putty", KeyType="ed25519", KeyFormat="ppk")
+    assert made["KeyMaterial"].startswith("PuTTY-User-Key-File-2: ssh-ed25519\r\n")
+    assert "Comment: putty\r\n" in made["KeyMaterial"]
+
+
 def test_an_openssh_key_is_imported(ec2: Any, public_key: bytes) -> None:
     made = ec2.import_key_pair(KeyName="mine", PublicKeyMaterial=public_key, TagSpecifications=SPECIFICATION)
     assert made["KeyName"] == "mine"
@@ -131,7 +137,7 @@ def test_bad_arguments_are_refused(ec2: Any) -> None:
         ({"KeyName": "schlüssel"}, "InvalidParameterValue"),
         ({"KeyName": "x", "KeyType": "dsa"}, "InvalidParameterValue"),
         ({"KeyName": "x", "KeyType": "dsa", "DryRun": True}, "InvalidParameterValue"),
-        ({"KeyName": "x", "KeyFormat": "ppk"}, "UnsupportedOperation"),
+        ({"KeyName": "x", "KeyFormat": "der"}, "InvalidParameterValue"),
         ({"KeyName": "x", "TagSpecifications": [{"ResourceType": "instance", "Tags": [{"Key": "a"}]}]}, None),
         ({"KeyName": "x", "TagSpecifications": [{"ResourceType": "key-pair"}]}, None),
         ({"KeyName": "x", "TagSpecifications": [{"Tags": [{"Key": "a", "Value": "b"}]}]}, None),

@@ -17,8 +17,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
 from common.errors import InvalidArgument
+from services.clc.key_pair.putty import ppk
 
 _TYPES = ("rsa", "ed25519")
+_FORMATS = ("pem", "ppk")
 _RSA_SIZES = (1024, 2048, 4096)
 
 
@@ -33,8 +35,8 @@ class PublicKey:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewKey:
     public: PublicKey
-    # PEM, as CreateKeyPair hands it out once.
-    private_pem: str
+    # In the format that was asked for, as CreateKeyPair hands it out once.
+    private: str
 
 
 def check_type(key_type: str) -> str:
@@ -44,12 +46,20 @@ def check_type(key_type: str) -> str:
     return key_type
 
 
-def create(key_type: str) -> NewKey:
+def check_format(key_format: str) -> str:
+    """Raises InvalidArgument."""
+    if key_format not in _FORMATS:
+        raise InvalidArgument(f"Value ({key_format}) for parameter KeyFormat is invalid. Known: {', '.join(_FORMATS)}.")
+    return key_format
+
+
+def create(key_type: str, *, key_format: str = "pem", name: str = "") -> NewKey:
     """Takes some 0.1 s of CPU for rsa: call it in a thread."""
-    return _create_rsa() if check_type(key_type) == "rsa" else _create_ed25519()
+    key, public, pem = _create_rsa() if check_type(key_type) == "rsa" else _create_ed25519()
+    return NewKey(public=public, private=pem if key_format == "pem" else ppk(key, comment=name))
 
 
-def _create_rsa() -> NewKey:
+def _create_rsa() -> tuple[rsa.RSAPrivateKey, PublicKey, str]:
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     der = key.private_bytes(serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     pem = key.private_bytes(
@@ -57,15 +67,15 @@ def _create_rsa() -> NewKey:
     )
     fingerprint = _colons(hashlib.sha1(der, usedforsecurity=False).hexdigest())
     public = PublicKey(key_type="rsa", fingerprint=fingerprint, openssh=_openssh(key.public_key()))
-    return NewKey(public=public, private_pem=pem.decode())
+    return key, public, pem.decode()
 
 
-def _create_ed25519() -> NewKey:
+def _create_ed25519() -> tuple[ed25519.Ed25519PrivateKey, PublicKey, str]:
     key = ed25519.Ed25519PrivateKey.generate()
     pem = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
     )
-    return NewKey(public=_ed25519_public(key.public_key()), private_pem=pem.decode())
+    return key, _ed25519_public(key.public_key()), pem.decode()
 
 
 def read_public(material: bytes) -> PublicKey:

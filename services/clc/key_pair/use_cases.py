@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-from common.errors import AlreadyExists, InvalidArgument, Unsupported
+from common.errors import AlreadyExists, InvalidArgument
 from common.ids import KeyPairId
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import key_pair_pb2 as ec2
@@ -34,18 +34,17 @@ _FILTERS = FilterTable[ec2.KeyPairInfo](
 async def create_key_pair(cloud: Cloud, call: Call, request: ec2.CreateKeyPairRequest) -> ec2.KeyPair:
     _check_name(request.key_name)
     given_tags = tags.from_specifications(request.tag_specifications, allowed=["key-pair"])["key-pair"]
-    if request.key_format not in ("", "pem"):
-        raise Unsupported(f"The key format '{request.key_format}' is not supported; use 'pem'.")
+    key_format = material.check_format(request.key_format or "pem")
     key_type = material.check_type(request.key_type or "rsa")
     _check_free(cloud.store, call.account_id, request.key_name)
     end_dry_run(request)
-    key = await asyncio.to_thread(material.create, key_type)
+    key = await asyncio.to_thread(material.create, key_type, key_format=key_format, name=request.key_name)
     record = await _store(cloud, call, request.key_name, key.public, given_tags)
     return ec2.KeyPair(
         key_pair_id=record.key_pair_id,
         key_name=record.name,
         key_fingerprint=record.fingerprint,
-        key_material=key.private_pem,
+        key_material=key.private,
         tags=shown(record.tags),
     )
 

@@ -8,19 +8,54 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
 from common.errors import InvalidArgument
 from services.clc.key_pair import material
+from services.clc.key_pair.putty import ppk
 
 
 @pytest.mark.parametrize("key_type", ["rsa", "ed25519"])
 def test_the_private_half_belongs_to_the_public_one(tmp_path: Path, key_type: str) -> None:
     key = material.create(key_type)
     path = tmp_path / "key"
-    path.write_text(key.private_pem)
+    path.write_text(key.private)
     path.chmod(0o600)
     shown = subprocess.run(["ssh-keygen", "-y", "-f", path], capture_output=True, text=True, check=True).stdout
     assert shown.split()[:2] == key.public.openssh.split()
+
+
+# As puttygen 0.78 writes it (`-O private --ppk-param version=2`).
+PUTTY = """\
+PuTTY-User-Key-File-2: ssh-ed25519
+Encryption: none
+Comment: root@vm
+Public-Lines: 2
+AAAAC3NzaC1lZDI1NTE5AAAAIPMPMF4W6Gm6hJQcAy1TCjMettcvQQf/7kqJHlCE
+sfOT
+Private-Lines: 1
+AAAAID63ktMjasMmiakynwYyq8FLStn7iAyk5LYnzeZxqlB5
+Private-MAC: ffe1aae071f36e5b097edc44acf0ab4bc6c85858
+"""
+
+
+def test_a_key_for_putty_is_what_its_own_tool_would_write() -> None:
+    seed = base64.b64decode(PUTTY.splitlines()[7])[4:]
+    key = ed25519.Ed25519PrivateKey.from_private_bytes(seed)
+    assert ppk(key, comment="root@vm").replace("\r\n", "\n") == PUTTY
+
+
+def test_an_rsa_key_for_putty_holds_its_numbers() -> None:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    lines = ppk(key, comment="x").split("\r\n")
+    start = next(n for n, line in enumerate(lines) if line.startswith("Private-Lines:")) + 1
+    blob, numbers = base64.b64decode("".join(lines[start:-2])), []
+    while blob:
+        size = int.from_bytes(blob[:4], "big")
+        numbers.append(int.from_bytes(blob[4 : 4 + size], "big", signed=True))
+        blob = blob[4 + size :]
+    private = key.private_numbers()
+    assert numbers == [private.d, private.p, private.q, private.iqmp]
 
 
 def test_imported_rsa_has_the_md5_of_its_der(tmp_path: Path) -> None:
