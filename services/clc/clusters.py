@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.message import Message
@@ -33,6 +34,13 @@ if TYPE_CHECKING:
     Stub: TypeAlias = service_pb2_grpc.ClusterControllerServiceAsyncStub
 
 
+@dataclass(frozen=True, slots=True)
+class Launching:
+    room: Room
+    # The one node that will do. Empty: any.
+    host: str
+
+
 class Cluster:
     """One zone."""
 
@@ -41,10 +49,10 @@ class Cluster:
         self.connected = False
         self.nodes: dict[str, service_pb2.NodeCapacity] = {}
         # Launches of ours that the CC has not taken over yet, by instance id; and those being written right now.
-        self.unplaced: dict[str, Room] = {}
+        self.unplaced: dict[str, Launching] = {}
         # What the CC's figures count already, whatever our records know of it.
         self.placed: set[str] = set()
-        self.admitting: list[Room] = []
+        self.admitting: list[Launching] = []
         self._peers = peers
         self._heard = False
 
@@ -53,16 +61,19 @@ class Cluster:
         """Of the CC that leads the zone. Raises Unavailable if none does."""
         return self._peers.leader_stub(service_pb2_grpc.ClusterControllerServiceStub)
 
-    def admissible(self, room: Room, wanted: int) -> int | None:
-        """How many of `wanted` fit now; None before the CC was heard for the first time."""
+    def admissible(self, room: Room, wanted: int, *, host: str = "") -> int | None:
+        """How many of `wanted` fit now, on the node `host` if one is named; None before the CC was heard for the first
+        time. Of the launches that are under way only those to that node are known to take its room.
+        """
         if not self._heard:
             return None
+        launching = [its.room for its in (*self.unplaced.values(), *self.admitting) if host in ("", its.host)]
         free = [
             Room(vcpus=n.free.vcpus, memory_bytes=n.free.memory_bytes, disk_bytes=n.free.disk_bytes)
             for n in self.nodes.values()
-            if n.alive
+            if n.alive and host in ("", n.node)
         ]
-        return admissible(free, [*self.unplaced.values(), *self.admitting], room, wanted)
+        return admissible(free, launching, room, wanted)
 
     def alive(self, node: str) -> bool | None:
         """What the CC says of a node now; None while nobody says anything."""
@@ -123,21 +134,25 @@ class Clusters:
         cluster = self._clusters.get(zone)
         return cluster.alive(node) if cluster else None
 
-    def admissible(self, zone: str, room: Room, wanted: int) -> int | None:
+    def zone_of(self, node: str) -> str | None:
+        """None: no zone has told of it."""
+        return next((cluster.zone for cluster in self if node in cluster.nodes), None)
+
+    def admissible(self, zone: str, room: Room, wanted: int, *, host: str = "") -> int | None:
         cluster = self._clusters.get(zone)
-        return cluster.admissible(room, wanted) if cluster else None
+        return cluster.admissible(room, wanted, host=host) if cluster else None
 
     @contextlib.contextmanager
-    def admitting(self, zone: str, rooms: Iterable[Room]) -> Iterator[None]:
+    def admitting(self, zone: str, rooms: Iterable[Room], *, host: str = "") -> Iterator[None]:
         """Counts a launch while it is being written; once it is, its record does."""
         admitting = self._clusters[zone].admitting
-        taken = list(rooms)
+        taken = [Launching(room, host) for room in rooms]
         admitting.extend(taken)
         try:
             yield
         finally:
-            for room in taken:
-                admitting.remove(room)
+            for launching in taken:
+                admitting.remove(launching)
 
     def follow(self, start: Callable[[Any], Any]) -> None:
         for cluster in self:
@@ -152,6 +167,5 @@ class Clusters:
             cluster.placed.discard(instance_id)
         elif instance_id not in cluster.placed:
             shape = latest.shape
-            cluster.unplaced[instance_id] = Room(
-                vcpus=shape.vcpus, memory_bytes=shape.memory_bytes, disk_bytes=shape.disk_bytes
-            )
+            room = Room(vcpus=shape.vcpus, memory_bytes=shape.memory_bytes, disk_bytes=shape.disk_bytes)
+            cluster.unplaced[instance_id] = Launching(room, latest.host_id)

@@ -162,6 +162,7 @@ _OF_VIEW = FilterTable[ec2.Instance](
         "state-reason-code": lambda i: i.state_reason.code or None,
         "state-reason-message": lambda i: i.state_reason.message or None,
         "subnet-id": lambda i: i.subnet_id or None,
+        "host-id": lambda i: i.placement.host_id or None,
         "tenancy": lambda i: i.placement.tenancy,
         "usage-operation": lambda i: i.usage_operation,
         "usage-operation-update-time": lambda i: written(i.usage_operation_update_time),
@@ -179,7 +180,6 @@ _OF_VIEW = FilterTable[ec2.Instance](
             f"capacity-reservation-specification.capacity-reservation-target.capacity-reservation-{of}"
             for of in ("id", "resource-group-arn")
         ),
-        "host-id",
         "iam-instance-profile.arn",
         "iam-instance-profile.id",
         "instance-lifecycle",

@@ -56,7 +56,7 @@ async def _launch(cloud: Cloud, call: Call, wanted: Wanted, token: str, digest: 
     public = wanted.interface.public
     public_count = count if (subnet.record.map_public_ip_on_launch if public is None else public) else 0
     with (
-        cloud.clusters.admitting(subnet.record.zone, [wanted.room] * count),
+        cloud.clusters.admitting(subnet.record.zone, [wanted.room] * count, host=wanted.host_id),
         cloud.addresses.hold_private(subnet.record, count, wanted=wanted.interface.private_ipv4) as private,
         cloud.addresses.hold_public(public_count) as public_ipv4s,
     ):
@@ -84,7 +84,10 @@ async def _launch(cloud: Cloud, call: Call, wanted: Wanted, token: str, digest: 
 
 def _place(cloud: Cloud, wanted: Wanted) -> tuple[Stored[record_pb2.SubnetRecord], int]:
     """The subnet whose zone takes most of them, and how many. Raises NoCapacity below MinCount."""
-    room = {s.key: cloud.clusters.admissible(s.record.zone, wanted.room, wanted.max_count) for s in wanted.subnets}
+    room = {
+        s.key: cloud.clusters.admissible(s.record.zone, wanted.room, wanted.max_count, host=wanted.host_id)
+        for s in wanted.subnets
+    }
     known = {key: count for key, count in room.items() if count is not None}
     if not known:
         raise Unavailable("No cluster controller of the zone answers yet; try again in a moment.")
@@ -97,6 +100,12 @@ def _place(cloud: Cloud, wanted: Wanted) -> tuple[Stored[record_pb2.SubnetRecord
             s.record.zone,
         ),
     )
+    if known[best.key] < wanted.min_count and wanted.host_id:
+        raise NoCapacity(
+            f"There is not enough capacity on the host {wanted.host_id} to launch {wanted.min_count} instances of"
+            f" {wanted.shape.instance_type}: {known[best.key]} of them fit now.",
+            code="InsufficientCapacityOnHost",
+        )
     if known[best.key] < wanted.min_count:
         zones = ", ".join(sorted(s.record.zone for s in wanted.subnets))
         raise NoCapacity(
@@ -144,6 +153,7 @@ def _instance(
         ramdisk_id=wanted.ramdisk.record.image_id if wanted.ramdisk else "",
         shape=wanted.shape,
         zone=subnet.zone,
+        host_id=wanted.host_id,
         interface=nc.NetworkInterface(
             interface_id=interface_id,
             vpc_id=subnet.vpc_id,

@@ -14,6 +14,7 @@ from mallee.nc.v1 import instance_pb2 as nc
 from services.clc.capacity import Room
 from services.clc.image.use_cases import launchable
 from services.clc.instance import metadata_options
+from services.clc.instance.host import zone_of_host
 from services.clc.instance.interface import WantedInterface, interface_of
 from services.clc.key_pair.use_cases import named
 from services.clc.lookup import SECURITY_GROUP, SUBNET, own, own_all
@@ -45,6 +46,8 @@ class Wanted:
     # One: the user chose. Several: any of them will do, the zone with most room is taken.
     subnets: tuple[Stored[record_pb2.SubnetRecord], ...]
     groups: tuple[Stored[record_pb2.SecurityGroupRecord], ...]
+    # The one node to place it on. Empty: any.
+    host_id: str
     interface: WantedInterface
     user_data: bytes | None
     tags: dict[str, str]
@@ -105,6 +108,7 @@ def check(cloud: Cloud, call: Call, request: ec2.RunInstancesRequest) -> Wanted:
         vpc=vpc,
         subnets=subnets,
         groups=_groups(cloud, call, interface, vpc.record),
+        host_id=request.placement.host_id,
         interface=interface,
         user_data=_user_data(request),
         tags=given_tags["instance"],
@@ -179,7 +183,7 @@ def _images(
 def _subnets(
     cloud: Cloud, call: Call, placement: ec2.Placement, subnet_id: str
 ) -> tuple[Stored[record_pb2.VpcRecord], tuple[Stored[record_pb2.SubnetRecord], ...]]:
-    store, zone = cloud.store, _zone(cloud, placement)
+    store, zone = cloud.store, _zone(cloud, call, placement)
     if placement.tenancy not in ("", "default"):
         raise Unsupported(f"Placement.Tenancy '{placement.tenancy}' is not supported; only 'default' is.")
     if placement.group_name:
@@ -207,8 +211,8 @@ def _subnets(
     return vpc, subnets
 
 
-def _zone(cloud: Cloud, placement: ec2.Placement) -> str:
-    """The zone by its name or its id; empty: any."""
+def _zone(cloud: Cloud, call: Call, placement: ec2.Placement) -> str:
+    """The zone by its name or its id, or that of the host; empty: any."""
     by_id = {zone_id(cloud, zone.name): zone.name for zone in cloud.config.zones}
     zone, given_id = placement.availability_zone, placement.availability_zone_id
     if zone and zone not in by_id.values():
@@ -219,7 +223,8 @@ def _zone(cloud: Cloud, placement: ec2.Placement) -> str:
         raise InvalidArgument(
             f"The availability zone {zone} is not the one with the id {given_id}", code="InvalidParameterCombination"
         )
-    return zone or by_id.get(given_id, "")
+    zone = zone or by_id.get(given_id, "")
+    return zone_of_host(cloud, call, placement.host_id, wanted_zone=zone) if placement.host_id else zone
 
 
 def _groups(

@@ -58,7 +58,9 @@ def view_of(
         ami_launch_index=record.launch_index,
         launch_time=record.launch_time,
         client_token=reservation.client_token,
-        placement=ec2.Placement(availability_zone=record.zone, group_name="", tenancy="default"),
+        placement=ec2.Placement(
+            availability_zone=record.zone, group_name="", tenancy="default", host_id=record.host_id or None
+        ),
         monitoring=ec2.Monitoring(state="enabled" if record.detailed_monitoring else "disabled"),
         architecture=record.architecture,
         root_device_type="instance-store",

@@ -42,6 +42,8 @@ class PlayedZone:
         self.placed: dict[str, tuple[str, nc.InstanceSpec]] = {}
         self.plans: list[Any] = []
         self.orders: list[list[str]] = []
+        # Instance → the host that it was ordered to.
+        self.hosts: dict[str, str] = {}
         self.away = False
         # Nodes that plans do not reach.
         self.deaf: set[str] = set()
@@ -60,6 +62,7 @@ class PlayedZone:
 
     async def EnsureInstances(self, request: cc.EnsureInstancesRequest) -> cc.EnsureInstancesResponse:
         self.orders.append([spec.instance_id for spec in request.specs])
+        self.hosts.update(request.hosts)
         placed = []
         for spec in request.specs:
             if spec.instance_id in self.refuse:

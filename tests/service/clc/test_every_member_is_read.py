@@ -23,6 +23,7 @@ from tests.recording import recording, unread
 from tests.service.clc.address_requests import ADDRESSES
 from tests.service.clc.instance_requests import INSTANCES, REFUSED
 from tests.service.clc.making import Make, boot, constantly, group, image, of, reads, running, tagged
+from tests.service.clc.named_requests import NAMED
 from tests.service.clc.security_group_requests import SECURITY_GROUPS
 from tests.service.clc.stage import Stage
 from tests.service.clc.vpc_requests import PLACES
@@ -44,6 +45,7 @@ async def run_instances(stage: Stage) -> Any:
             availability_zone=subnets[0].availability_zone,
             availability_zone_id=subnets[0].availability_zone_id,
             tenancy="default",
+            host_id=f"nc-{subnets[0].availability_zone}-1",
         ),
         cpu_options=instance_pb2.CpuOptionsRequest(core_count=1, threads_per_core=1),
         security_group_ids=[await group(stage)],
@@ -172,9 +174,9 @@ def test_every_action_is_here() -> None:
     assert set(REQUESTS) == {method.name for method in CONTRACTS["ec2"].methods}
 
 
-@pytest.mark.parametrize("action", sorted(REQUESTS))
-async def test_no_member_that_is_set_stays_unread(stage: Stage, action: str) -> None:
-    request = await REQUESTS[action](stage)
+@pytest.mark.parametrize(("action", "how"), sorted({(action, "whole") for action in REQUESTS} | NAMED.keys()))
+async def test_no_member_that_is_set_stays_unread(stage: Stage, action: str, how: str) -> None:
+    request = await (REQUESTS[action] if how == "whole" else NAMED[action, how])(stage)
     if action == "RebootInstances":
         await boot(stage, request.instance_ids[0])
     watched = recording(request)
