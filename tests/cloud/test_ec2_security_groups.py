@@ -157,8 +157,9 @@ def test_the_older_flat_parameters_work(ec2: Any, web: str) -> None:
     assert shown["IpRanges"] == [{"CidrIp": "10.0.0.0/8"}]
     ec2.revoke_security_group_ingress(**flat)
     ec2.authorize_security_group_ingress(GroupId=web, SourceSecurityGroupName="web")
-    (shown,) = permissions(ec2, web)
-    assert shown["UserIdGroupPairs"][0]["GroupId"] == web
+    shown = permissions(ec2, web)
+    assert [p["IpProtocol"] for p in shown] == ["tcp", "udp", "icmp"]
+    assert {p["UserIdGroupPairs"][0]["GroupId"] for p in shown} == {web}
 
 
 def test_protocols_are_read_as_ec2_reads_them(ec2: Any, web: str) -> None:

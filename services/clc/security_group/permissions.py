@@ -196,20 +196,30 @@ def check_room(rules: Sequence[Rule]) -> None:
 def _flat_permission(
     request: ec2.AuthorizeSecurityGroupIngressRequest | ec2.RevokeSecurityGroupIngressRequest,
 ) -> Permissions:
-    """The one rule that the older parameters beside IpPermissions describe."""
+    """What the older parameters beside IpPermissions describe: one rule, or all that a group's members may send.
+
+    (API reference, AuthorizeSecurityGroupIngress: SourceSecurityGroupName.)
+    """
     source = request.source_security_group_name
-    if not (request.ip_protocol or request.cidr_ip or source):
-        return ()
-    permission = ec2.IpPermission(ip_protocol=request.ip_protocol or ("-1" if source else ""))
-    if request.HasField("from_port"):
-        permission.from_port = request.from_port
-    if request.HasField("to_port"):
-        permission.to_port = request.to_port
-    if request.cidr_ip:
-        permission.ip_ranges.add(cidr_ip=request.cidr_ip)
+    ports = {name: getattr(request, name) for name in ("from_port", "to_port") if request.HasField(name)}
+    if source and (request.ip_protocol or request.cidr_ip or ports):
+        raise InvalidArgument(
+            "The parameter sourceSecurityGroupName cannot be used with the parameters cidrIp, ipProtocol, fromPort and"
+            " toPort",
+            code="InvalidParameterCombination",
+        )
     if source:
-        permission.user_id_group_pairs.add(group_name=source, user_id=request.source_security_group_owner_id or None)
-    return (permission,)
+        pair = ec2.UserIdGroupPair(group_name=source, user_id=request.source_security_group_owner_id or None)
+        return [
+            ec2.IpPermission(ip_protocol=protocol, from_port=low, to_port=high, user_id_group_pairs=[pair])
+            for protocol, low, high in (("tcp", 0, 65535), ("udp", 0, 65535), ("icmp", -1, -1))
+        ]
+    if request.source_security_group_owner_id:
+        raise InvalidArgument("The request must contain the parameter sourceSecurityGroupName", code="MissingParameter")
+    if not (request.ip_protocol or request.cidr_ip or ports):
+        return ()
+    ranges = [ec2.IpRange(cidr_ip=request.cidr_ip)] if request.cidr_ip else []
+    return [ec2.IpPermission(ip_protocol=request.ip_protocol, ip_ranges=ranges, **ports)]
 
 
 def _referenced(

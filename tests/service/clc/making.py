@@ -58,7 +58,9 @@ def reads(request: Any, **more: Any) -> Make:
 
 def constantly(request: Any) -> Make:
     async def make(stage: Stage) -> Any:
-        return request
+        copy = type(request)()
+        copy.CopyFrom(request)
+        return copy
 
     return make
 

@@ -77,6 +77,25 @@ async def authorize_by_ids(stage: Stage) -> Any:
     return security_group_pb2.AuthorizeSecurityGroupIngressRequest(group_id=own, ip_permissions=[allowed])
 
 
+async def authorize_a_group(stage: Stage) -> Any:
+    await group(stage)
+    return security_group_pb2.AuthorizeSecurityGroupIngressRequest(
+        group_name="web",
+        source_security_group_name="default",
+        source_security_group_owner_id=stage.callers[0].account_id,
+    )
+
+
+async def revoke_a_group(stage: Stage) -> Any:
+    given = await authorize_a_group(stage)
+    await stage.run("AuthorizeSecurityGroupIngress", given)
+    return security_group_pb2.RevokeSecurityGroupIngressRequest(
+        group_name="web",
+        source_security_group_name="default",
+        source_security_group_owner_id=stage.callers[0].account_id,
+    )
+
+
 async def revoke_by_ids(stage: Stage) -> Any:
     made = await stage.run("AuthorizeSecurityGroupIngress", await authorize(stage))
     rules = made.security_group_rules
@@ -153,6 +172,7 @@ async def group_of_a_vpc(stage: Stage) -> Any:
 NAMED: Final[dict[tuple[str, str], Make]] = {
     ("AssociateAddress", "by public address"): associate,
     ("AuthorizeSecurityGroupIngress", "by ids"): authorize_by_ids,
+    ("AuthorizeSecurityGroupIngress", "of a group"): authorize_a_group,
     ("CreateSecurityGroup", "in a VPC"): group_of_a_vpc,
     ("CreateTags", "on everything"): everything_tagged,
     ("DeleteTags", "of everything"): untagged,
@@ -183,6 +203,7 @@ NAMED: Final[dict[tuple[str, str], Make]] = {
     ("ModifyInstanceAttribute", "groups"): other_groups,
     ("ReleaseAddress", "by public address"): of(public, address_pb2.ReleaseAddressRequest(), "public_ip"),
     ("RevokeSecurityGroupIngress", "by ids"): revoke_by_ids,
+    ("RevokeSecurityGroupIngress", "of a group"): revoke_a_group,
     ("RunInstances", "on an interface"): run_on_an_interface,
     ("UpdateSecurityGroupRuleDescriptionsIngress", "by ids"): describe_rules,
 }

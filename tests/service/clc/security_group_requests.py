@@ -32,8 +32,6 @@ async def authorize(stage: Stage) -> Any:
         from_port=53,
         to_port=53,
         cidr_ip="10.0.0.0/8",
-        source_security_group_name="default",
-        source_security_group_owner_id=stage.callers[0].account_id,
         tag_specifications=tagged("security-group-rule"),
     )
 
@@ -48,8 +46,6 @@ async def revoke(stage: Stage) -> Any:
         from_port=53,
         to_port=53,
         cidr_ip="10.0.0.0/8",
-        source_security_group_name="default",
-        source_security_group_owner_id=stage.callers[0].account_id,
     )
 
 

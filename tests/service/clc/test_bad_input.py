@@ -90,6 +90,8 @@ COMBINATION, VALUE = "InvalidParameterCombination", "InvalidParameterValue"
         ("AuthorizeSecurityGroupIngress", "by ids", {"GroupName": "web"}, COMBINATION),
         ("AuthorizeSecurityGroupIngress", "whole", {"IpPermissions.1.FromPort": "23"}, VALUE),
         ("AuthorizeSecurityGroupIngress", "whole", {"IpPermissions.1.IpRanges.1.CidrIp": "::/0"}, VALUE),
+        ("AuthorizeSecurityGroupIngress", "of a group", {"CidrIp": "10.0.0.0/8"}, COMBINATION),
+        ("RevokeSecurityGroupIngress", "of a group", {"IpProtocol": "tcp"}, COMBINATION),
         ("RevokeSecurityGroupIngress", "by ids", PERMISSION, COMBINATION),
         ("UpdateSecurityGroupRuleDescriptionsIngress", "by ids", PERMISSION, COMBINATION),
         (
