@@ -121,6 +121,8 @@ class NetworkConfig:
     default_vpc_cidr: str = "172.31.0.0/16"
     # Interface by which guests may leave this machine. Empty: they may not.
     uplink: str = ""
+    # Name servers beyond the uplink that answer guests for the world's names. Empty: they know the cloud's own alone.
+    resolvers: tuple[str, ...] = ()
     # Where guests find the facade.
     guest_facade_address: str = "169.254.169.250"
 

@@ -70,6 +70,9 @@ def check(config: CloudConfig) -> None:
         (ipaddress.IPv4Network(config.network.public_pool), "--public-pool (network.public_pool)"),
     ]
     present = netns.link_kinds()
+    for address in config.network.resolvers:
+        if not _is_beyond(address, ours[0][0]):
+            raise FabricError(f"network.resolvers names {address}, which is no IPv4 address beyond this machine")
     if config.network.uplink and config.network.uplink not in present:
         raise FabricError(f"network.uplink names {config.network.uplink}, and this machine has no such interface")
     for route in netns.show("route show table main")[0]:
@@ -114,10 +117,17 @@ def host_rules(config: CloudConfig) -> str:
     iifname "{leg}" oifname "{uplink}" ip saddr {pool} accept
     iifname "{uplink}" oifname "{leg}" ip daddr {pool} accept
     iifname "{uplink}" oifname "{leg}" ct state established,related accept"""
+        asking = ""
+        if config.network.resolvers:
+            # The nodes, in the name of their VPCs' name servers.
+            asked = f"ip daddr {{ {', '.join(config.network.resolvers)} }} meta l4proto {{ tcp, udp }} th dport 53"
+            asking = f'ip saddr {config.network.underlay_cidr} oifname "{uplink}" {asked}'
+            passing += f'\n    iifname "{leg}" {asking} accept'
+            asking = f"\n    {asking} masquerade"
         translation = f"""\
   chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;
-    ip saddr {pool} oifname "{uplink}" masquerade
+    ip saddr {pool} oifname "{uplink}" masquerade{asking}
   }}"""
     return f"""\
 table inet {table}
@@ -140,6 +150,14 @@ table inet {table} {{
 {translation}
 }}
 """
+
+
+def _is_beyond(address: str, underlay: ipaddress.IPv4Network) -> bool:
+    try:
+        found = ipaddress.IPv4Address(address)
+    except ValueError:
+        return False
+    return found not in underlay and not (found.is_loopback or found.is_link_local or found.is_multicast)
 
 
 def _mac(address: str) -> str:

@@ -44,13 +44,13 @@ while [ $# -ge 2 ]; do ip route replace "$1" via "$2" dev "$interface"; shift 2;
 """
 
 
-def config(nodes: int = 2, *, uplink: str = "") -> CloudConfig:
+def config(nodes: int = 2, *, uplink: str = "", resolvers: tuple[str, ...] = ()) -> CloudConfig:
     return CloudConfig(
         cloud_id=CLOUD,
         home="/nonexistent",
         management_address=MANAGEMENT,
         facade=FacadeConfig(port=FACADE_PORT),
-        network=NetworkConfig(underlay_cidr="100.64.201.0/24", public_pool=POOL, uplink=uplink),
+        network=NetworkConfig(underlay_cidr="100.64.201.0/24", public_pool=POOL, uplink=uplink, resolvers=resolvers),
         zones=(
             ZoneConfig(
                 name="us-east-1a",
@@ -312,8 +312,8 @@ def only_one() -> Iterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def laboratory(nodes: int = 2, *, uplink: str = "") -> AsyncIterator[Lab]:
-    cloud = config(nodes, uplink=uplink)
+async def laboratory(nodes: int = 2, *, uplink: str = "", resolvers: tuple[str, ...] = ()) -> AsyncIterator[Lab]:
+    cloud = config(nodes, uplink=uplink, resolvers=resolvers)
     with only_one():
         fabric.destroy(cloud)
         fabric.ensure(cloud)

@@ -49,6 +49,7 @@ def doors_of(config: CloudConfig) -> Doors:
         public_pool=config.network.public_pool,
         underlay_cidr=config.network.underlay_cidr,
         leads_out=bool(config.network.uplink),
+        resolvers=config.network.resolvers if config.network.uplink else (),
     )
 
 

@@ -34,12 +34,18 @@ class Scope:
     public_domain: str
     facade_address: str
     mtu: int
+    # Asked for what is not the VPC's.
+    resolvers: tuple[str, ...] = ()
 
 
 def configuration(scope: Scope, folder: Path) -> str:
-    """dnsmasq.conf. No upstream: a name that is not the VPC's is refused, nothing is asked of the world."""
+    """dnsmasq.conf. Without resolvers a name that is not the VPC's is refused, and nothing is asked of the world."""
     lines = [
         "no-resolv",
+        *(f"server={address}" for address in scope.resolvers),
+        # Names and addresses that only the VPC could know are nobody else's to hear.
+        "domain-needed",
+        "bogus-priv",
         "no-hosts",
         "no-ping",
         "bind-dynamic",

@@ -21,6 +21,11 @@ def node(doors: Doors) -> str:
     if doors.leads_out:
         never = ", ".join([doors.underlay_cidr, *NEVER])
         out = f'iifname "p*" oifname "{under}" ip saddr {doors.public_pool} ip daddr != {{ {never} }} accept'
+    if doors.resolvers:
+        # The VPCs' own name servers ask, nobody else in a VPC has such an address.
+        out += f"""
+    iifname "p*" oifname "{under}" ip saddr {names.LINK_RANGE} ip daddr {{ {", ".join(doors.resolvers)} }} \
+meta l4proto {{ tcp, udp }} th dport 53 accept"""
     return f"""\
 table arp node
 delete table arp node

@@ -26,6 +26,8 @@ class Doors:
     underlay_cidr: str
     # Guests with a public address may talk to the world.
     leads_out: bool
+    # Name servers of the world that a VPC's own one asks.
+    resolvers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

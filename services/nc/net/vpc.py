@@ -306,6 +306,7 @@ class Vpc:
             public_domain=names.public_domain(self._site.region),
             facade_address=self._site.doors.facade_address,
             mtu=self._site.guest_mtu,
+            resolvers=self._site.doors.resolvers,
         )
 
 

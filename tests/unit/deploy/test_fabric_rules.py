@@ -29,3 +29,12 @@ def test_an_uplink_opens_one_way_each() -> None:
     text = fabric.host_rules(replace(CLOUD, network=replace(CLOUD.network, uplink="eth7")))
     assert 'iifname "m18dcbr" oifname "eth7" ip saddr 198.51.100.0/24 accept' in text
     assert 'ip saddr 198.51.100.0/24 oifname "eth7" masquerade' in text
+    assert "53" not in text
+
+
+def test_nodes_reach_nothing_beyond_the_uplink_but_the_named_resolvers() -> None:
+    network = replace(CLOUD.network, uplink="eth7", resolvers=("9.9.9.9", "1.1.1.1"))
+    text = fabric.host_rules(replace(CLOUD, network=network))
+    asked = "ip daddr { 9.9.9.9, 1.1.1.1 } meta l4proto { tcp, udp } th dport 53"
+    assert f'iifname "m18dcbr" ip saddr 100.64.77.0/24 oifname "eth7" {asked} accept' in text
+    assert text.count("100.64.77.0/24 oifname") == 2, "that, and its masquerading"
