@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import groupby
 from weakref import WeakKeyDictionary
 
@@ -30,15 +30,21 @@ async def describe_instances(
     end_dry_run(request)
     found = _candidates(cloud, call, request)
     views = views_of(cloud)
-    wanted = (i for i in found if matches(views.of(i), i.record, _reservation(cloud, i)))
+    pairs = ((i, views.of(i)) for i in found)
     shown, token = page(
-        wanted,
-        key=place_of,
+        pairs if not request.filters else (p for p in pairs if matches(p[1], p[0].record, _reservation(cloud, p[0]))),
+        key=lambda pair: place_of(pair[0]),
         max_results=limit,
         token=request.next_token,
-        size_bytes=lambda i: views.of(i).ByteSize(),
+        size_bytes=lambda pair: pair[1].ByteSize(),
     )
-    return ec2.DescribeInstancesResult(reservations=_grouped(cloud, shown), next_token=token)
+    result = ec2.DescribeInstancesResult(next_token=token)
+    for _, members in groupby(shown, key=lambda pair: pair[0].record.reservation_id):
+        (first, view), *others = members
+        reservation = _reservation(cloud, first)
+        added = result.reservations.add(reservation_id=reservation.reservation_id, owner_id=reservation.account_id)
+        added.instances.extend([view, *(other for _, other in others)])
+    return result
 
 
 def _candidates(cloud: Cloud, call: Call, request: ec2.DescribeInstancesRequest) -> Instances:
@@ -87,11 +93,3 @@ def _limit(request: ec2.DescribeInstancesRequest) -> int | None:
 def _reservation(cloud: Cloud, stored: Stored[record_pb2.InstanceRecord]) -> record_pb2.ReservationRecord:
     found = cloud.store.get(record_pb2.ReservationRecord, stored.record.reservation_id)
     return found.record if found else record_pb2.ReservationRecord(reservation_id=stored.record.reservation_id)
-
-
-def _grouped(cloud: Cloud, shown: Sequence[Stored[record_pb2.InstanceRecord]]) -> list[ec2.Reservation]:
-    views = views_of(cloud)
-    return [
-        reservation_view(_reservation(cloud, members[0]), [views.of(i) for i in members])
-        for members in (list(group) for _, group in groupby(shown, key=lambda i: i.record.reservation_id))
-    ]
