@@ -12,14 +12,14 @@ from services.clc.lookup import SECURITY_GROUP, SECURITY_GROUP_RULE, own
 from services.clc.paging import page
 from services.clc.security_group.groups import find_group, group_use
 from services.clc.security_group.permissions import (
+    absent,
     check_distinct,
     check_room,
-    present_rule,
     rule_of_id,
     rule_view,
     wanted_rules,
 )
-from services.clc.security_group.rules import Rule, check_description
+from services.clc.security_group.rules import Rule, check_description, meaning
 from services.clc.store import Changes, until_committed
 from services.clc.tag.view import as_mapping
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
@@ -128,8 +128,11 @@ async def _update_descriptions(cloud: Cloud, call: Call, request: Update, *, egr
             check_description(given.description)
             rule_of_id(draft, given.security_group_rule_id, egress=egress).description = given.description
         if by_meaning:
+            present = {meaning(rule): rule for rule in draft.rules}
             for rule in wanted_rules(cloud.store, call.account_id, group.record, by_meaning, egress=egress):
-                present_rule(draft, rule).description = rule.description
+                if meaning(rule) not in present:
+                    raise absent()
+                present[meaning(rule)].description = rule.description
         end_dry_run(request)
         if draft != group.record:
             changes = Changes()

@@ -11,7 +11,7 @@ from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import security_group_pb2 as ec2
 from services.clc.lookup import SECURITY_GROUP, SECURITY_GROUP_RULE, own
 from services.clc.security_group.groups import find_group, group_use
-from services.clc.security_group.rules import MAX_RULES, Rule, meaning, permissions_of, rules_of, same, words
+from services.clc.security_group.rules import MAX_RULES, Rule, meaning, permissions_of, rules_of, words
 from services.clc.store import Changes, Store, until_committed
 from services.clc.tag import rules as tags
 from services.clc.tag.view import shown
@@ -104,8 +104,9 @@ async def _revoke(
             gone = [rule_of_id(group.record, rule_id, egress=egress) for rule_id in ids]
         else:
             wanted = wanted_rules(cloud.store, call.account_id, group.record, permissions, egress=egress)
-            gone = [rule for rule in group.record.rules if any(same(rule, given) for given in wanted)]
-            unknown = [given for given in wanted if not any(same(rule, given) for rule in gone)]
+            present = {meaning(rule): rule for rule in group.record.rules}
+            gone = [present[what] for what in map(meaning, wanted) if what in present]
+            unknown = [given for given in wanted if meaning(given) not in present]
             _check_forgiven(cloud.store, group.record, unknown)
         end_dry_run(request)
         draft = group.draft()
@@ -127,7 +128,7 @@ def _check_forgiven(store: Store, group: record_pb2.SecurityGroupRecord, unknown
     """
     vpc = store.get(record_pb2.VpcRecord, group.vpc_id)
     if unknown and not (vpc is not None and vpc.record.is_default):
-        raise _absent()
+        raise absent()
 
 
 def wanted_rules(
@@ -152,15 +153,7 @@ def rule_of_id(group: record_pb2.SecurityGroupRecord, rule_id: str, *, egress: b
     raise SECURITY_GROUP_RULE.missing([rule_id])
 
 
-def present_rule(group: record_pb2.SecurityGroupRecord, wanted: Rule) -> Rule:
-    """The group's rule that allows the same. Raises NotFound (InvalidPermission.NotFound)."""
-    for rule in group.rules:
-        if same(rule, wanted):
-            return rule
-    raise _absent()
-
-
-def _absent() -> NotFound:
+def absent() -> NotFound:
     return NotFound("The specified rule does not exist in this security group.", code="InvalidPermission.NotFound")
 
 

@@ -34,9 +34,8 @@ def rules_of(permissions: Iterable[ec2.IpPermission], *, egress: bool, find_grou
     found: list[Rule] = []
     for permission in permissions:
         found += _rules_of(permission, egress=egress, find_group=find_group)
-    for rule in found:
-        if sum(same(rule, other) for other in found) > 1:
-            raise InvalidArgument("The same permission must not appear multiple times")
+    if len({meaning(rule) for rule in found}) < len(found):
+        raise InvalidArgument("The same permission must not appear multiple times")
     return found
 
 
@@ -117,13 +116,8 @@ def _cidr(given: str, network: type[ipaddress.IPv4Network] | type[ipaddress.IPv6
         raise InvalidArgument(f"CIDR block {given} is malformed") from None
 
 
-def same(a: Rule, b: Rule) -> bool:
-    """They allow the same; id, description and tags do not count."""
-    return meaning(a) == meaning(b)
-
-
 def meaning(rule: Rule) -> tuple[object, ...]:
-    """What it allows."""
+    """What it allows: id, description and tags do not count."""
     return (
         rule.egress,
         rule.protocol,

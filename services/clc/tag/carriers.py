@@ -49,7 +49,8 @@ class Drafts:
 
 def find_carriers(store: Store, account_id: str, ids: Sequence[str]) -> list[Carrier]:
     """In the order asked, each once. Raises InvalidArgument (InvalidID), NotFound as the id's own kind says it."""
-    return [_find(store, account_id, given) for given in dict.fromkeys(ids)]
+    known: dict[str, dict[str, Carrier]] = {}
+    return [_find(store, account_id, given, known) for given in dict.fromkeys(ids)]
 
 
 def all_carriers(store: Store, account_id: str) -> Iterator[Carrier]:
@@ -61,7 +62,8 @@ def all_carriers(store: Store, account_id: str) -> Iterator[Carrier]:
         yield from parts(store, account_id)
 
 
-def _find(store: Store, account_id: str, given: str) -> Carrier:
+def _find(store: Store, account_id: str, given: str, known: dict[str, dict[str, Carrier]]) -> Carrier:
+    """`known`: what lives in others' records, by kind and id, as far as it was looked through already."""
     prefix = given.rpartition("-")[0]
     for noun in NOUNS:
         if prefix in noun.prefixes:
@@ -69,7 +71,9 @@ def _find(store: Store, account_id: str, given: str) -> Carrier:
     for kind, parts in _PARTS:
         if prefix in kind.prefixes:
             kind.check(given)
-            found = next((part for part in parts(store, account_id) if part.resource_id == given), None)
+            if kind.resource_type not in known:
+                known[kind.resource_type] = {part.resource_id: part for part in parts(store, account_id)}
+            found = known[kind.resource_type].get(given)
             if found is None:
                 raise kind.missing([given])
             return found

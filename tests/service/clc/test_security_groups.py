@@ -62,6 +62,18 @@ async def test_each_version_of_ip_has_a_limit_and_a_group_counts_for_both(stage:
     assert caught.value.code == FULL
 
 
+async def test_as_many_rules_as_a_request_can_hold_are_refused_at_once(stage: Stage) -> None:
+    """Each is looked at once: whoever compared them in pairs would not be through today."""
+    web = await group(stage)
+    many = permission(ip_ranges=[ec2.IpRange(cidr_ip=f"10.{n >> 8}.{n & 255}.0/24") for n in range(12_000)])
+    with pytest.raises(CloudError) as caught:
+        await authorize(stage, web, many)
+    assert caught.value.code == FULL
+    request = ec2.RevokeSecurityGroupIngressRequest(group_id=web, ip_permissions=[many])
+    answer = await stage.run("RevokeSecurityGroupIngress", request)
+    assert len(answer.unknown_ip_permissions[0].ip_ranges) == 12_000
+
+
 async def test_an_account_has_a_limit_of_groups(stage: Stage) -> None:
     clc = dataclasses.replace(stage.cloud.config.clc, security_groups_per_account=2)
     stage.cloud = dataclasses.replace(stage.cloud, config=dataclasses.replace(stage.cloud.config, clc=clc))
