@@ -18,8 +18,8 @@ from mallee.nc.v1 import service_pb2 as nc
 from services.cc.checks import check
 from services.cc.term import Term, ZoneRules, leading
 
-# Of ApplyVpcPlan, when its caller is more patient.
-_PLAN_PATIENCE_S: Final = 8.0
+# Of ApplyVpcPlan. A VPC's next plan waits for its last one, so that a node that hangs holds up the others by no more.
+_PLAN_PATIENCE_S: Final = 0.7
 
 Context = Any
 

@@ -36,6 +36,8 @@ class FakeNode(NodeControllerServiceServicer):
         self.describes.set()
         self.describes = asyncio.Event()
         self.describes.set()
+        self.plans_gate = asyncio.Event()
+        self.plans_gate.set()
         # What was ordered.
         self.specs: dict[str, instance_pb2.InstanceSpec] = {}
         self.plans: dict[str, network_pb2.VpcPlan] = {}
@@ -114,6 +116,7 @@ class FakeNode(NodeControllerServiceServicer):
         self, request: service_pb2.ApplyVpcPlanRequest, context: Any
     ) -> service_pb2.ApplyVpcPlanResponse:
         self._obey(request.epoch)
+        await self.plans_gate.wait()
         self.plans[request.plan.vpc_id] = request.plan
         return service_pb2.ApplyVpcPlanResponse(revision=request.plan.revision)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from tests.eventually import eventually
 from tests.service.cc.stage import VPC, Stage, spec
 
@@ -52,6 +54,20 @@ async def test_a_node_whose_last_member_left_is_told(stage: Stage) -> None:
     await zone.terminate(1)
     await eventually(lambda: not node.plans[VPC].interfaces)
     assert node.plans[OTHER].interfaces
+
+
+async def test_a_node_that_hangs_holds_up_no_other(stage: Stage) -> None:
+    lively, hanging = [(await stage.node(f"nc-{n}")).node for n in (1, 2)]
+    zone = await stage.zone(nodes=2)
+    await zone.ensure(*(spec(n) for n in range(1, 5)))
+    assert await zone.apply(5) == []
+    hanging.plans_gate.clear()
+    async with asyncio.timeout(6):
+        for revision in (6, 7):
+            assert await zone.apply(revision) == ["nc-2"]
+            assert lively.plans[VPC].revision == revision
+    hanging.plans_gate.set()
+    await eventually(lambda: hanging.plans[VPC].revision == 7)
 
 
 async def test_a_node_that_was_away_catches_up(stage: Stage) -> None:
