@@ -3,7 +3,8 @@
 The load generator runs on the same machine, so a figure is what is left beside it. Goals are for 2 cores. Rates are
 the best of some rounds, since other work on the machine only ever takes away; times are medians.
 
-python -m bench.ec2     (--instances 1000 ends before the large account is made)
+python -m bench.ec2     (--instances 1000 ends before the large account is made; --serve only brings the cloud up, for
+another load generator, prints what that needs, and takes it away at the end of its input)
 """
 
 from __future__ import annotations
@@ -48,12 +49,26 @@ MANY, FIRST_GOAL_S, AGAIN_GOAL_S = 25_000, 2.5, 1.0
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--instances", type=int, default=MANY, help="in the large account")
+    parser.add_argument("--serve", action="store_true", help="bring the cloud up for another load generator")
     arguments = parser.parse_args()
+    if arguments.serve:
+        return serve()
     print(f"load of this machine before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     with roomy_cloud() as cloud:
         met = asyncio.run(measure(cloud, arguments.instances))
     print(f"load of this machine after: {os.getloadavg()[0]:.1f}")
     return 0 if met else 1
+
+
+def serve() -> int:
+    with roomy_cloud() as cloud:
+        keys = cloud.account()
+        told = {"ENDPOINT": cloud.endpoint_url, "ACCESS_KEY": keys.access_key_id, "SECRET_KEY": keys.secret_access_key}
+        told |= {"REGION": cloud.config.region, "IMAGE_ID": cloud.image_id, "INSTANCE_TYPE": TYPE}
+        for name, value in told.items():
+            print(f"export {name}={value}", flush=True)
+        sys.stdin.read()
+    return 0
 
 
 @contextmanager
