@@ -26,6 +26,9 @@ pytestmark = [pytest.mark.root, pytest.mark.e2e, pytest.mark.timeout(900)]
 
 # Documentation addresses (RFC 5737) that nothing here routes: what a guest sends there must die on this machine.
 NOWHERE = "198.51.100.7"
+# In a guest's shell: a token for what follows, and the beginning of a read with it.
+TOKEN = "T=$(http -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' PUT http://169.254.169.254/latest/api/token)"
+GET_METADATA = 'http -H "X-aws-ec2-metadata-token: $T" GET http://169.254.169.254/latest'
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +91,7 @@ def test_instances_stand_in_the_zones_asked_for_and_on_different_nodes(fleet: Fl
 
 def test_metadata_is_the_instances_own(fleet: Fleet) -> None:
     first, second, third = fleet.instances()
-    get = 'http -H "X-aws-ec2-metadata-token: $T" GET http://169.254.169.254/latest'
-    token = "T=$(http -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' PUT http://169.254.169.254/latest/api/token)"
+    get, token = GET_METADATA, TOKEN
     for instance in (first, second, third):
         paths = ("instance-id", "local-ipv4", "public-ipv4", "instance-type", "ami-id", "security-groups",
                  "placement/availability-zone")  # fmt: skip
@@ -114,6 +116,44 @@ def test_metadata_is_the_instances_own(fleet: Fleet) -> None:
 def test_metadata_answers_version_1_as_well(fleet: Fleet) -> None:
     said = fleet.ssh.run(fleet.addresses()[0], "http GET http://169.254.169.254/latest/meta-data/instance-id")
     assert said.strip() == fleet.ids[0]
+
+
+def test_metadata_follows_what_changes_under_the_running_guest(fleet: Fleet) -> None:
+    instance_id = fleet.ids[2]
+
+    def told(path: str) -> str:
+        """By version 2, page of the refusal included."""
+        return fleet.ssh.run(fleet.addresses()[2], f"{TOKEN}; {GET_METADATA}/meta-data/{path}", check=False).strip()
+
+    def told_v1() -> str:
+        get = "http GET http://169.254.169.254/latest/meta-data/instance-id"
+        return fleet.ssh.run(fleet.addresses()[2], get, check=False).strip()
+
+    def change(**options: str) -> None:
+        fleet.ec2.modify_instance_metadata_options(InstanceId=instance_id, **options)
+        until(
+            lambda: describe(fleet.ec2, [instance_id])[0]["MetadataOptions"]["State"] == "applied",
+            what=f"{options} applied",
+        )
+
+    change(HttpTokens="required", InstanceMetadataTags="enabled")
+    assert "401" in told_v1()
+    assert told("tags/instance/Name") == "us-east-1b"
+    fleet.ec2.create_tags(Resources=[instance_id], Tags=[{"Key": "Name", "Value": "renamed"}])
+    until(lambda: told("tags/instance/Name") == "renamed", what="the new tag")
+    more = fleet.ec2.create_security_group(GroupName="more", Description="one more")["GroupId"]
+    fleet.ec2.modify_instance_attribute(InstanceId=instance_id, Groups=[fleet.group_id, more])
+    until(lambda: set(told("security-groups").split()) == {"fleet", "more"}, what="both groups")
+    fleet.ec2.modify_instance_attribute(InstanceId=instance_id, Groups=[fleet.group_id])
+    fleet.ec2.delete_security_group(GroupId=more)
+    until(lambda: told("security-groups") == "fleet", what="one group again")
+    address = fleet.ec2.allocate_address()
+    fleet.ec2.associate_address(AllocationId=address["AllocationId"], InstanceId=instance_id)
+    until(lambda: told("public-ipv4") == address["PublicIp"], what="the new address")
+    change(HttpEndpoint="disabled")
+    assert "403" in told("instance-id")
+    change(HttpEndpoint="enabled", HttpTokens="optional")
+    assert told_v1() == instance_id
 
 
 def test_instances_reach_each_other_across_nodes_and_zones_once_their_group_allows_it(fleet: Fleet) -> None:
@@ -325,6 +365,8 @@ def test_termination_leaves_nothing(fleet: Fleet, escapes: str) -> None:
     fleet.ec2.terminate_instances(InstanceIds=fleet.ids)
     wait_for_state(fleet.ec2, fleet.ids, "terminated")
     fleet.ec2.delete_security_group(GroupId=fleet.group_id)
+    for address in fleet.ec2.describe_addresses()["Addresses"]:
+        fleet.ec2.release_address(AllocationId=address["AllocationId"])
     assert traces_of_instances(cloud_id, home, fleet.ids) == []
     assert escaped(escapes) == 0
 
