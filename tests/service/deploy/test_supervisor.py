@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from deploy.s6 import Service, Supervisor, SupervisorError
+from tests.chaos.small_disk import small_disk
 from tests.eventually import eventually
 
 READY = 'echo >&"$MALLEE_NOTIFY_FD"; exec sleep 1000'
@@ -52,6 +53,24 @@ async def test_what_is_killed_comes_back(supervisor: Supervisor) -> None:
     first = pid_of(supervisor, "a")
     os.kill(first, signal.SIGKILL)
     await eventually(lambda: pid_of(supervisor, "a") not in (0, first))
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+async def test_it_knows_what_came_back_while_its_disk_was_full() -> None:
+    with small_disk(Path("/var/lib/mallee-test-supervisor")) as disk:
+        supervisor = Supervisor(disk.home)
+        supervisor.ensure([shell("a", READY)])
+        try:
+            supervisor.wait_ready("a", 10)
+            first = pid_of(supervisor, "a")
+            with disk.filled():
+                os.kill(first, signal.SIGKILL)
+                await eventually(lambda: pid_of(supervisor, "a") not in (0, first))
+                supervisor.wait_ready("a", 10)
+            assert not gone(pid_of(supervisor, "a"))
+        finally:
+            supervisor.stop()
 
 
 def test_one_that_cannot_start_is_reported_with_its_last_words(supervisor: Supervisor) -> None:
