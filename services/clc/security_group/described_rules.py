@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from common.errors import InvalidArgument
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import security_group_pb2 as ec2
-from services.clc.filters import FilterTable
+from services.clc.filters import FilterTable, is_pattern
 from services.clc.lookup import SECURITY_GROUP, SECURITY_GROUP_RULE, own
 from services.clc.paging import page
 from services.clc.security_group.groups import find_group, group_use
@@ -20,11 +20,12 @@ from services.clc.security_group.permissions import (
     wanted_rules,
 )
 from services.clc.security_group.rules import Rule, check_description, meaning
-from services.clc.store import Changes, until_committed
+from services.clc.store import Changes, Stored, until_committed
 from services.clc.tag.view import as_mapping
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
 from services.clc.vpc.describe import creation_key, max_results_of, select
 
+Group = Stored[record_pb2.SecurityGroupRecord]
 Update = ec2.UpdateSecurityGroupRuleDescriptionsIngressRequest | ec2.UpdateSecurityGroupRuleDescriptionsEgressRequest
 
 _FILTERS = FilterTable[ec2.SecurityGroupRule](
@@ -45,18 +46,16 @@ async def describe_security_group_rules(
             code="InvalidParameterCombination",
         )
     end_dry_run(request)
-    everything = dict(_rules(cloud, call))
+    groups = _groups_meant(request, select(cloud, call, SECURITY_GROUP, ()))
     wanted = set(request.security_group_rule_ids)
     for rule_id in wanted:
         SECURITY_GROUP_RULE.check(rule_id)
-    if missing := sorted(wanted - {view.security_group_rule_id for view in everything.values()}):
+    if missing := sorted(wanted - {rule.rule_id for group in groups for rule in group.record.rules}):
         raise SECURITY_GROUP_RULE.missing(missing)
+    rules = ((key, group, rule) for key, group, rule in _in_order(groups) if not wanted or rule.rule_id in wanted)
+    views = ((key, rule_view(cloud, group, rule)) for key, group, rule in rules)
     shown, token = page(
-        (
-            (key, view)
-            for key, view in everything.items()
-            if matches(view) and (not wanted or view.security_group_rule_id in wanted)
-        ),
+        ((key, view) for key, view in views if matches(view)),
         key=lambda item: item[0],
         max_results=limit,
         token=request.next_token,
@@ -168,8 +167,16 @@ def _modified(
     return made[0]
 
 
-def _rules(cloud: Cloud, call: Call) -> Iterator[tuple[str, ec2.SecurityGroupRule]]:
-    """Every rule of the account with its place: groups by age, a group's rules by id."""
-    for group in select(cloud, call, SECURITY_GROUP, ()):
+def _groups_meant(request: ec2.DescribeSecurityGroupRulesRequest, groups: list[Group]) -> list[Group]:
+    """Those that a filter can let through, where it names them; an id of a rule may be any group's."""
+    named = [set(f.values) for f in request.filters if f.name == "group-id" and not any(map(is_pattern, f.values))]
+    if request.security_group_rule_ids or not named:
+        return groups
+    return [group for group in groups if all(group.record.group_id in ids for ids in named)]
+
+
+def _in_order(groups: Sequence[Group]) -> Iterator[tuple[str, record_pb2.SecurityGroupRecord, Rule]]:
+    """Every rule with its place: groups by age, a group's rules by id."""
+    for group in groups:
         for rule in sorted(group.record.rules, key=lambda r: r.rule_id):
-            yield f"{creation_key(group)}/{rule.rule_id}", rule_view(cloud, group.record, rule)
+            yield f"{creation_key(group)}/{rule.rule_id}", group.record, rule

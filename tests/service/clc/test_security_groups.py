@@ -101,3 +101,24 @@ async def test_groups_are_found_by_what_their_rules_say(stage: Stage) -> None:
     assert await names(stage, "egress.ip-permission.protocol", "-1") == ["default", "web"]
     assert await names(stage, "ip-permission.group-name", "default") == ["default"]
     assert await names(stage, "ip-permission.prefix-list-id", "*") == []
+
+
+async def test_rules_are_found_by_id_by_group_and_in_pages(stage: Stage) -> None:
+    web = await group(stage)
+    made = {rule.security_group_rule_id for rule in await authorize(stage, web, ipv4(9))}
+
+    async def found(**given: Any) -> tuple[list[str], str]:
+        filters = [Filter(name="group-id", values=[value]) for value in given.pop("groups", [])]
+        request = ec2.DescribeSecurityGroupRulesRequest(filters=filters, **given)
+        answer = await stage.run("DescribeSecurityGroupRules", request)
+        return [rule.security_group_rule_id for rule in answer.security_group_rules], answer.next_token
+
+    of_web, _ = await found(groups=[web])
+    assert made < set(of_web)
+    assert (await found(groups=["sg-*"]))[0][-10:] == of_web
+    one = sorted(made)[0]
+    assert await found(security_group_rule_ids=[one]) == ([one], "")
+    assert await found(security_group_rule_ids=[one], groups=["sg-0123456789abcdef0"]) == ([], "")
+    first, token = await found(groups=[web], max_results=6)
+    rest, end = await found(groups=[web], max_results=6, next_token=token)
+    assert (first + rest, end) == (of_web, "")
