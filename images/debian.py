@@ -39,7 +39,10 @@ _ROOT_PACKAGES: Final = (
     "udev",
 )
 # What wakes up by itself, for which a guest that was just started has better use of its processor.
-_MASKED: Final = ("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer")
+_MASKED: Final = (
+    *("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer"),
+    *("e2scrub_all.timer", "e2scrub_reap.service"),
+)
 # An instance makes its own, or has no use for it.
 _LEFT_BY_THE_BUILD: Final = (
     *("etc/ssh/ssh_host_*", "etc/apt/sources.list", "run/*", "tmp/*"),
