@@ -1,6 +1,8 @@
-"""TerminateInstances: recorded as `shutting-down`, all of them or none; the reconciler does the rest."""
+"""TerminateInstances: all of them are checked, then recorded as `shutting-down`; the reconciler does the rest."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from common.errors import Denied
 from mallee.clc.v1 import record_pb2
@@ -9,7 +11,7 @@ from services.clc.clock import gmt
 from services.clc.instance import rules
 from services.clc.instance.view import state_of
 from services.clc.lookup import INSTANCE, own_all
-from services.clc.store import Changes, Stored, until_committed
+from services.clc.store import Changes, Conflict, Stored, until_committed
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
 
 
@@ -17,24 +19,41 @@ from services.clc.use_case import Call, Cloud, end_dry_run, use_case
 async def terminate_instances(
     cloud: Cloud, call: Call, request: ec2.TerminateInstancesRequest
 ) -> ec2.TerminateInstancesResult:
-    async def attempt() -> ec2.TerminateInstancesResult:
-        instances = own_all(cloud.store, INSTANCE, call.account_id, request.instance_ids)
-        for instance in instances:
-            if instance.record.disable_api_termination:
-                raise Denied(
-                    f"The instance '{instance.record.instance_id}' may not be terminated. Modify its"
-                    " 'disableApiTermination' instance attribute and try again.",
-                    code="OperationNotPermitted",
-                )
-        end_dry_run(request)
+    ids = list(dict.fromkeys(request.instance_ids))
+    for instance in own_all(cloud.store, INSTANCE, call.account_id, ids):
+        _check(instance.record)
+    end_dry_run(request)
+    return ec2.TerminateInstancesResult(terminating_instances=await _end_all(cloud, call, ids))
+
+
+async def _end_all(cloud: Cloud, call: Call, ids: Sequence[str]) -> list[ec2.InstanceStateChange]:
+    """In one transaction; where the records of many keep changing under it, in two of half as many."""
+
+    async def attempt() -> list[ec2.InstanceStateChange]:
         changes, shown = Changes(), []
-        for instance in instances:
+        for instance in own_all(cloud.store, INSTANCE, call.account_id, ids):
+            _check(instance.record)
             shown.append(_end(changes, instance, call))
         if changes:
             await cloud.store.commit(changes)
-        return ec2.TerminateInstancesResult(terminating_instances=shown)
+        return shown
 
-    return await until_committed(attempt)
+    try:
+        return await until_committed(attempt)
+    except Conflict:
+        if len(ids) < 2:
+            raise
+    middle = len(ids) // 2
+    return [*await _end_all(cloud, call, ids[:middle]), *await _end_all(cloud, call, ids[middle:])]
+
+
+def _check(record: record_pb2.InstanceRecord) -> None:
+    if record.disable_api_termination:
+        raise Denied(
+            f"The instance '{record.instance_id}' may not be terminated. Modify its 'disableApiTermination' instance"
+            " attribute and try again.",
+            code="OperationNotPermitted",
+        )
 
 
 def _end(changes: Changes, instance: Stored[record_pb2.InstanceRecord], call: Call) -> ec2.InstanceStateChange:
