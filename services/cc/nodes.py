@@ -70,6 +70,8 @@ class Nodes:
         self._survey_s = survey_s
         self._began = time.monotonic()
         self._links: dict[str, _Link] = {}
+        # A call may outlive the term that it came in.
+        self._is_over = False
         self._greetings = asyncio.Semaphore(_GREETINGS)
         self._tasks = Background()
         self._listener: Listener
@@ -81,6 +83,7 @@ class Nodes:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._is_over = True
         self._membership.unsubscribe(self._follow)
         await self._tasks.__aexit__(kind, error, trace)
         for link in self._links.values():
@@ -116,7 +119,7 @@ class Nodes:
     def doubt(self, name: str, trust: Trust) -> None:
         """It is taken last until it has described itself anew, and has been left alone for a while if it refused."""
         node, link = self._ledger.nodes.get(name), self._links.get(name)
-        if node is None or link is None or node.trust is Trust.OVERSTATED:
+        if node is None or link is None or node.trust is Trust.OVERSTATED or self._is_over:
             return
         node.trust = trust
         self._ledger.node_changed(name)

@@ -55,7 +55,7 @@ def instance_id(number: int) -> str:
 class Zone:
     """One cluster controller and the CLC's view of it."""
 
-    def __init__(self, member_id: str, stage: Stage, rules: ZoneRules = RULES) -> None:
+    def __init__(self, member_id: str, stage: Stage, rules: ZoneRules = RULES, *, ttl_s: int = 3) -> None:
         self.member_id = member_id
         self.controller = ClusterController(ZONE)
         self.observations: dict[str, instance_pb2.InstanceObservation] = {}
@@ -63,7 +63,7 @@ class Zone:
         self.nodes: dict[str, cc.NodeCapacity] = {}
         self.placed: list[str] = []
         self._stage = stage
-        self._rules = rules
+        self._rules, self._ttl_s = rules, ttl_s
         self._stack = AsyncExitStack()
         self.stub: ClusterControllerServiceAsyncStub
 
@@ -83,7 +83,7 @@ class Zone:
             await self.controller.lead(leadership, etcd, membership, identities[self.member_id], rules=self._rules)
 
         tasks = await self._stack.enter_async_context(Background())
-        tasks.start(Election(etcd, f"cc/{ZONE}", self.member_id, ttl_s=3).run(lead))
+        tasks.start(Election(etcd, f"cc/{ZONE}", self.member_id, ttl_s=self._ttl_s).run(lead))
 
     async def stop(self) -> None:
         await self._stack.aclose()

@@ -5,9 +5,14 @@ from __future__ import annotations
 import itertools
 
 from common.errors import IMAGE_CACHE_FULL, NoCapacity, Unavailable
+from common.etcd.client import Etcd
+from common.etcd.election import Election
+from common.etcd.membership import Membership
+from services.cc.ledger import Trust
+from services.cc.term import leading
 from tests.eventually import eventually
-from tests.service.cc.fake_node import FakeNode
-from tests.service.cc.stage import Stage, Zone, instance_id, spec
+from tests.service.cc.fake_node import ZONE, FakeNode
+from tests.service.cc.stage import RULES, Stage, Zone, instance_id, spec
 
 
 async def two(stage: Stage) -> tuple[Zone, FakeNode, FakeNode]:
@@ -83,6 +88,20 @@ async def test_a_node_that_refuses_an_image_is_good_for_others(stage: Stage) -> 
     first.refuse = None
     assert {p.node for p in await zone.ensure(spec(5))} == {"nc-1"}
     assert zone.nodes["nc-2"].free.vcpus == 5
+
+
+async def test_a_call_that_outlives_its_term_doubts_nobody(stage: Stage) -> None:
+    await stage.node("nc-1")
+    identity = stage.identities["cc-1"]
+    async with Etcd([stage.etcd_address], None) as etcd, Membership(etcd) as membership:
+        election = Election(etcd, f"cc/{ZONE}", "cc-1")
+        async with (
+            election.leadership() as leadership,
+            leading(etcd, membership, identity, zone=ZONE, rules=RULES, leadership=leadership) as term,
+        ):
+            await eventually(lambda: term.nodes.connected)
+        term.nodes.doubt("nc-1", Trust.SILENT)
+        assert term.ledger.nodes["nc-1"].trust is Trust.FULL
 
 
 async def test_who_names_a_host_is_placed_there_or_not_at_all(stage: Stage) -> None:
