@@ -70,11 +70,9 @@ def power_off_services(config: CloudConfig, code: Code) -> Iterator[Service]:
 def _python(config: CloudConfig, code: Code, module: str, member: str, node: NodeConfig | None = None) -> Service:
     file = config.home_path / FILE_NAME
     privileged = node is not None and bool(node.namespace)
-    # A pretended node stands for another machine: this one's cores go first to those whom it is to serve.
-    yields = ["nice", "-n", "5"] if node is not None and not node.namespace else []
     return Service(
         name=member,
-        command=[*yields, code.python, "-P", "-m", module, "--config", str(file), "--member", member],
+        command=[code.python, "-P", "-m", module, "--config", str(file), "--member", member],
         user="" if privileged else config.user,
         namespace=node.namespace if node else "",
         environment={"PYTHONPATH": code.search_path, "PYTHONUNBUFFERED": "1", **_GRPC, **_MALLOC},
