@@ -1,4 +1,4 @@
-"""The story once more by the AWS CLI alone, as its user types it."""
+"""The story once more by the AWS CLI, as its user types it, with a visit of apache-libcloud to its machine."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from images.build import build
+from tests.cloud.libcloud_driver import driver_of
 from tests.cloud_fixture import RunningCloud
 from tests.e2e.guest_ssh import Ssh
 from tests.e2e.test_story import traces_of_instances
@@ -86,10 +87,17 @@ def test_from_upload_to_termination(aws: Aws, real_cloud: RunningCloud) -> None:
     ssh.wait(address)
     assert ssh.run(address, "cat /root/proof").strip() == "typed"
     assert "mallee-guest: ready" in aws.query("Output", "ec2", "get-console-output", "--instance-id", instance)
+    driver = driver_of(real_cloud, "typist")
+    (node,) = driver.list_nodes(ex_filters={"tag:Name": "typed"})
+    elastic = driver.ex_allocate_address(domain="vpc")
+    driver.ex_associate_address_with_node(node, elastic, domain="vpc")
+    ssh.wait(elastic.ip)
+    assert ssh.run(elastic.ip, "cat /root/proof").strip() == "typed"
     aws.text("ec2", "reboot-instances", "--instance-ids", instance)
     aws.text("ec2", "terminate-instances", "--instance-ids", instance)
     aws.text("ec2", "wait", "instance-terminated", "--instance-ids", instance)
     assert traces_of_instances(real_cloud.config.cloud_id, real_cloud.home, [instance], vpcs=False) == []
+    assert driver.ex_release_address(elastic, domain="vpc")
     for gone in (image, kernel, ramdisk):
         aws.text("ec2", "deregister-image", "--image-id", gone)
     aws.text("ec2", "delete-security-group", "--group-id", group)
