@@ -7,6 +7,7 @@ what it needs. Units stand in the names.
 from __future__ import annotations
 
 import dataclasses
+import re
 import tomllib
 import types
 import typing
@@ -71,6 +72,8 @@ class ClcConfig:
     terminated_visible_s: int = 3600
     # Elastic addresses that an account may have.
     addresses_per_account: int = 20
+    # vCPUs that an account's instances may have together. 0: as many as there are.
+    vcpus_per_account: int = 0
     # Security groups that an account may have. (VPC User Guide, "Amazon VPC quotas".)
     security_groups_per_account: int = 2500
 
@@ -134,6 +137,13 @@ class InstanceTypeConfig:
     memory_mib: int
     disk_gib: int
 
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z0-9-]+\.[a-z0-9-]+", self.name):
+            raise ConfigError(f"instance type {self.name!r}: a name is like m5.large")
+        for unit in ("vcpus", "memory_mib", "disk_gib"):
+            if getattr(self, unit) < 1:
+                raise ConfigError(f"instance type {self.name}: {unit} must be at least 1")
+
 
 DEFAULT_TYPES = (
     InstanceTypeConfig(name="t2.nano", vcpus=1, memory_mib=128, disk_gib=1),
@@ -167,6 +177,11 @@ class CloudConfig:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     zones: tuple[ZoneConfig, ...] = ()
     instance_types: tuple[InstanceTypeConfig, ...] = DEFAULT_TYPES
+
+    def __post_init__(self) -> None:
+        names = [kind.name for kind in self.instance_types]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ConfigError(f"instance type {twice} is defined twice")
 
     @property
     def home_path(self) -> Path:

@@ -114,7 +114,14 @@ def test_a_launch_carries_everything_it_was_given(ec2: Any, one: dict[str, Any])
             "SubnetId": subnet["SubnetId"],
             "PrivateIpAddress": "172.31.9.9",
             "UserData": "#!/bin/sh\necho hello",
-            "Placement": {"AvailabilityZone": "us-east-1a", "Tenancy": "default"},
+            "Placement": {"AvailabilityZoneId": "use1-az1", "Tenancy": "default"},
+            # What SDKs and Terraform send of themselves.
+            "CpuOptions": {"CoreCount": 1, "ThreadsPerCore": 1},
+            "EnclaveOptions": {"Enabled": False},
+            "HibernationOptions": {"Configured": False},
+            "MaintenanceOptions": {"AutoRecovery": "default"},
+            "CapacityReservationSpecification": {"CapacityReservationPreference": "open"},
+            "PrivateDnsNameOptions": {"HostnameType": "ip-name", "EnableResourceNameDnsARecord": False},
             "Monitoring": {"Enabled": True},
             "EbsOptimized": False,
             "InstanceInitiatedShutdownBehavior": "terminate",
@@ -133,6 +140,22 @@ def test_a_launch_carries_everything_it_was_given(ec2: Any, one: dict[str, Any])
     assert instance["MetadataOptions"]["HttpTokens"] == "required"
     assert instance["MetadataOptions"]["HttpPutResponseHopLimit"] == 3
     assert instance["Tags"] == [{"Key": "Name", "Value": "grün"}]
+    assert instance["Placement"]["AvailabilityZoneId"] == "use1-az1"
+    for name, value in (
+        ("availability-zone-id", "use1-az1"),
+        ("network-interface.private-ip-address", "172.31.9.9"),
+        ("network-interface.group-id", group),
+        ("network-interface.attachment.device-index", "0"),
+        ("network-interface.addresses.primary", "true"),
+        ("metadata-options.http-put-response-hop-limit", "3"),
+        ("launch-time", instance["LaunchTime"].strftime("%Y-%m-%dT%H:*")),
+    ):
+        filters = [{"Name": name, "Values": [value]}, {"Name": "key-name", "Values": ["launch"]}]
+        found = ec2.describe_instances(Filters=filters)["Reservations"]
+        assert [i["InstanceId"] for r in found for i in r["Instances"]] == [instance["InstanceId"]], name
+    # What no instance of this cloud has is no error, and nobody's.
+    profiled = [{"Name": "iam-instance-profile.arn", "Values": ["*"]}]
+    assert ec2.describe_instances(Filters=profiled)["Reservations"] == []
     with refused("InvalidIPAddress.InUse"):
         ec2.run_instances(**one | {"SubnetId": subnet["SubnetId"], "PrivateIpAddress": "172.31.9.9"})
     with refused("DependencyViolation"):
@@ -222,6 +245,12 @@ def test_an_interface_that_cannot_be_is_refused(
         ({"IamInstanceProfile": {"Name": "role"}}, "UnsupportedOperation"),
         ({"BlockDeviceMappings": [{"DeviceName": "/dev/sdb", "VirtualName": "x"}]}, "UnsupportedOperation"),
         ({"InstanceMarketOptions": {"MarketType": "spot"}}, "UnsupportedOperation"),
+        ({"LaunchTemplate": {"LaunchTemplateName": "web"}}, "UnsupportedOperation"),
+        ({"CreditSpecification": {"CpuCredits": "unlimited"}}, "UnsupportedOperation"),
+        ({"HibernationOptions": {"Configured": True}}, "UnsupportedOperation"),
+        ({"EnclaveOptions": {"Enabled": True}}, "UnsupportedOperation"),
+        ({"CpuOptions": {"CoreCount": 7, "ThreadsPerCore": 1}}, "InvalidParameterCombination"),
+        ({"Placement": {"AvailabilityZoneId": "use1-az9"}}, "InvalidParameterValue"),
         ({"TagSpecifications": [{"ResourceType": "vpc", "Tags": [{"Key": "a"}]}]}, "InvalidParameterValue"),
         ({"TagSpecifications": [{"ResourceType": "instance", "Tags": [{"Key": "aws:a"}]}]}, "InvalidParameterValue"),
     ],

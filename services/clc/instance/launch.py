@@ -12,6 +12,7 @@ from mallee.nc.v1 import instance_pb2 as nc
 from services.clc.clock import timestamp
 from services.clc.instance import rules
 from services.clc.instance.describe import reservation_of
+from services.clc.instance.limit import within_limit
 from services.clc.instance.request import Wanted, check
 from services.clc.security_group.groups import group_use
 from services.clc.store import Changes, Stored, token_id, until_committed
@@ -52,7 +53,10 @@ def _earlier(cloud: Cloud, call: Call, token: str, digest: bytes) -> ec2.Reserva
 
 
 async def _launch(cloud: Cloud, call: Call, wanted: Wanted, token: str, digest: bytes) -> ec2.Reservation:
+    changes = Changes()
     subnet, count = _place(cloud, wanted)
+    vcpus = wanted.shape.vcpus
+    count = within_limit(cloud, changes, call.account_id, vcpus=vcpus, least=wanted.min_count, most=count)
     public = wanted.interface.public
     public_count = count if (subnet.record.map_public_ip_on_launch if public is None else public) else 0
     with (
@@ -66,7 +70,7 @@ async def _launch(cloud: Cloud, call: Call, wanted: Wanted, token: str, digest: 
         ]
         for instance, address in zip(instances, public_ipv4s, strict=False):
             instance.interface.public_ipv4 = address
-        changes = _changes(wanted, subnet, reservation, instances)
+        _add(changes, wanted, subnet, reservation, instances)
         if token:
             changes.create(
                 record_pb2.ClientTokenRecord(
@@ -179,14 +183,14 @@ def _instance(
     )
 
 
-def _changes(
+def _add(
+    changes: Changes,
     wanted: Wanted,
     subnet: Stored[record_pb2.SubnetRecord],
     reservation: record_pb2.ReservationRecord,
     instances: list[record_pb2.InstanceRecord],
-) -> Changes:
+) -> None:
     """What the launch names must still be there when it is written; what it takes must be free."""
-    changes = Changes()
     named = (wanted.vpc, subnet, wanted.machine, wanted.kernel, wanted.ramdisk, wanted.key, *wanted.groups)
     for stored in {found.key: found for found in named if found is not None}.values():
         changes.require(stored)
@@ -196,7 +200,6 @@ def _changes(
         changes.create(instance)
         for claim in claims_of(instance):
             changes.claim(claim, instance.instance_id)
-    return changes
 
 
 def claims_of(instance: record_pb2.InstanceRecord) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -52,6 +53,20 @@ def record(stage: Stage, instance_id: str) -> record_pb2.InstanceRecord:
     stored = stage.cloud.store.get(record_pb2.InstanceRecord, instance_id)
     assert stored is not None
     return stored.record
+
+
+async def test_an_account_has_no_more_vcpus_than_its_operator_gives(stage: Stage, image_id: str) -> None:
+    config = replace(stage.cloud.config, clc=replace(stage.cloud.config.clc, vcpus_per_account=5))
+    limited = Stage(replace(stage.cloud, config=config), stage.zones, stage.images, stage.callers)
+    two = launch(image_id, 2, instance_type="t3.micro", minimum=1)
+    # At the same time: one of them finds the other's done.
+    made = await asyncio.gather(*(limited.run("RunInstances", launch(image_id, 2)) for _ in range(2)))
+    assert [len(reservation.instances) for reservation in made] == [2, 2]
+    for _ in range(2):
+        with pytest.raises(NoCapacity, match="vCPU limit of 5") as refused:
+            await limited.run("RunInstances", two)
+        assert refused.value.code == "VcpuLimitExceeded"
+    assert len((await limited.run("RunInstances", launch(image_id, 3, minimum=1))).instances) == 1
 
 
 async def test_what_fits_is_started_between_the_counts(stage: Stage, image_id: str) -> None:
