@@ -75,6 +75,8 @@ class Client:
     terminated: set[str] = field(default_factory=set)
     maybe_terminated: set[str] = field(default_factory=set)
     tags: dict[str, Possible] = field(default_factory=dict)
+    # Hop limits of metadata tokens.
+    hops: dict[str, Possible] = field(default_factory=dict)
     objects: dict[str, Possible] = field(default_factory=dict)
     # Name → must it be there?
     groups: dict[str, bool] = field(default_factory=dict)
@@ -95,7 +97,7 @@ class Client:
     def work(self) -> None:
         self._ec2 = self._ec2 or self.cloud.client("ec2", read_timeout=15)
         self._s3 = self._s3 or self.cloud.client("s3", read_timeout=15)
-        often = (self._launch, self._tag, self._put, self._port, self._associate)
+        often = (self._launch, self._tag, self._put, self._port, self._associate, self._limit_hops)
         sometimes = (self._terminate, self._group, self._key_pair, self._allocate, self._let_go)
         deeds = (*often, *often, *sometimes)
         while not self.stop.is_set():
@@ -105,7 +107,7 @@ class Client:
     def forget_instances(self) -> int:
         """All of them are terminated, and the cloud forgets them too, an hour later; how many they were."""
         count = sum(map(len, self.launched.values()))
-        for account in (self.tokens, self.launched, self.terminated, self.maybe_terminated, self.tags):
+        for account in (self.tokens, self.launched, self.terminated, self.maybe_terminated, self.tags, self.hops):
             account.clear()
         return count
 
@@ -155,6 +157,18 @@ class Client:
         tags = [{"Key": "value", "Value": value}]
         if self._once(lambda: self._ec2.create_tags(Resources=[target], Tags=tags)):
             possible.acknowledged(value)
+
+    def _limit_hops(self) -> None:
+        if not self.alive:
+            return
+        target, value = self.dice.choice(self.alive), self.dice.randint(1, 64)
+        possible = self.hops.setdefault(target, Possible(values=["1"]))
+        possible.trying(str(value))
+        given = {"InstanceId": target, "HttpPutResponseHopLimit": value}
+        # One whose launch failed is gone by itself.
+        change = self._ec2.modify_instance_metadata_options
+        if self._once(lambda: change(**given), refusals={"IncorrectInstanceState"}):
+            possible.acknowledged(str(value))
 
     # Objects, groups, key pairs.
 

@@ -1,4 +1,7 @@
-"""Ways to hurt a cloud. Each is a context: the fault holds inside, and is mended on the way out."""
+"""Ways to hurt a cloud. Each is a context: the fault holds inside, and is mended on the way out.
+
+What was hurt gets well only after that, and when nothing else is hurt: the caller waits.
+"""
 
 from __future__ import annotations
 
@@ -47,16 +50,13 @@ def wait_ready(cloud: RunningCloud, members: Iterable[str]) -> None:
 
 
 @contextlib.contextmanager
-def killed(cloud: RunningCloud, victims: list[str], *, twice: bool = False) -> Iterator[None]:
-    """`twice`: again on their way up."""
-    pids = kill(cloud, victims)
-    try:
-        if twice:
-            until(lambda: cloud.pid(victims[0]) not in (0, pids[victims[0]]), within_s=BACK_S, what="its successor")
-            pids = kill(cloud, victims)
-        yield
-    finally:
-        wait_for_others(cloud, pids)
+def killed(cloud: RunningCloud, victims: list[str], dead: dict[str, int], *, twice: bool = False) -> Iterator[None]:
+    """Their pids come into `dead`. `twice`: again on their way up."""
+    dead |= kill(cloud, victims)
+    if twice:
+        until(lambda: cloud.pid(victims[0]) not in (0, dead[victims[0]]), within_s=BACK_S, what="its successor")
+        dead |= kill(cloud, victims)
+    yield
 
 
 @contextlib.contextmanager
@@ -73,7 +73,6 @@ def paused(cloud: RunningCloud, victims: list[str]) -> Iterator[None]:
         _send(descriptors, signal.SIGCONT)
         for descriptor in descriptors:
             os.close(descriptor)
-    wait_ready(cloud, victims)
 
 
 def _send(descriptors: list[int], number: signal.Signals) -> None:

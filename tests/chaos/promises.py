@@ -17,8 +17,13 @@ def instances(ec2: Any) -> dict[str, Any]:
 
 
 def unsettled(ec2: Any) -> list[str]:
-    """Instances that are in no final state."""
-    return [key for key, i in instances(ec2).items() if i["State"]["Name"] not in FINAL]
+    """Instances that are in no final state, or whose node does not answer by their metadata options yet."""
+    return [
+        key
+        for key, i in instances(ec2).items()
+        if i["State"]["Name"] not in FINAL
+        or (i["State"]["Name"], i["MetadataOptions"]["State"]) == ("running", "pending")
+    ]
 
 
 def broken_promises(cloud: RunningCloud, clients: Sequence[Client]) -> list[str]:
@@ -63,6 +68,10 @@ def _of_instance(client: Client, instance: Any, instance_id: str) -> Iterator[st
         value = next((tag["Value"] for tag in instance.get("Tags", ()) if tag["Key"] == "value"), None)
         if value not in client.tags[instance_id].values:
             yield f"the tag of {instance_id} is {value}, not one of {client.tags[instance_id].values}"
+    if instance_id in client.hops:
+        hops = str(instance["MetadataOptions"]["HttpPutResponseHopLimit"])
+        if hops not in client.hops[instance_id].values:
+            yield f"the hop limit of {instance_id} is {hops}, not one of {client.hops[instance_id].values}"
 
 
 def _of_names(ec2: Any, client: Client) -> Iterator[str]:

@@ -69,6 +69,8 @@ class Storm:
     disk: SmallDisk | None = None
     figures: Figures = field(default_factory=Figures)
     violations: list[str] = field(default_factory=list)
+    # Those that were killed, with the pids that they had.
+    _dead: dict[str, int] = field(default_factory=dict)
     # Ways to hurt, the next one last.
     _deck: list[str] = field(default_factory=list)
     # Of each instance that was seen running in peace: which process it was.
@@ -136,6 +138,9 @@ class Storm:
                 self.figures.faults[name.partition(" ")[0]] += 1
                 mended.enter_context(fault)
             faults.hold(max(seconds for _, _, seconds in chosen), self._wrong)
+        faults.wait_for_others(self.cloud, self._dead)
+        faults.wait_ready(self.cloud, self.cloud.members)
+        self._dead.clear()
 
     def _choose(self) -> tuple[str, AbstractContextManager[None], float]:
         """(what it is called, the fault, how long it holds)."""
@@ -145,22 +150,22 @@ class Storm:
         way, victims = self._deck.pop(), self._victims()
         match way:
             case "kill-twice":
-                return f"{way} {victims[0]}", faults.killed(self.cloud, victims[:1], twice=True), 0.0
+                return f"{way} {victims[0]}", faults.killed(self.cloud, victims[:1], self._dead, twice=True), 0.0
             case "kill-several":
-                return f"{way} {' '.join(victims)}", faults.killed(self.cloud, victims), 0.0
+                return f"{way} {' '.join(victims)}", faults.killed(self.cloud, victims, self._dead), 0.0
             case "kill-all":
-                return way, faults.killed(self.cloud, self.cloud.members), 0.0
+                return way, faults.killed(self.cloud, self.cloud.members, self._dead), 0.0
             case "pause":
                 return f"{way} {victims[0]}", faults.paused(self.cloud, victims[:1]), short
             case "pause-long":
                 return f"{way} {' '.join(victims[:2])}", faults.paused(self.cloud, victims[:2]), long
-            case "fill-disk":
-                return way, self._filled(), 2 * short
+            case "fill-disk" if self.disk is not None:
+                return way, self.disk.filled(), 2 * short
             case "cut-link":
                 namespace = self.dice.choice(self._namespaces)
                 return f"{way} {namespace}", faults.link_down(namespace), self.dice.choice((short, long))
             case _:
-                return f"{way} {victims[0]}", faults.killed(self.cloud, victims[:1]), 0.0
+                return f"{way} {victims[0]}", faults.killed(self.cloud, victims[:1], self._dead), 0.0
 
     def _shuffle(self) -> None:
         """Each way once, then those that hit one of many again: a short storm has some of everything."""
@@ -176,13 +181,6 @@ class Storm:
             by_kind[faults.kind_of(member)].append(member)
         kinds = self.dice.sample(sorted(by_kind), self.dice.randint(2, 4))
         return [self.dice.choice(by_kind[kind]) for kind in kinds]
-
-    @contextlib.contextmanager
-    def _filled(self) -> Iterator[None]:
-        assert self.disk is not None
-        with self.disk.filled():
-            yield
-        faults.wait_ready(self.cloud, self.cloud.members)
 
     @property
     def _namespaces(self) -> list[str]:
