@@ -30,5 +30,25 @@ def processes(cloud_id: str, home: Path) -> list[str]:
     return found
 
 
+def traces_of_instances(cloud_id: str, home: Path, ids: list[str], *, vpcs: bool = True) -> list[str]:
+    """Namespaces of VPCs, taps, guests' processes, and files that name an instance."""
+    found = []
+    for line in subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout.split("\n"):
+        if vpcs and line.startswith(f"m{cloud_id}-") and "-vpc-" in line:
+            found.append(f"namespace {line}")
+    for entry in Path("/proc").iterdir():
+        try:
+            command = (entry / "cmdline").read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if "qemu-system" in command and any(instance_id in command for instance_id in ids):
+            found.append(f"process {command[:80]}")
+    for path in (home / "nodes").rglob("*"):
+        # A node remembers for a while by a small file what is gone, lest a late order bring it back.
+        if path.parent.name != "gone" and any(instance_id in path.name for instance_id in ids):
+            found.append(f"file {path}")
+    return found
+
+
 def _lines(*command: str) -> list[str]:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()

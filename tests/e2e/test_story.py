@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import os
 import subprocess
@@ -16,11 +17,13 @@ from pathlib import Path
 import boto3
 import pytest
 from botocore.exceptions import ClientError
+from PIL import Image
 
 from common.config import CloudConfig
 from tests.cloud_fixture import RunningCloud
 from tests.e2e.fleet import BUCKET, Fleet, decoded_console, describe, fleet_of, run, wait_for_state
 from tests.e2e.guest_ssh import answers, until
+from tests.e2e.host_traces import traces_of_instances
 
 pytestmark = [pytest.mark.root, pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -258,6 +261,17 @@ def test_guests_go_nowhere_and_no_packet_leaves_by_the_real_interface(fleet: Fle
 def test_the_console_shows_what_the_guest_wrote(fleet: Fleet) -> None:
     for instance_id in fleet.ids:
         assert f"mallee-guest: ready {instance_id}" in decoded_console(fleet.ec2, instance_id)
+    fleet.ssh.run(fleet.addresses()[0], "echo written just now > /dev/ttyS0")
+    until(lambda: "written just now" in decoded_console(fleet.ec2, fleet.ids[0]), what="the latest line")
+
+
+def test_the_screen_is_a_picture_and_the_checks_have_passed(fleet: Fleet) -> None:
+    shot = fleet.ec2.get_console_screenshot(InstanceId=fleet.ids[0], WakeUp=True)
+    with Image.open(io.BytesIO(base64.b64decode(shot["ImageData"]))) as picture:
+        assert picture.format == "JPEG"
+        assert len(set(picture.convert("L").tobytes())) > 1, "the firmware's words are on it"
+    for status in fleet.ec2.describe_instance_status(InstanceIds=fleet.ids)["InstanceStatuses"]:
+        assert (status["SystemStatus"]["Status"], status["InstanceStatus"]["Status"]) == ("ok", "ok")
 
 
 def test_a_reboot_keeps_disk_and_addresses(fleet: Fleet) -> None:
@@ -369,23 +383,3 @@ def test_termination_leaves_nothing(fleet: Fleet, escapes: str) -> None:
         fleet.ec2.release_address(AllocationId=address["AllocationId"])
     assert traces_of_instances(cloud_id, home, fleet.ids) == []
     assert escaped(escapes) == 0
-
-
-def traces_of_instances(cloud_id: str, home: Path, ids: list[str], *, vpcs: bool = True) -> list[str]:
-    """Namespaces of VPCs, taps, guests' processes, and files that name an instance."""
-    found = []
-    for line in subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout.split("\n"):
-        if vpcs and line.startswith(f"m{cloud_id}-") and "-vpc-" in line:
-            found.append(f"namespace {line}")
-    for entry in Path("/proc").iterdir():
-        try:
-            command = (entry / "cmdline").read_bytes().decode(errors="replace")
-        except OSError:
-            continue
-        if "qemu-system" in command and any(instance_id in command for instance_id in ids):
-            found.append(f"process {command[:80]}")
-    for path in (home / "nodes").rglob("*"):
-        # A node remembers for a while by a small file what is gone, lest a late order bring it back.
-        if path.parent.name != "gone" and any(instance_id in path.name for instance_id in ids):
-            found.append(f"file {path}")
-    return found

@@ -14,7 +14,7 @@ from images.build import build
 from tests.cloud.libcloud_driver import driver_of
 from tests.cloud_fixture import RunningCloud
 from tests.e2e.guest_ssh import Ssh
-from tests.e2e.test_story import traces_of_instances
+from tests.e2e.host_traces import traces_of_instances
 
 pytestmark = [pytest.mark.root, pytest.mark.e2e, pytest.mark.timeout(600)]
 
