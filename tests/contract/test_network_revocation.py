@@ -149,6 +149,24 @@ async def test_whatever_takes_a_permission_away_ends_what_used_it(lab: Lab) -> N
             await lab.apply(plan(2 * number + 1))
 
 
+async def test_an_interface_that_the_plan_does_not_name_is_alone(lab: Lab) -> None:
+    """Not yet, or no more: its card and address are known here, and nobody answers for it."""
+    vpc = VpcId.new()
+    near, far = await opened(lab, vpc, 0, 1)
+    unnamed = await lab.guest(vpc, "172.31.0.40", groups=(OPEN,))
+    with near.listen(PORT) as at_near, far.listen(PORT) as at_far, unnamed.listen(PORT) as at_unnamed:
+        assert near.reaches(far.private, PORT, within_s=3)
+        for target in (near.private, far.private, near.public):
+            assert not unnamed.reaches(target, PORT, within_s=SILENCE_S), target
+        for source in (near, far):
+            assert not source.reaches(unnamed.private, PORT, within_s=SILENCE_S), source.private
+        assert (at_near.peers, at_far.peers, at_unnamed.peers) == ([], [near.private], [])
+        await lab.apply(lab.plan(vpc, 2, ALL))
+        for talker in (near, far):
+            talker.run("ip", "neigh", "flush", "dev", "eth0")
+            assert talker.reaches(unnamed.private, PORT, within_s=3), talker.private
+
+
 async def test_connections_to_an_address_that_moved_end(lab: Lab) -> None:
     vpc = VpcId.new()
     a, b = await opened(lab, vpc, 0, 1)

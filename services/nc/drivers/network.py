@@ -97,12 +97,7 @@ class HostNetwork:
         await self._on(vpc_id, lambda vpc: vpc.remove(interface_id))
 
     async def apply_plan(self, plan: network_pb2.VpcPlan) -> None:
-        def apply(vpc: Vpc) -> list[str]:
-            fresh = vpc.apply(plan)
-            self._site.announce(fresh)
-            return fresh
-
-        if fresh := await self._on(VpcId(plan.vpc_id), apply):
+        if fresh := await self._on(VpcId(plan.vpc_id), lambda vpc: vpc.apply(plan)):
             for delay_s in _ANNOUNCE_AGAIN_S:
                 asyncio.get_running_loop().call_later(delay_s, self._announce_again, fresh)
 
@@ -166,7 +161,7 @@ class HostNetwork:
         for vpc_id in self._known():
             vpc = Vpc(self._site, vpc_id)
             if vpc.observe():
-                self._site.announce(vpc.repair())
+                vpc.repair()
             else:
                 vpc.destroy()
 

@@ -179,7 +179,7 @@ class Site:
             self._forget_proxies()
 
     def publish(self, vpc_id: VpcId, addresses: Iterable[str]) -> list[str]:
-        """The node answers for exactly these addresses of the VPC; returns those that are new."""
+        """The node answers for exactly these addresses of the VPC; returns those that are new, and announced."""
         link = names.uplink_name(vpc_id)
         wanted = set(addresses)
         with self.lock:
@@ -204,6 +204,7 @@ class Site:
                 ],
                 namespace=self.namespace,
             )
+        self.announce(fresh)
         return fresh
 
     def take_from(self, vni: int, *, come: Iterable[str] = (), go: Iterable[str] = ()) -> None:

@@ -100,7 +100,7 @@ class Vpc:
             self.destroy()
 
     def apply(self, plan: network_pb2.VpcPlan) -> list[str]:
-        """Returns the public addresses that are new here, to be announced."""
+        """Returns the public addresses that are new here. They are announced; who missed it is to hear it again."""
         view = policy.view_of(plan, self._site.address)
         if view.revision < self._records.view().revision:
             return []
@@ -111,12 +111,11 @@ class Vpc:
         self._records.write_plan(plan)
         return self._enforce(view) if standing else []
 
-    def repair(self) -> list[str]:
-        """Makes everything but the taps stand as records and plan say; packets and flows go on meanwhile. Returns the
-        public addresses that the node now answers for and did not before."""
+    def repair(self) -> None:
+        """Makes everything but the taps stand as records and plan say; packets and flows go on meanwhile."""
         records = self._records.all()
         if not records:
-            return []
+            return
         vpc_cidr = records[0].vpc_cidr
         made_now = netns.ensure_namespace(self._namespace)
         view = self._records.view()
@@ -136,11 +135,10 @@ class Vpc:
         if view.vni:
             self._site.take_from(view.vni, come={member.node for member in view.remote})
         self._reach_members(view)
-        fresh = self._follow(view)
+        self._follow(view)
         if not made_now:
             self._cut_revoked(view)
         self._site.note_whole(self.vpc_id, True)
-        return fresh
 
     def observe(self) -> set[InterfaceId]:
         return self._records.ids() | self.taps()
