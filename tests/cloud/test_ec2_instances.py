@@ -14,6 +14,15 @@ from tests.cloud_fixture import RunningCloud
 
 FAST: Any = {"Delay": 1, "MaxAttempts": 60}
 ABSENT = "i-0123456789abcdef0"
+# What SDKs and Terraform send of themselves.
+SENT_BY_SDKS: Any = {
+    "CpuOptions": {"CoreCount": 1, "ThreadsPerCore": 1},
+    "EnclaveOptions": {"Enabled": False},
+    "HibernationOptions": {"Configured": False},
+    "MaintenanceOptions": {"AutoRecovery": "default"},
+    "CapacityReservationSpecification": {"CapacityReservationPreference": "open"},
+    "PrivateDnsNameOptions": {"HostnameType": "ip-name", "EnableResourceNameDnsARecord": False},
+}
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +117,7 @@ def test_a_launch_carries_everything_it_was_given(ec2: Any, one: dict[str, Any])
     instance = run(
         ec2,
         one
+        | SENT_BY_SDKS
         | {
             "KeyName": "launch",
             "SecurityGroupIds": [group],
@@ -115,13 +125,6 @@ def test_a_launch_carries_everything_it_was_given(ec2: Any, one: dict[str, Any])
             "PrivateIpAddress": "172.31.9.9",
             "UserData": "#!/bin/sh\necho hello",
             "Placement": {"AvailabilityZoneId": "use1-az1", "Tenancy": "default"},
-            # What SDKs and Terraform send of themselves.
-            "CpuOptions": {"CoreCount": 1, "ThreadsPerCore": 1},
-            "EnclaveOptions": {"Enabled": False},
-            "HibernationOptions": {"Configured": False},
-            "MaintenanceOptions": {"AutoRecovery": "default"},
-            "CapacityReservationSpecification": {"CapacityReservationPreference": "open"},
-            "PrivateDnsNameOptions": {"HostnameType": "ip-name", "EnableResourceNameDnsARecord": False},
             "Monitoring": {"Enabled": True},
             "EbsOptimized": False,
             "InstanceInitiatedShutdownBehavior": "terminate",
@@ -141,21 +144,7 @@ def test_a_launch_carries_everything_it_was_given(ec2: Any, one: dict[str, Any])
     assert instance["MetadataOptions"]["HttpPutResponseHopLimit"] == 3
     assert instance["Tags"] == [{"Key": "Name", "Value": "grün"}]
     assert instance["Placement"]["AvailabilityZoneId"] == "use1-az1"
-    for name, value in (
-        ("availability-zone-id", "use1-az1"),
-        ("network-interface.private-ip-address", "172.31.9.9"),
-        ("network-interface.group-id", group),
-        ("network-interface.attachment.device-index", "0"),
-        ("network-interface.addresses.primary", "true"),
-        ("metadata-options.http-put-response-hop-limit", "3"),
-        ("launch-time", instance["LaunchTime"].strftime("%Y-%m-%dT%H:*")),
-    ):
-        filters = [{"Name": name, "Values": [value]}, {"Name": "key-name", "Values": ["launch"]}]
-        found = ec2.describe_instances(Filters=filters)["Reservations"]
-        assert [i["InstanceId"] for r in found for i in r["Instances"]] == [instance["InstanceId"]], name
-    # What no instance of this cloud has is no error, and nobody's.
-    profiled = [{"Name": "iam-instance-profile.arn", "Values": ["*"]}]
-    assert ec2.describe_instances(Filters=profiled)["Reservations"] == []
+    assert found(ec2, ("network-interface.group-id", group)) == [instance["InstanceId"]]
     with refused("InvalidIPAddress.InUse"):
         ec2.run_instances(**one | {"SubnetId": subnet["SubnetId"], "PrivateIpAddress": "172.31.9.9"})
     with refused("DependencyViolation"):
@@ -164,6 +153,29 @@ def test_a_launch_carries_everything_it_was_given(ec2: Any, one: dict[str, Any])
     ec2.terminate_instances(InstanceIds=[instance["InstanceId"]])
     ec2.get_waiter("instance_terminated").wait(InstanceIds=[instance["InstanceId"]], WaiterConfig=FAST)
     ec2.delete_security_group(GroupId=group)
+
+
+def found(ec2: Any, *filters: tuple[str, str]) -> list[str]:
+    named = [{"Name": name, "Values": [value]} for name, value in filters]
+    return [i["InstanceId"] for r in ec2.describe_instances(Filters=named)["Reservations"] for i in r["Instances"]]
+
+
+def test_filters_of_every_kind_find_an_instance(ec2: Any, one: dict[str, Any]) -> None:
+    instance = run(ec2, one | {"Monitoring": {"Enabled": True}})
+    (interface,) = instance["NetworkInterfaces"]
+    for name, value in (
+        ("availability-zone-id", instance["Placement"]["AvailabilityZoneId"]),
+        ("network-interface.private-ip-address", instance["PrivateIpAddress"]),
+        ("network-interface.attachment.attachment-id", interface["Attachment"]["AttachmentId"]),
+        ("network-interface.attachment.device-index", "0"),
+        ("network-interface.addresses.primary", "true"),
+        ("metadata-options.http-put-response-hop-limit", "1"),
+        ("reservation-id", "r-*"),
+        ("launch-time", instance["LaunchTime"].strftime("%Y-%m-%dT%H:*")),
+    ):
+        assert found(ec2, (name, value), ("instance-id", instance["InstanceId"])) == [instance["InstanceId"]], name
+    # What no instance of this cloud has is no error, and nobody's.
+    assert found(ec2, ("iam-instance-profile.arn", "*")) == []
 
 
 @pytest.mark.parametrize("public", [True, False])
