@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 
 from ec2_facade.protocol import Contract
 from tests.cloud_fixture import RunningCloud
+from tests.service.clc.documented_codes import DOCUMENTED
 from tests.service.clc.mistakes import wire_name
-from tests.service.clc.test_bad_input import DOCUMENTED
 
 OPERATIONS = Contract("ec2").operations
 READS = ("Describe", "Get")
@@ -224,3 +224,21 @@ def test_the_largest_value_is_refused_by_its_name(fake_cloud: RunningCloud, acti
         if leaf.type_name == "string":
             status, code = send(action, {path: LARGEST})
             assert (status, code in CODES) == (400, True), (path, status, code)
+
+
+@pytest.mark.parametrize(
+    ("action", "member", "prefix", "code"),
+    [
+        ("DescribeInstances", "InstanceId", "i-", "InvalidInstanceID.NotFound"),
+        ("TerminateInstances", "InstanceId", "i-", "InvalidInstanceID.NotFound"),
+        ("DescribeSecurityGroups", "GroupId", "sg-", "InvalidGroup.NotFound"),
+        ("DescribeRouteTables", "RouteTableId", "rtb-", "InvalidRouteTableID.NotFound"),
+        ("DeleteTags", "ResourceId", "sgr-", "TagLimitExceeded"),
+        ("DescribeKeyPairs", "KeyName", "", "InvalidKeyPair.NotFound"),
+    ],
+)
+def test_the_longest_list_is_answered(
+    fake_cloud: RunningCloud, action: str, member: str, prefix: str, code: str
+) -> None:
+    listed = {f"{member}.{number}": f"{prefix}{number:017x}" for number in range(1, 10_001)}
+    assert Sender(fake_cloud)(action, listed) == (400, code)

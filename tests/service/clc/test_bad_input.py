@@ -7,28 +7,10 @@ from typing import Any
 import pytest
 
 from tests.service.clc.asking import PROTOCOL, WAYS, ask, right_request
+from tests.service.clc.documented_codes import DOCUMENTED
 from tests.service.clc.instance_requests import REFUSED
 from tests.service.clc.mistakes import Mistake, mistakes
 from tests.service.clc.stage import Stage
-
-# EC2 API reference, "Error codes": those that a mistake alone can lead to.
-_CODES = """
-    AuthFailure
-    DryRunOperation FilterLimitExceeded InstanceLimitExceeded InvalidAMIAttributeItemValue InvalidAMIID.Malformed
-    InvalidAMIID.NotFound InvalidAMIName.Malformed InvalidAddress.NotFound InvalidAllocationID.NotFound InvalidCharacter
-    InvalidAssociationID.NotFound InvalidDhcpOptionID.NotFound InvalidDhcpOptionsId.Malformed InvalidGroup.NotFound
-    InvalidGroup.Reserved InvalidGroupId.Malformed InvalidID InvalidInstanceID.Malformed InvalidInstanceID.NotFound
-    InvalidInstanceType InvalidInternetGatewayID.NotFound InvalidInternetGatewayId.Malformed InvalidKey.Format
-    InvalidKeyPair.NotFound InvalidNetworkAclID.NotFound InvalidNetworkAclId.Malformed
-    InvalidNetworkInterfaceID.NotFound InvalidNetworkInterfaceId.Malformed InvalidNextToken
-    InvalidParameterCombination InvalidParameterValue InvalidPermission.NotFound InvalidPrefixListId.Malformed
-    InvalidPrefixListId.NotFound InvalidRouteTableID.NotFound InvalidSnapshot.NotFound InvalidSnapshotID.Malformed
-    InvalidRouteTableId.Malformed InvalidSecurityGroupRuleId.Malformed InvalidSecurityGroupRuleId.NotFound
-    InvalidSubnetID.Malformed InvalidSubnetID.NotFound InvalidUserData.Malformed InvalidUserID.Malformed
-    InvalidVolume.NotFound InvalidVolumeID.Malformed InvalidVpcID.Malformed InvalidVpcID.NotFound
-    MalformedQueryString MissingParameter TagLimitExceeded UnknownParameter UnsupportedOperation
-"""
-DOCUMENTED = frozenset(_CODES.split())
 
 
 def fault(mistake: Mistake, status: int, code: str) -> str:
