@@ -29,7 +29,7 @@ class SimNode(FakeNode):
 
     def __init__(self, name: str, *, vcpus: int, identity: Identity, etcd: Etcd) -> None:
         super().__init__(name, vcpus=vcpus)
-        self.has = Room.of(self.total)
+        self.has = self.whole = Room.of(self.total)
         self.is_there = False
         self._identity = identity
         self._etcd = etcd
@@ -48,6 +48,16 @@ class SimNode(FakeNode):
         member = Member(id=self.name, role="nc", zone=ZONE, address=address, boot_id=str(self._starts))
         await self._etcd.put(member_key("nc", self.name), member.SerializeToString())
         self.is_there = True
+
+    async def restore(self) -> None:
+        """As it was at first, whatever was done to it."""
+        self.has = self.whole
+        self.total.CopyFrom(self.whole.to_proto())
+        for instance in list(self.specs):
+            self.say(instance, instance_pb2.VM_STATE_GONE)
+        self.gate.set()
+        if not self.is_there:
+            await self.start()
 
     async def stop(self) -> None:
         """As one that has died: it is not heard any more, then its lease ends. What it ran is there when it is back."""
