@@ -23,7 +23,7 @@ from images.mirror import make_mirror
 from images.packages import KERNEL, ImageBuildError, fetch, run, unpack
 from images.trees import make_ramdisk_tree
 
-PARTS: Final = Path(__file__).parent / "debian"
+PARTS: Final = Path(__file__).parent / "debian-12"
 SUITE: Final = "bookworm"
 VERSION: Final = "12"
 # It fits the smallest disk that a type can have.

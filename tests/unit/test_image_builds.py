@@ -15,7 +15,7 @@ from images.mirror import make_mirror
 @pytest.fixture
 def kept(tmp_path: Path) -> Kept:
     # Parts are named by where they lie in the package.
-    parts = Path(__file__).parents[2] / "images/debian"
+    parts = Path(__file__).parents[2] / "images/debian-12"
     return Kept(folder=tmp_path / "out", files=(tmp_path / "out/kernel", tmp_path / "out/root"), parts=parts)
 
 
