@@ -60,6 +60,29 @@ def test_a_guest_that_does_not_answer_is_impaired(ec2: Any, instance: str, fake_
     assert status["SystemStatus"]["Status"] == "ok"
 
 
+def found(ec2: Any, *filters: tuple[str, str]) -> list[str]:
+    named = [{"Name": name, "Values": [value]} for name, value in filters]
+    return [i["InstanceId"] for r in ec2.describe_instances(Filters=named)["Reservations"] for i in r["Instances"]]
+
+
+def test_filters_of_every_kind_find_an_instance(ec2: Any, instance: str) -> None:
+    (shown,) = ec2.describe_instances(InstanceIds=[instance])["Reservations"][0]["Instances"]
+    (interface,) = shown["NetworkInterfaces"]
+    for name, value in (
+        ("availability-zone-id", shown["Placement"]["AvailabilityZoneId"]),
+        ("network-interface.private-ip-address", shown["PrivateIpAddress"]),
+        ("network-interface.attachment.attachment-id", interface["Attachment"]["AttachmentId"]),
+        ("network-interface.attachment.device-index", "0"),
+        ("network-interface.addresses.primary", "true"),
+        ("metadata-options.http-put-response-hop-limit", "1"),
+        ("reservation-id", "r-*"),
+        ("launch-time", shown["LaunchTime"].strftime("%Y-%m-%dT%H:*")),
+    ):
+        assert found(ec2, (name, value), ("instance-id", instance)) == [instance], name
+    # What no instance of this cloud has is no error, and nobody's.
+    assert found(ec2, ("iam-instance-profile.arn", "*")) == []
+
+
 def test_every_attribute_is_described(ec2: Any, instance: str) -> None:
     def attribute(name: str) -> Any:
         answer = ec2.describe_instance_attribute(InstanceId=instance, Attribute=name)
