@@ -30,20 +30,22 @@ async def describe_instances(
     end_dry_run(request)
     found = _candidates(cloud, call, request)
     views = views_of(cloud)
-    pairs = ((i, views.of(i)) for i in found)
+    if request.filters:
+        found = (i for i in found if matches(views.of(i), i.record, _reservation(cloud, i)))
     shown, token = page(
-        pairs if not request.filters else (p for p in pairs if matches(p[1], p[0].record, _reservation(cloud, p[0]))),
-        key=lambda pair: place_of(pair[0]),
+        found,
+        key=place_of,
         max_results=limit,
         token=request.next_token,
-        size_bytes=lambda pair: pair[1].ByteSize(),
+        size_bytes=lambda i: len(views.bytes_of(i)),
     )
     result = ec2.DescribeInstancesResult(next_token=token)
-    for _, members in groupby(shown, key=lambda pair: pair[0].record.reservation_id):
-        (first, view), *others = members
+    for _, members in groupby(shown, key=lambda i: i.record.reservation_id):
+        first, *others = members
         reservation = _reservation(cloud, first)
         added = result.reservations.add(reservation_id=reservation.reservation_id, owner_id=reservation.account_id)
-        added.instances.extend([view, *(other for _, other in others)])
+        for instance in (first, *others):
+            added.instances.add().MergeFromString(views.bytes_of(instance))
     return result
 
 
