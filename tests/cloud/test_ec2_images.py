@@ -90,7 +90,7 @@ def test_an_image_is_shared_and_withdrawn(ec2: Any, image: str, fake_cloud: Runn
     ec2.modify_image_attribute(ImageId=image, Attribute="launchPermission", OperationType="add", UserIds=[other_id])
     assert sees()
     assert [i["ImageId"] for i in other.describe_images(ExecutableUsers=["self"])["Images"]] == [image]
-    with refused("InvalidAMIID.NotFound"):
+    with refused("AuthFailure", 401, words=image):
         other.deregister_image(ImageId=image)
     ec2.modify_image_attribute(ImageId=image, LaunchPermission={"Remove": [{"UserId": other_id}]})
     assert not sees()
