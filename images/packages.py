@@ -102,11 +102,13 @@ def _download_whole(folder: Path, wanted: Sequence[str]) -> None:
     (folder / "partial").mkdir(exist_ok=True)
     nothing = folder / "status"
     nothing.touch()
-    run(
-        [
-            *("apt-get", *_AS_ROOT, "-y", "--no-install-recommends", "--download-only"),
-            *("-o", f"Dir::State::status={nothing}", "-o", f"Dir::Cache::archives={folder}"),
-            *("-o", "Dir::State::extended_states=/dev/null", "-o", "Debug::NoLocking=true"),
-            *("install", *wanted),
-        ]
-    )
+    settings = {
+        "Dir::State::status": nothing,
+        "Dir::State::extended_states": "/dev/null",
+        "Dir::Cache": folder,
+        "Dir::Cache::archives": folder,
+        "Debug::NoLocking": "true",
+    }
+    options = [part for name, value in settings.items() for part in ("-o", f"{name}={value}")]
+    how = ("-y", "--no-install-recommends", "--download-only")
+    run(["apt-get", *_AS_ROOT, *how, *options, "install", *wanted])
