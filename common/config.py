@@ -114,6 +114,11 @@ class NodesConfig:
     # Kept free for the host on the file system of the cloud's home.
     disk_reserve_bytes: int = 2 << 30
 
+    def __post_init__(self) -> None:
+        for name in ("cpu_overcommit", "memory_overcommit", "disk_overcommit"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name}: expected more than 0")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkConfig:
