@@ -260,6 +260,10 @@ async def test_nothing_else_of_host_and_nodes_is_reached(lab: Lab) -> None:
                     assert not guest.reaches(address, port, within_s=0.08), (address, port)
             if address != "127.0.0.1":
                 assert not pings(guest.namespace, address, within_s=0.08), address
+        # Nor by what serves the VPC: the node keeps its own door.
+        for address in (MANAGEMENT, *own, *(n.address for n in lab.nodes)):
+            for port in ports:
+                assert not reaches(f"{node}-{guest.interface.vpc_id}", address, port, within_s=0.08), (address, port)
         assert [server.peers for server in with_everything] == [[]] * len(with_everything)
     finally:
         for server in with_everything:
