@@ -17,10 +17,13 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from tests.cloud_fixture import RunningCloud
 
-# Answers as good as any: others have taken the room, or a disk is full.
+# Answers as good as any: others have taken the room, a disk is full, or a client has as much as it may.
 _FULL = frozenset(
-    {"InsufficientInstanceCapacity", "InsufficientCapacity", "InsufficientAddressCapacity", "AddressLimitExceeded"}
-)
+    {
+        "InsufficientInstanceCapacity", "InsufficientCapacity", "InsufficientAddressCapacity",
+        "AddressLimitExceeded", "SecurityGroupLimitExceeded", "VcpuLimitExceeded",
+    }
+)  # fmt: skip
 PORTS = (2001, 2002, 2003)
 
 

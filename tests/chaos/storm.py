@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from tests.chaos import faults, records
+from tests.chaos import faults, records, store_files
 from tests.chaos.clients import Client
 from tests.chaos.promises import broken_promises, instances, unsettled
 from tests.chaos.small_disk import SmallDisk
@@ -196,7 +196,7 @@ class Storm:
 
     def _left_over(self) -> list[str]:
         seen = records.read(self.cloud.config)
-        return records.faults(seen) + self.engines.faults(seen)
+        return records.faults(seen) + self.engines.faults(seen) + store_files.faults(self.cloud.config)
 
     def _restarted(self) -> list[str]:
         """Those that ran in peace once, and are another process now."""

@@ -22,4 +22,4 @@ HOMES = Path(tempfile.gettempdir()) / "mallee-test-chaos-fake"
 def test_nothing_is_lost_on_many_pretended_machines() -> None:
     options = ["--hypervisor", "fake", "--nodes", "2", "--no-image", "--port-base", str(free_port_base())]
     with cloud_on_small_disk(HOMES, options) as (cloud, disk):
-        chaos(cloud, disk, FakeEngines, faults=5, clients=3, most_instances=2)
+        chaos(cloud, disk, FakeEngines, faults=4, clients=3, most_instances=2)
