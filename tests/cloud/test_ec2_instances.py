@@ -98,6 +98,19 @@ def test_as_many_run_as_fit_between_the_counts(ec2: Any, one: dict[str, Any]) ->
         ec2.run_instances(**one | {"MinCount": 900, "MaxCount": 900})
 
 
+def test_the_operator_names_the_node(ec2: Any, one: dict[str, Any], fake_cloud: RunningCloud) -> None:
+    """By the name that `mallee nodes` shows."""
+    for host in ("nc-us-east-1a-2", "nc-us-east-1a-1"):
+        instance_ids = [run(ec2, one | {"Placement": {"HostId": host}})["InstanceId"] for _ in range(3)]
+        ec2.get_waiter("instance_running").wait(InstanceIds=instance_ids, WaiterConfig={"Delay": 1})
+        placements = [shown(ec2, i)["Placement"] for i in instance_ids]
+        assert {(p["HostId"], p["AvailabilityZone"]) for p in placements} == {(host, host[3:-2])}
+        there = fake_cloud.home / "nodes" / host / "instances"
+        assert set(instance_ids) <= {folder.name for folder in there.iterdir()}
+    with refused("InsufficientCapacityOnHost"):
+        ec2.run_instances(**one | {"Placement": {"HostId": host}, "MinCount": 900, "MaxCount": 900})
+
+
 def test_a_client_token_makes_a_launch_repeatable(ec2: Any, one: dict[str, Any]) -> None:
     token = one | {"ClientToken": "the-first"}
     first, again = ec2.run_instances(**token), ec2.run_instances(**token)
@@ -216,6 +229,7 @@ def test_an_interface_that_cannot_be_is_refused(
         ({"SubnetId": "subnet-0123456789abcdef0"}, "InvalidSubnetID.NotFound"),
         ({"Placement": {"AvailabilityZone": "us-east-1z"}}, "InvalidParameterValue"),
         ({"Placement": {"Tenancy": "dedicated"}}, "UnsupportedOperation"),
+        ({"Placement": {"HostId": "h-0123456789abcdef0"}}, "InvalidHostID.NotFound"),
         ({"Placement": {"GroupName": "near"}}, "UnsupportedOperation"),
         ({"MinCount": 0}, "InvalidParameterValue"),
         ({"MinCount": -1}, "InvalidParameterValue"),
