@@ -42,10 +42,12 @@ class Room:
 
 def admissible(free: Sequence[Room], pending: Iterable[Room], shape: Room, wanted: int) -> int:
     """How many of `wanted` instances of `shape` fit on nodes with `free` room, after `pending` took theirs."""
-    heap = [((-room.memory_bytes, -room.vcpus), i) for i, room in enumerate(free)]
     rooms = list(free)
-    heapq.heapify(heap)
+    heap: list[tuple[tuple[int, int], int]] = []
     for need in pending:
+        if not heap:
+            heap = [((-room.memory_bytes, -room.vcpus), i) for i, room in enumerate(rooms)]
+            heapq.heapify(heap)
         _take(heap, rooms, need)
     count = 0
     for room in rooms:

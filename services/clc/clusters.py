@@ -21,6 +21,7 @@ from common.rpc.peers import Peers
 from mallee.cc.v1 import service_pb2, service_pb2_grpc
 from mallee.clc.v1 import record_pb2
 from mallee.nc.v1 import instance_pb2
+from mallee.nc.v1 import service_pb2 as nc_service_pb2
 from services.clc.capacity import Room, admissible
 from services.clc.instance import rules
 from services.clc.store import Store
@@ -48,6 +49,8 @@ class Cluster:
         self.zone = zone
         self.connected = False
         self.nodes: dict[str, service_pb2.NodeCapacity] = {}
+        # Of those of them that take instances.
+        self._free: dict[str, Room] = {}
         # Launches of ours that the CC has not taken over yet, by instance id; and those being written right now.
         self.unplaced: dict[str, Launching] = {}
         # What the CC's figures count already, whatever our records know of it.
@@ -68,11 +71,7 @@ class Cluster:
         if not self._heard:
             return None
         launching = [its.room for its in (*self.unplaced.values(), *self.admitting) if host in ("", its.host)]
-        free = [
-            Room(vcpus=n.free.vcpus, memory_bytes=n.free.memory_bytes, disk_bytes=n.free.disk_bytes)
-            for n in self.nodes.values()
-            if n.alive and host in ("", n.node)
-        ]
+        free = [room for name, room in self._free.items() if host in ("", name)]
         return admissible(free, launching, room, wanted)
 
     def alive(self, node: str) -> bool | None:
@@ -97,10 +96,14 @@ class Cluster:
         async for news in self.stub.WatchCapacity(service_pb2.WatchCapacityRequest()):
             if first:
                 self.nodes.clear()
+                self._free.clear()
                 self.placed.clear()
                 first = False
             for node in news.nodes:
                 self.nodes[node.node] = node
+                self._free.pop(node.node, None)
+                if node.alive:
+                    self._free[node.node] = _room(node.free)
             for instance_id in news.placed_instance_ids:
                 self.placed.add(instance_id)
                 self.unplaced.pop(instance_id, None)
@@ -166,6 +169,8 @@ class Clusters:
             cluster.unplaced.pop(instance_id, None)
             cluster.placed.discard(instance_id)
         elif instance_id not in cluster.placed:
-            shape = latest.shape
-            room = Room(vcpus=shape.vcpus, memory_bytes=shape.memory_bytes, disk_bytes=shape.disk_bytes)
-            cluster.unplaced[instance_id] = Launching(room, latest.host_id)
+            cluster.unplaced[instance_id] = Launching(_room(latest.shape), latest.host_id)
+
+
+def _room(of: nc_service_pb2.Resources | instance_pb2.InstanceShape) -> Room:
+    return Room(vcpus=of.vcpus, memory_bytes=of.memory_bytes, disk_bytes=of.disk_bytes)

@@ -95,15 +95,11 @@ def _place(cloud: Cloud, wanted: Wanted) -> tuple[Stored[record_pb2.SubnetRecord
     known = {key: count for key, count in room.items() if count is not None}
     if not known:
         raise Unavailable("No cluster controller of the zone answers yet; try again in a moment.")
-    # Between zones with equal room by how much they have left in all, so that launches spread.
-    best = max(
-        (s for s in wanted.subnets if s.key in known),
-        key=lambda s: (
-            known[s.key],
-            cloud.clusters.admissible(s.record.zone, wanted.room, 1 << 20) or 0,
-            s.record.zone,
-        ),
-    )
+    best, *equals = (s for s in wanted.subnets if known.get(s.key) == max(known.values()))
+    if equals:
+        # By how much they have left in all, so that launches spread.
+        in_all = {s.key: cloud.clusters.admissible(s.record.zone, wanted.room, 1 << 20) for s in (best, *equals)}
+        best = max((best, *equals), key=lambda s: (in_all[s.key] or 0, s.record.zone))
     if known[best.key] < wanted.min_count and wanted.host_id:
         raise NoCapacity(
             f"There is not enough capacity on the host {wanted.host_id} to launch {wanted.min_count} instances of"
