@@ -17,7 +17,7 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from botocore.model import ListShape, Shape, StructureShape
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from ec2_facade.protocol import Contract
@@ -192,7 +192,14 @@ def test_nonsense_is_answered_in_ec2s_words_and_changes_nothing(
     send = Sender(fake_cloud)
     before = send.everything()
 
-    @settings(max_examples=25, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=25,
+        derandomize=True,
+        phases=[Phase.generate],
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
     @given(requests())
     def nonsense(batch: list[tuple[str, dict[str, str]]]) -> None:
         for action, drawn in batch:
