@@ -16,7 +16,7 @@ from common.metrics import counter
 from mallee.cc.v1.service_pb2 import Placed
 from mallee.nc.v1 import instance_pb2, service_pb2
 from services.cc.ledger import Ledger, Placement, Trust
-from services.cc.nodes import Listener, Nodes
+from services.cc.nodes import ORDER_TIMEOUT_S, Listener, Nodes
 from services.cc.placement import Room, Want
 from services.cc.plans import Plans
 from services.cc.removal import Removal
@@ -25,9 +25,6 @@ from services.cc.store import PlacementStore
 Spec = instance_pb2.InstanceSpec
 
 LAUNCHES: Final = counter("mallee_cc_launches", "Orders to launch, by outcome: OK or an AWS error code", ("code",))
-# An order is on a node's disk in milliseconds; the answer for a whole batch waits no longer for one node that is slow.
-# Its part is ordered again when the CLC asks again.
-_ORDER_TIMEOUT_S: Final = 2.0
 
 _log = get_logger(__name__)
 
@@ -137,7 +134,7 @@ class Launch:
         self._plans.nudge(placement.vpc_id, placement.node)
         order = service_pb2.EnsureInstanceRequest(epoch=self._epoch, spec=_bound_to(placement.node, spec))
         try:
-            answer = await self._nodes.stub(placement.node).EnsureInstance(order, timeout=_ORDER_TIMEOUT_S)
+            answer = await self._nodes.stub(placement.node).EnsureInstance(order, timeout=ORDER_TIMEOUT_S)
         except Unavailable as error:
             self._nodes.doubt(placement.node, Trust.SILENT)
             return error

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 FIRST_RETRY_S: Final = 0.1
 LAST_RETRY_S: Final = 3.0
 _DESCRIBE_TIMEOUT_S: Final = 5.0
+# An order is on a node's disk in milliseconds; the answer for a whole batch waits no longer for one node that is slow.
+# Its part is ordered again.
+ORDER_TIMEOUT_S: Final = 2.0
 # So many TLS handshakes at a time: all at once they would be too slow for each other, and none would come about.
 _GREETINGS: Final = 32
 # A node that refused what it should have had room for is left alone for so long, unless others are full.

@@ -10,7 +10,7 @@ from common.reconcile import Reconciler
 from mallee.nc.v1 import instance_pb2, service_pb2
 from services.cc.feeds import InstanceFeed
 from services.cc.ledger import Ledger, Placement
-from services.cc.nodes import Nodes
+from services.cc.nodes import ORDER_TIMEOUT_S, Nodes
 from services.cc.plans import Plans
 from services.cc.store import PlacementStore
 
@@ -121,6 +121,7 @@ class Removal:
 
     async def _order(self, node: str, instance_id: str, generation: int) -> bool:
         answer = await self._nodes.stub(node).TerminateInstance(
-            service_pb2.TerminateInstanceRequest(epoch=self._epoch, instance_id=instance_id, generation=generation)
+            service_pb2.TerminateInstanceRequest(epoch=self._epoch, instance_id=instance_id, generation=generation),
+            timeout=ORDER_TIMEOUT_S,
         )
         return answer.gone

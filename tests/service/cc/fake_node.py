@@ -34,8 +34,8 @@ class FakeNode(NodeControllerServiceServicer):
         self.gate.set()
         self.describes = asyncio.Event()
         self.describes.set()
-        self.describes = asyncio.Event()
-        self.describes.set()
+        self.terminates = asyncio.Event()
+        self.terminates.set()
         self.plans_gate = asyncio.Event()
         self.plans_gate.set()
         # What was ordered.
@@ -79,6 +79,7 @@ class FakeNode(NodeControllerServiceServicer):
     ) -> service_pb2.TerminateInstanceResponse:
         self._obey(request.epoch)
         self.terminated.append(request.instance_id)
+        await self.terminates.wait()
         if request.instance_id in self._observations:
             if not self.gone_at_once:
                 return service_pb2.TerminateInstanceResponse(gone=False)
@@ -137,7 +138,6 @@ class FakeNode(NodeControllerServiceServicer):
     async def DescribeNode(
         self, request: service_pb2.DescribeNodeRequest, context: Any
     ) -> service_pb2.DescribeNodeResponse:
-        await self.describes.wait()
         await self.describes.wait()
         return service_pb2.DescribeNodeResponse(
             node=self.name,

@@ -44,6 +44,17 @@ async def test_a_slow_node_is_passed_over_until_it_answers_and_keeps_what_it_was
             break
 
 
+async def test_what_is_to_go_from_a_slow_node_goes_when_it_answers_and_holds_up_nothing_else(stage: Stage) -> None:
+    zone, slow, _ = await two(stage)
+    await zone.ensure(spec(1), spec(2))
+    slow.terminates.clear()
+    assert await zone.terminate(1, 2) == [instance_id(2)]
+    assert list(stage.records()) == [instance_id(1)]
+    slow.terminates.set()
+    await eventually(lambda: not stage.records())
+    assert await zone.terminate(1) == [instance_id(1)]
+
+
 async def test_a_node_that_is_all_there_is_gets_the_order_however_slow(stage: Stage) -> None:
     process = await stage.node("nc-1")
     zone = await stage.zone(nodes=1)

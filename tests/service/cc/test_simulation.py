@@ -269,3 +269,7 @@ async def _an_end(simulation: Simulation) -> None:
     assert not any(node.specs for node in nodes.values())
     assert not simulation.world.stage.records()
     assert all(node.instances == 0 for node in await simulation.describe())
+    # What was told as it came, to whom follows the zone, sums up to the same.
+    followed = zone.nodes.values()
+    await eventually(lambda: all(n.alive and not n.instances and n.free == n.total for n in followed))
+    assert len(followed) == NODES
