@@ -120,7 +120,7 @@ def test_what_was_kept_is_there_after_down_and_up(fake_cloud: RunningCloud) -> N
     assert s3.get_object(Bucket="kept-through-the-night", Key="note")["Body"].read() == b"still here"
 
 
-def test_a_cloud_grows_and_does_not_shrink() -> None:
+def test_a_cloud_grows_takes_its_operators_types_and_does_not_shrink() -> None:
     cloud = RunningCloud(
         home=new_home(Path(tempfile.gettempdir()) / "mallee-test-grow"),
         options=["--hypervisor", "fake", "--no-image", "--port-base", str(free_port_base())],
@@ -128,12 +128,21 @@ def test_a_cloud_grows_and_does_not_shrink() -> None:
     try:
         cloud.up()
         account = cloud.account("early")
+        file = cloud.home / "mallee.toml"
+        before = file.read_text()
+        _add_type(file, vcpus=0)
+        refused = mallee("up", "--no-image", "--home", str(cloud.home), check=False)
+        assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 1)
+        assert "acme.tiny: vcpus" in refused.stderr
+        file.write_text(before)
+        _add_type(file, vcpus=2)
         mallee("up", "--nodes", "2", "--zones", "2", "--no-image", "--home", str(cloud.home))
         names = [node["Node"] for node in cloud.json("nodes")]
         assert names == ["nc-us-east-1a-1", "nc-us-east-1a-2", "nc-us-east-1b-1", "nc-us-east-1b-2"]
         zones = cloud.client("ec2", "early").describe_availability_zones()["AvailabilityZones"]
         assert [zone["ZoneName"] for zone in zones] == ["us-east-1a", "us-east-1b"]
         assert cloud.client("sts", "early").get_caller_identity()["Account"] == account.account_id
+        _run_its_type(cloud)
         mallee("up", "--no-image", "--home", str(cloud.home))
         assert len(cloud.json("nodes")) == 4
         refused = mallee("up", "--nodes", "1", "--home", str(cloud.home), check=False)
@@ -141,6 +150,29 @@ def test_a_cloud_grows_and_does_not_shrink() -> None:
         assert "cannot shrink" in refused.stderr
     finally:
         cloud.destroy()
+
+
+def _add_type(file: Path, *, vcpus: int) -> None:
+    kind = f'\n[[instance_types]]\nname = "acme.tiny"\nvcpus = {vcpus}\nmemory_mib = 64\ndisk_gib = 3\n'
+    file.write_text(file.read_text() + kind)
+
+
+def _run_its_type(cloud: RunningCloud) -> None:
+    ec2, s3 = cloud.client("ec2", "early"), cloud.client("s3", "early")
+    (shown,) = ec2.describe_instance_types(InstanceTypes=["acme.tiny"])["InstanceTypes"]
+    assert shown["VCpuInfo"]["DefaultVCpus"] == 2
+    assert shown["MemoryInfo"]["SizeInMiB"] == 64
+    assert shown["InstanceStorageInfo"]["TotalSizeInGB"] == 3
+    offered = ec2.describe_instance_type_offerings(Filters=[{"Name": "instance-type", "Values": ["acme.*"]}])
+    assert [offer["InstanceType"] for offer in offered["InstanceTypeOfferings"]] == ["acme.tiny"]
+    s3.create_bucket(Bucket="disks")
+    s3.put_object(Bucket="disks", Key="disk", Body=bytes(510) + b"\x55\xaa" + bytes(512))
+    image_id = ec2.register_image(Name="disk", ImageLocation="disks/disk")["ImageId"]
+    (made,) = ec2.run_instances(ImageId=image_id, InstanceType="acme.tiny", MinCount=1, MaxCount=1)["Instances"]
+    ec2.get_waiter("instance_running").wait(InstanceIds=[made["InstanceId"]], WaiterConfig={"Delay": 1})
+    assert made["CpuOptions"] == {"CoreCount": 2, "ThreadsPerCore": 1}
+    (used,) = [node["Used"] for node in cloud.json("nodes") if node["Used"]["Vcpus"]]
+    assert (used["Vcpus"], used["MemoryBytes"]) == (2, 64 << 20)
 
 
 def test_a_taken_port_is_one_line_and_nothing_is_started(tmp_path: Path) -> None:
