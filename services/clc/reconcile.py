@@ -24,6 +24,8 @@ from services.clc.use_case import Cloud
 from services.clc.vpc.reconcile import NetworkReconciler
 
 _RETRY_S: Final = 0.5
+# Passes over reservations, most of which wait: for their turn, or for a node that is slow.
+_RESERVATIONS: Final = 512
 _log = get_logger(__name__)
 
 
@@ -35,7 +37,7 @@ class Leader:
         self._instances = InstanceReconciler(cloud, ticket_key)
         self._networks = NetworkReconciler(cloud)
         images = ImageReconciler(cloud)
-        self._reservations = Reconciler("instances", self._instances.step)
+        self._reservations = Reconciler("instances", self._instances.step, concurrency=_RESERVATIONS)
         self._vpcs = Reconciler("network-plans", self._networks.step)
         self._images = Reconciler("images", images.step)
         self._sweep = Reconciler("image-sweep", images.sweep)

@@ -7,9 +7,10 @@ due. After a crash it does the same.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from typing import Final
 
 from common.errors import NoCapacity, Unavailable
@@ -33,6 +34,10 @@ from services.clc.use_case import Cloud
 REPEAT_S: Final = 5.0
 # Instances in one order: 16 KiB of user data each stays below gRPC's 4 MiB message.
 _BATCH: Final = 100
+# Passes that have their turn at once, and how long one keeps it. With 32 at once a third fewer launches a second were
+# accepted from 16 clients, on two cores.
+_TURNS: Final = 6
+_TURN_S: Final = 0.1
 # How long a launch that was answered waits for room: nodes that were just restarted or lost sight of come back by then.
 ROOM_PATIENCE_S: Final = 60.0
 
@@ -45,10 +50,35 @@ class InstanceReconciler:
     def __init__(self, cloud: Cloud, ticket_key: bytes) -> None:
         self._cloud = cloud
         self._ticket_key = ticket_key
+        self._turns = asyncio.Semaphore(_TURNS)
         # What the nodes last said, by instance.
         self.observed: dict[str, nc.InstanceObservation] = {}
 
     async def step(self, reservation_id: str) -> float | None:
+        async with self._turn():
+            return await self._step(reservation_id)
+
+    @contextlib.asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """A few passes at a time, so that those who call are answered first; one that waits for a slow node or zone
+        makes room after a while and holds up nobody."""
+        await self._turns.acquire()
+        over = False
+
+        def end() -> None:
+            nonlocal over
+            if not over:
+                over = True
+                self._turns.release()
+
+        timer = asyncio.get_running_loop().call_later(_TURN_S, end)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            end()
+
+    async def _step(self, reservation_id: str) -> float | None:
         began = time.perf_counter()
         store = self._cloud.store
         reservation = store.get(record_pb2.ReservationRecord, reservation_id)
