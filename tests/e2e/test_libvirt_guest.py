@@ -15,7 +15,7 @@ import pytest
 
 from common.ids import InstanceId
 from images import cpio
-from images.packages import fetch, unpack
+from images.packages import BOOT_LOADER_PACKAGES, KERNEL, ROOT_PACKAGES, fetch, unpack
 from images.trees import make_ramdisk_tree
 from services.nc.drivers.base import Domain, Power
 from services.nc.drivers.domain_xml import domain_name, smbios_uuid
@@ -112,7 +112,8 @@ class Bench:
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LibvirtHost]:
     unpacked, tree = tmp_path_factory.mktemp("unpacked"), tmp_path_factory.mktemp("ramdisk")
-    unpack(fetch(ROOT / "build" / "guest-image" / "packages"), unpacked)
+    wanted = (KERNEL, *ROOT_PACKAGES, *BOOT_LOADER_PACKAGES)
+    unpack(fetch(ROOT / "build" / "guest-image" / "packages", wanted), unpacked)
     make_ramdisk_tree(unpacked, tree)
     (tree / "init").write_text(INIT)
     with libvirt_host() as started:
