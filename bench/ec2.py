@@ -3,15 +3,13 @@
 The load generator runs on the same machine, so a figure is what is left beside it. Goals are for 2 cores. Rates are
 the best of some rounds, since other work on the machine only ever takes away; times are medians.
 
-python -m bench.ec2     (--instances 1000 ends before the large account is made; --serve only brings the cloud up, for
-another load generator, prints what that needs, and takes it away at the end of its input)
+python -m bench.ec2     (--instances 1000 ends before the large account is made)
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import dataclasses
 import os
 import statistics
 import sys
@@ -24,8 +22,6 @@ from typing import Final
 
 from bench.figures import report
 from bench.query_client import QueryClient, Signed, at_once, numbered, values
-from common.config import CloudConfig, NodeConfig
-from deploy.config_file import FILE_NAME, write
 from tests.cloud_fixture import RunningCloud, new_home
 from tests.ports import free_port_base
 
@@ -49,49 +45,24 @@ MANY, FIRST_GOAL_S, AGAIN_GOAL_S = 25_000, 2.5, 1.0
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--instances", type=int, default=MANY, help="in the large account")
-    parser.add_argument("--serve", action="store_true", help="bring the cloud up for another load generator")
     arguments = parser.parse_args()
-    if arguments.serve:
-        return serve()
     print(f"load of this machine before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-    with roomy_cloud() as cloud:
+    with fake_cloud() as cloud:
         met = asyncio.run(measure(cloud, arguments.instances))
     print(f"load of this machine after: {os.getloadavg()[0]:.1f}")
     return 0 if met else 1
 
 
-def serve() -> int:
-    with roomy_cloud() as cloud:
-        keys = cloud.account()
-        told = {"ENDPOINT": cloud.endpoint_url, "ACCESS_KEY": keys.access_key_id, "SECRET_KEY": keys.secret_access_key}
-        told |= {"REGION": cloud.config.region, "IMAGE_ID": cloud.image_id, "INSTANCE_TYPE": TYPE}
-        for name, value in told.items():
-            print(f"export {name}={value}", flush=True)
-        sys.stdin.read()
-    return 0
-
-
 @contextmanager
-def roomy_cloud() -> Iterator[RunningCloud]:
-    """Fake nodes that have room for everything: they use nothing of this machine."""
-    options = ["--hypervisor", "fake", "--zones", str(ZONES), "--no-image", "--public-pool", "198.18.0.0/15"]
-    home = new_home(Path(tempfile.gettempdir()) / "mallee-bench-fake")
-    cloud = RunningCloud(home=home, options=[*options, "--port-base", str(free_port_base())])
+def fake_cloud() -> Iterator[RunningCloud]:
+    """Pretended nodes: they have room for everything and use nothing of this machine."""
+    options = ["--hypervisor", "fake", "--zones", str(ZONES), "--no-image", "--port-base", str(free_port_base())]
+    cloud = RunningCloud(home=new_home(Path(tempfile.gettempdir()) / "mallee-bench-fake"), options=options)
     try:
-        cloud.up()
-        write(cloud.home / FILE_NAME, with_room(cloud.config))
         cloud.up()
         yield cloud
     finally:
         cloud.destroy()
-
-
-def with_room(config: CloudConfig) -> CloudConfig:
-    def roomy(node: NodeConfig) -> NodeConfig:
-        return dataclasses.replace(node, cores=1 << 16, memory_bytes=1 << 44, disk_bytes=1 << 48)
-
-    zones = (dataclasses.replace(zone, nodes=tuple(map(roomy, zone.nodes))) for zone in config.zones)
-    return dataclasses.replace(config, zones=tuple(zones))
 
 
 async def measure(cloud: RunningCloud, instances: int) -> bool:

@@ -19,7 +19,7 @@ from cli.options import Home, default_home, site
 from cli.output import Json, err, out, plain_errors, print_json
 from common.errors import AlreadyExists, Unavailable
 from deploy import cloud
-from deploy.layout import DEFAULT_PORT_BASE, Shape
+from deploy.layout import DEFAULT_PORT_BASE, default_shape
 from deploy.processes import Code
 from deploy.s6 import SupervisorError
 from mallee.clc.v1 import service_pb2 as clc
@@ -58,7 +58,10 @@ def up(
     place = site(home)
     started = time.monotonic()
     with plain_errors():
-        config = cloud.plan(place, lambda old: dataclasses.replace(old or Shape(), **given))  # type: ignore[arg-type]
+        config = cloud.plan(
+            place,
+            lambda old: dataclasses.replace(old or default_shape(hypervisor), **given),  # type: ignore[arg-type]
+        )
         with err.status("Starting") as status, place.locked():
             cloud.bring_up(place, config, _code(), lambda text: _tell(status, text))
             _tell(status, "Waiting for the nodes")

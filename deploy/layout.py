@@ -35,6 +35,8 @@ _NODES_FROM: Final = 11
 # vCPUs per core: three guests of one vCPU run on two cores, with room to spare.
 CPU_OVERCOMMIT: Final = 4.0
 _MIB: Final = 1 << 20
+# Of a pretended cloud, which takes nothing of the machine and routes nothing: a range for benchmarks (RFC 2544).
+PRETENDED_POOL: Final = "198.18.0.0/15"
 
 
 class LayoutError(ValueError):
@@ -68,6 +70,13 @@ class Shape:
         return self.hypervisor == "fake"
 
 
+def default_shape(hypervisor: str | None) -> Shape:
+    """Of a new cloud, where the operator asks for nothing else."""
+    if hypervisor == "fake":
+        return Shape(hypervisor=hypervisor, public_pool=PRETENDED_POOL)
+    return Shape()
+
+
 def shape_of(config: CloudConfig) -> Shape:
     """The shape that a cloud was made with."""
     return Shape(
@@ -85,7 +94,7 @@ def new_config(shape: Shape, host: Host, *, cloud_id: str, home: str, user: str)
     """Raises LayoutError."""
     _check(shape)
     base = shape.port_base
-    share = _share(host, shape.zones * shape.nodes_per_zone)
+    share = _PRETENDED if shape.fake else _share(host, shape.zones * shape.nodes_per_zone)
     management = "127.0.0.1" if shape.fake else str(_host_address(shape.underlay_cidr, 1))
     return CloudConfig(
         cloud_id=cloud_id,
@@ -163,6 +172,10 @@ class _Share:
     memory_bytes: int
     disk_bytes: int
     cpu_overcommit: float
+
+
+# What a pretended node has: large, as whoever tests a tool wants the API and not the walls of this machine.
+_PRETENDED: Final = _Share(cores=1 << 12, memory_bytes=3 << 40, disk_bytes=1 << 48, cpu_overcommit=CPU_OVERCOMMIT)
 
 
 def _share(host: Host, count: int) -> _Share:

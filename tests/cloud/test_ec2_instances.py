@@ -14,6 +14,8 @@ from tests.cloud_fixture import RunningCloud
 
 FAST: Any = {"Delay": 1, "MaxAttempts": 60}
 ABSENT = "i-0123456789abcdef0"
+# More than all pretended nodes hold, and as many as one request may ask for.
+TOO_MANY: Any = {"InstanceType": "m5.xlarge", "MinCount": 1000, "MaxCount": 1000}
 # What SDKs and Terraform send of themselves.
 SENT_BY_SDKS: Any = {
     "CpuOptions": {"CoreCount": 1, "ThreadsPerCore": 1},
@@ -95,7 +97,7 @@ def test_as_many_run_as_fit_between_the_counts(ec2: Any, one: dict[str, Any]) ->
     assert [instance["AmiLaunchIndex"] for instance in made] == list(range(len(made)))
     assert 1 <= len(made) <= 2
     with refused("InsufficientInstanceCapacity", 500):
-        ec2.run_instances(**one | {"MinCount": 900, "MaxCount": 900})
+        ec2.run_instances(**one | TOO_MANY)
 
 
 def test_the_operator_names_the_node(ec2: Any, one: dict[str, Any], fake_cloud: RunningCloud) -> None:
@@ -108,7 +110,7 @@ def test_the_operator_names_the_node(ec2: Any, one: dict[str, Any], fake_cloud: 
         there = fake_cloud.home / "nodes" / host / "instances"
         assert set(instance_ids) <= {folder.name for folder in there.iterdir()}
     with refused("InsufficientCapacityOnHost"):
-        ec2.run_instances(**one | {"Placement": {"HostId": host}, "MinCount": 900, "MaxCount": 900})
+        ec2.run_instances(**one | TOO_MANY | {"Placement": {"HostId": host}})
 
 
 def test_a_client_token_makes_a_launch_repeatable(ec2: Any, one: dict[str, Any]) -> None:

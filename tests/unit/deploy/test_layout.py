@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import tomllib
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from common.config import CloudConfig, parse
 from deploy.config_file import dump
-from deploy.layout import Host, LayoutError, Shape, new_config, ports, reshaped, shape_of
+from deploy.layout import Host, LayoutError, Shape, default_shape, new_config, ports, reshaped, shape_of
 
 GIB = 1 << 30
 HOST = Host(cores=2, memory_bytes=8 * GIB, disk_free_bytes=50 * GIB)
@@ -44,13 +45,20 @@ def test_what_is_written_is_what_is_read(shape: Shape, host: Host) -> None:
 
 @given(shapes, hosts)
 def test_nodes_never_promise_more_than_the_machine_has(shape: Shape, host: Host) -> None:
-    made = config(shape, host)
+    made = config(dataclasses.replace(shape, hypervisor="auto"), host)
     nodes = [node for zone in made.zones for node in zone.nodes]
     assert sum(node.memory_bytes for node in nodes) <= host.memory_bytes
     assert sum(node.disk_bytes for node in nodes) <= host.disk_free_bytes
     promised = sum(node.cores for node in nodes) * made.nodes.cpu_overcommit
     # A node offers one vCPU at the least.
     assert promised <= max(host.cores * 4 * 1.01, len(nodes))
+
+
+@given(hosts)
+def test_pretended_nodes_have_room_on_any_machine(host: Host) -> None:
+    made = config(default_shape("fake"), host)
+    assert all(node.memory_bytes > host.memory_bytes for zone in made.zones for node in zone.nodes)
+    assert ipaddress.IPv4Network(made.network.public_pool).num_addresses > 100_000
 
 
 @given(shapes, hosts)
