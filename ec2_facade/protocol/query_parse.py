@@ -219,9 +219,12 @@ def takes(field: FieldDescriptor) -> bool:
     return not (field.is_repeated or field.message_type is not None) or accepted_values(field) is None
 
 
-def scalar(field: FieldDescriptor) -> Scalar:
-    """The conversion of one value. Raises InvalidArgument, or Unsupported for one that the contract does not accept."""
-    convert = _conversion(field)
+def scalar(field: FieldDescriptor, *, any_text: bool = False) -> Scalar:
+    """The conversion of one value. Raises InvalidArgument, or Unsupported for one that the contract does not accept.
+
+    `any_text`: also what XML cannot hold, as S3's names may; its listings encode them.
+    """
+    convert = _as_it_is if any_text and field.type == FieldDescriptor.TYPE_STRING else _conversion(field)
     accepted = accepted_values(field)
     if accepted is None:
         return convert
@@ -252,6 +255,10 @@ def _conversion(field: FieldDescriptor) -> Scalar:
         case _:
             bits = _INTEGER_BITS[field.type]
             return lambda value, path: integer(value, path, bits)
+
+
+def _as_it_is(value: str, _path: str) -> str:
+    return value
 
 
 def text(value: str, path: str) -> str:

@@ -129,7 +129,7 @@ def _put(name: str, shape: Shape, field: FieldDescriptor | None) -> Put:
     attribute = field.name
     if field.message_type is not None:
         return _put_date(name, attribute)
-    convert: Callable[[str, str], Any] = query_parse.scalar(field)
+    convert: Callable[[str, str], Any] = query_parse.scalar(field, any_text=True)
     is_list = isinstance(shape, ListShape)
 
     def put(message: Message, value: str) -> None:

@@ -32,7 +32,7 @@ def refusal(protocol: QueryProtocol, params: dict[str, str]) -> tuple[str, str]:
         ({"SecurityGroupId.x": "sg-1"}, "UnknownParameter", "The parameter SecurityGroupId.x is not recognized"),
         ({"Placement": "here"}, "UnknownParameter", "The parameter Placement is not recognized"),
         ({"BlockDeviceMapping.1.DeviceName": "sda"}, "UnsupportedOperation", "The parameter BlockDeviceMapping is not"),
-        ({"Placement.Affinity": "x"}, "UnsupportedOperation", "The parameter Placement.Affinity is not supported"),
+        ({"Placement.Affinity": "x"}, "UnsupportedOperation", "The value x of the parameter Placement.Affinity is"),
         ({"Placement.Tenancy": "host"}, "UnsupportedOperation", "The value host of the parameter Placement.Tenancy is"),
         ({"EbsOptimized": "true"}, "UnsupportedOperation", "The value true of the parameter EbsOptimized is not"),
         ({"MaxCount": "many"}, "InvalidParameterValue", "Value (many) for parameter MaxCount is invalid."),
