@@ -374,6 +374,20 @@ def test_when_the_cloud_is_full_the_call_says_so(fleet: Fleet) -> None:
     assert caught.value.response["Error"]["Code"] == "InsufficientInstanceCapacity"
 
 
+def test_a_guest_that_powers_off_is_terminated_and_leaves_nothing(fleet: Fleet) -> None:
+    """The last instance says good-bye by itself; it has an elastic address, which stays its owner's."""
+    instance_id, address = fleet.ids[2], fleet.addresses()[2]
+    fleet.ssh.run(address, "poweroff", check=False)
+    wait_for_state(fleet.ec2, [instance_id], "terminated")
+    (instance,) = describe(fleet.ec2, [instance_id])
+    assert instance["StateReason"] == {
+        "Code": "Client.InstanceInitiatedShutdown",
+        "Message": "Client.InstanceInitiatedShutdown: Instance initiated shutdown",
+    }
+    assert traces_of_instances(fleet.cloud.config.cloud_id, fleet.cloud.home, [instance_id], vpcs=False) == []
+    assert not any(held.get("InstanceId") for held in fleet.ec2.describe_addresses()["Addresses"])
+
+
 def test_termination_leaves_nothing(fleet: Fleet, escapes: str) -> None:
     cloud_id, home = fleet.cloud.config.cloud_id, fleet.cloud.home
     fleet.ec2.terminate_instances(InstanceIds=fleet.ids)
