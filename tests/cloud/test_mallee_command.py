@@ -77,6 +77,19 @@ def test_an_account_is_made_used_listed_and_deleted(fake_cloud: RunningCloud) ->
     assert made["AccountId"] not in {account["AccountId"] for account in fake_cloud.json("accounts", "list")}
 
 
+def test_the_first_of_the_accounts_is_not_deleted(fake_cloud: RunningCloud) -> None:
+    before = fake_cloud.json("accounts", "list")
+    for named in ("", before[0]["Name"], before[0]["AccountId"]):
+        refused = fake_cloud.mallee("accounts", "delete", named, "--force", check=False)
+        assert refused.returncode == 1
+        assert len(refused.stderr.strip().splitlines()) == 1
+    assert fake_cloud.json("accounts", "list") == before
+    assert fake_cloud.client("sts").get_caller_identity()["Account"] == before[0]["AccountId"]
+    digits = fake_cloud.mallee("accounts", "create", "123456789012", check=False)
+    assert digits.returncode == 1
+    assert "12 digits" in digits.stderr
+
+
 def test_credentials_set_a_shell_up(fake_cloud: RunningCloud) -> None:
     script = f"""
 set -eu

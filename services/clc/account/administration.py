@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, Final
 
-from common.errors import NotFound
+from common.errors import InvalidArgument, NotFound
 from common.etcd.election import Leaders
 from common.etcd.membership import Membership
 from mallee.clc.v1 import record_pb2, service_pb2, service_pb2_grpc
 from services.clc.account import secrets
 from services.clc.account.create import create_account
 from services.clc.account.delete import delete_account
+from services.clc.account.operators import operator_id
 from services.clc.instance import rules
 from services.clc.store import Store, Stored, sorted_by_creation
 from services.clc.use_case import Cloud
@@ -50,7 +51,7 @@ class AdministrationService(service_pb2_grpc.AdministrationServiceServicer):
         self, request: service_pb2.GetCredentialsRequest, context: Any
     ) -> service_pb2.GetCredentialsResponse:
         store = self._cloud.store
-        account = find_account(store, request.account).record
+        account = find_account(store, request.account or _operator(store)).record
         key = store.get(record_pb2.AccessKeyRecord, account.first_access_key_id)
         if key is None:
             raise NotFound(f"account {account.name} has no access key")
@@ -85,12 +86,22 @@ class AdministrationService(service_pb2_grpc.AdministrationServiceServicer):
 
 
 def find_account(store: Store, named: str) -> Stored[record_pb2.AccountRecord]:
-    """By id or name; the first account when neither is given. Raises NotFound."""
-    accounts = sorted_by_creation(store.all(record_pb2.AccountRecord))
-    for account in accounts:
-        if not named or named in (account.record.account_id, account.record.name):
-            return account
-    raise NotFound(f"there is no account {named!r}" if named else "there is no account yet", code="NoSuchEntity")
+    """By id, or by name. Raises InvalidArgument if neither is given, NotFound."""
+    if not named:
+        raise InvalidArgument("say which account: its name or its id")
+    account = store.get(record_pb2.AccountRecord, named) or store.get(
+        record_pb2.AccountRecord, store.holder(f"account-name/{named}") or ""
+    )
+    if account is None:
+        raise NotFound(f"there is no account {named!r}", code="NoSuchEntity")
+    return account
+
+
+def _operator(store: Store) -> str:
+    account_id = operator_id(store)
+    if account_id is None:
+        raise NotFound("there is no account yet", code="NoSuchEntity")
+    return account_id
 
 
 def _shown(store: Store, account: record_pb2.AccountRecord) -> service_pb2.Account:

@@ -10,12 +10,13 @@ from typing import Final
 from common.errors import AlreadyExists, InvalidArgument
 from common.ids import AccountId, DhcpOptionsId, SecurityGroupId, SecurityGroupRuleId, SubnetId, VpcId
 from mallee.clc.v1 import record_pb2
-from services.clc.account import secrets
+from services.clc.account import operators, secrets
 from services.clc.clock import timestamp
 from services.clc.store import Changes, Store, until_committed
 from services.clc.use_case import Cloud
 
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
+# An account is called by its name or its id, so no name looks like an id.
+_NAME: Final = re.compile(r"(?![0-9]{12}\Z)[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
 # Subnets of a default VPC are /20 each, as AWS makes them.
 _SUBNET_BITS: Final = 20
 
@@ -23,9 +24,12 @@ _SUBNET_BITS: Final = 20
 async def create_account(cloud: Cloud, name: str) -> tuple[record_pb2.AccountRecord, str, str]:
     """The account, its access key id and its secret."""
     if not _NAME.match(name):
-        raise InvalidArgument(f"{name!r} is no account name: letters, digits, '.', '_' and '-', at most 63")
+        raise InvalidArgument(
+            f"{name!r} is no account name: letters, digits, '.', '_' and '-', at most 63; not 12 digits, as an id has"
+        )
 
     async def attempt() -> tuple[record_pb2.AccountRecord, str, str]:
+        await operators.ensure_claimed(cloud.store)
         if cloud.store.holder(f"account-name/{name}"):
             raise AlreadyExists(
                 f"there is an account {name!r} already: choose another name", code="EntityAlreadyExists"
@@ -48,6 +52,8 @@ async def _create(cloud: Cloud, name: str) -> tuple[record_pb2.AccountRecord, st
     )
     changes = Changes()
     changes.create(account)
+    if operators.operator_id(cloud.store) is None:
+        changes.claim(operators.CLAIM, account_id)
     changes.claim(f"account-name/{name}", account_id)
     changes.create(
         record_pb2.AccessKeyRecord(

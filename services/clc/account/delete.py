@@ -8,6 +8,7 @@ from google.protobuf.message import Message
 
 from common.errors import WrongState
 from mallee.clc.v1 import record_pb2
+from services.clc.account.operators import operator_id
 from services.clc.clock import gmt
 from services.clc.instance import rules
 from services.clc.instance.terminate import shut_down
@@ -22,8 +23,13 @@ _BATCH: Final = 500
 
 
 async def delete_account(cloud: Cloud, account: Stored[record_pb2.AccountRecord], *, force: bool) -> None:
-    """Marks it: from here on its keys open nothing. Raises WrongState if it still has something and not `force`."""
+    """Marks it: from here on its keys open nothing.
+
+    Raises WrongState if it still has something and not `force`, and for the operator's account.
+    """
     account_id = account.record.account_id
+    if account_id == operator_id(cloud.store):
+        raise WrongState(f"account {account.record.name} is the operator's: it goes with the cloud (mallee destroy)")
     if not force:
         if any(_alive(cloud, account_id)):
             raise WrongState(f"account {account.record.name} has instances: terminate them, or use --force")

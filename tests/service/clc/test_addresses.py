@@ -110,10 +110,11 @@ async def test_no_number_of_requests_at_once_gets_past_the_limit(stage: Stage) -
 
 
 async def test_an_account_that_goes_gives_its_addresses_back(stage: Stage) -> None:
-    one, _ = await launched(stage)
-    address = await allocated(stage)
-    await associate(stage, one, address.allocation_id)
-    account = find_account(stage.cloud.store, "alice")
+    bobs = stage.of_the_other()
+    one, _ = await launched(bobs)
+    address = await allocated(bobs)
+    await associate(bobs, one, address.allocation_id)
+    account = find_account(stage.cloud.store, "bob")
     await delete_account(stage.cloud, account, force=True)
     await eventually(lambda: stage.cloud.store.get(record_pb2.AccountRecord, account.record.account_id) is None)
     assert list(stage.cloud.store.claims("public/")) == []

@@ -232,15 +232,17 @@ async def test_a_deregistered_image_stays_pinned_while_a_launch_needs_it(
     assert caught.value.code == "InvalidAMIID.NotFound"
 
 
-async def test_a_deleted_account_leaves_nothing(stage: Stage, image_id: str, leader: Leader) -> None:
-    await stage.run("RunInstances", launch(image_id))
-    store, account_id = stage.cloud.store, stage.callers[0].account_id
-    account = find_account(store, "alice")
+async def test_a_deleted_account_leaves_nothing(stage: Stage, leader: Leader) -> None:
+    bobs = stage.of_the_other()
+    request = image_pb2.RegisterImageRequest(name="machine", image_location="bucket/machine")
+    await bobs.run("RunInstances", launch((await bobs.run("RegisterImage", request)).image_id))
+    store, account_id = stage.cloud.store, bobs.callers[0].account_id
+    account = find_account(store, "bob")
     with pytest.raises(CloudError, match="has instances"):
         await delete_account(stage.cloud, account, force=False)
     await delete_account(stage.cloud, account, force=True)
     await eventually(lambda: store.get(record_pb2.AccountRecord, account_id) is None)
     owners = {getattr(s.record, "account_id", "") for kind in store._records.values() for s in kind.values()}
-    assert owners == {stage.callers[1].account_id}
+    assert owners == {bobs.callers[1].account_id}
     claims = [name for name in store.claims("") if account_id in name]
     assert claims == []
