@@ -33,6 +33,8 @@ class Kind:
     not_found_code: str
     # What EC2 calls it in "The … 'i-…' does not exist".
     words: str
+    # It writes '[ami-…]' there.
+    in_brackets: bool = False
 
     def check(self, given: str) -> None:
         """Raises InvalidArgument unless it looks like an id of this noun (8 digits are old ids, which are no more)."""
@@ -40,9 +42,10 @@ class Kind:
             raise InvalidArgument(f'Invalid id: "{given}"', code=self.malformed_code)
 
     def missing(self, ids: Sequence[str]) -> NotFound:
+        named = f"[{', '.join(ids)}]" if self.in_brackets else ", ".join(ids)
         if len(ids) == 1:
-            return NotFound(f"The {self.words} '{ids[0]}' does not exist", code=self.not_found_code)
-        return NotFound(f"The {self.words}s '{', '.join(ids)}' do not exist", code=self.not_found_code)
+            return NotFound(f"The {self.words} '{named}' does not exist", code=self.not_found_code)
+        return NotFound(f"The {self.words}s '{named}' do not exist", code=self.not_found_code)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +70,7 @@ IMAGE: Final = Noun(
     malformed_code="InvalidAMIID.Malformed",
     not_found_code="InvalidAMIID.NotFound",
     words="image id",
+    in_brackets=True,
 )
 SECURITY_GROUP: Final = Noun(
     record=record_pb2.SecurityGroupRecord,

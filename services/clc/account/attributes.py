@@ -16,11 +16,10 @@ async def describe_account_attributes(
     known = {
         "supported-platforms": "VPC",
         "default-vpc": cloud.store.holder(f"default-vpc/{call.account_id}") or "none",
-        # In one request; beyond that the zones' room decides.
         "max-elastic-ips": str(cloud.config.clc.addresses_per_account),
         "vpc-max-elastic-ips": str(cloud.config.clc.addresses_per_account),
         "vpc-max-security-groups-per-interface": str(MAX_GROUPS),
-        "max-instances": str(MAX_COUNT),
+        "max-instances": str(_max_instances(cloud)),
     }
     for name in request.attribute_names:
         if name not in known:
@@ -35,3 +34,9 @@ async def describe_account_attributes(
             if not request.attribute_names or name in request.attribute_names
         ]
     )
+
+
+def _max_instances(cloud: Cloud) -> int:
+    """Of the smallest type, where the vCPUs of an account are limited; else those of one request: room decides."""
+    vcpus = cloud.config.clc.vcpus_per_account
+    return vcpus // min(kind.vcpus for kind in cloud.config.instance_types) if vcpus else MAX_COUNT

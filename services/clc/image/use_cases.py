@@ -182,7 +182,7 @@ def launchable(store: Store, account_id: str, image_id: str, kind: str) -> Store
     IMAGE.check(image_id)
     image = store.get(record_pb2.ImageRecord, image_id)
     if image is None or not _visible(image.record, account_id):
-        raise NotFound(f"The image id '[{image_id}]' does not exist", code="InvalidAMIID.NotFound")
+        raise IMAGE.missing([image_id])
     if image.record.image_type != kind:
         raise InvalidArgument(
             f"The image id '[{image_id}]' is a {image.record.image_type} image, not a {kind} image",

@@ -108,9 +108,12 @@ def _place(cloud: Cloud, wanted: Wanted) -> tuple[Stored[record_pb2.SubnetRecord
         )
     if known[best.key] < wanted.min_count:
         zones = ", ".join(sorted(s.record.zone for s in wanted.subnets))
+        where, other = f"any Availability Zone ({zones})", "or a smaller type"
+        if wanted.zone_chosen:
+            where, other = f"the Availability Zone you requested ({zones})", "a smaller type, or another zone"
         raise NoCapacity(
-            f"We currently do not have sufficient {wanted.shape.instance_type} capacity in the Availability Zone you"
-            f" requested ({zones}): {known[best.key]} of them fit now. Try fewer, a smaller type, or another zone.",
+            f"We currently do not have sufficient {wanted.shape.instance_type} capacity in {where}:"
+            f" {known[best.key]} of them fit now. Try fewer, {other}.",
             code="InsufficientInstanceCapacity",
         )
     return best, known[best.key]

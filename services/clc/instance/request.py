@@ -43,8 +43,10 @@ class Wanted:
     ramdisk: Stored[record_pb2.ImageRecord] | None
     key: Stored[record_pb2.KeyPairRecord] | None
     vpc: Stored[record_pb2.VpcRecord]
-    # One: the user chose. Several: any of them will do, the zone with most room is taken.
+    # Any of them will do, the zone with most room is taken.
     subnets: tuple[Stored[record_pb2.SubnetRecord], ...]
+    # By the user, or the subnet was: there is one.
+    zone_chosen: bool
     groups: tuple[Stored[record_pb2.SecurityGroupRecord], ...]
     # The one node to place it on. Empty: any.
     host_id: str
@@ -107,6 +109,9 @@ def check(cloud: Cloud, call: Call, request: ec2.RunInstancesRequest) -> Wanted:
         key=named(cloud.store, call.account_id, [request.key_name])[0] if request.key_name else None,
         vpc=vpc,
         subnets=subnets,
+        zone_chosen=bool(
+            interface.subnet_id or request.placement.availability_zone or request.placement.availability_zone_id
+        ),
         groups=_groups(cloud, call, interface, vpc.record),
         host_id=request.placement.host_id,
         interface=interface,

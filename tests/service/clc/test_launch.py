@@ -12,7 +12,7 @@ import pytest
 from common.errors import CloudError, InvalidArgument, NoCapacity, Unavailable
 from common.etcd.election import Leadership
 from mallee.clc.v1 import record_pb2
-from mallee.ec2.v1 import image_pb2, instance_pb2
+from mallee.ec2.v1 import account_attribute_pb2, image_pb2, instance_pb2
 from mallee.nc.v1 import instance_pb2 as nc
 from services.clc.account.administration import find_account
 from services.clc.account.delete import delete_account
@@ -67,6 +67,10 @@ async def test_an_account_has_no_more_vcpus_than_its_operator_gives(stage: Stage
             await limited.run("RunInstances", two)
         assert refused.value.code == "VcpuLimitExceeded"
     assert len((await limited.run("RunInstances", launch(image_id, 3, minimum=1))).instances) == 1
+    asked = account_attribute_pb2.DescribeAccountAttributesRequest(attribute_names=["max-instances"])
+    for told, most in ((stage, "1000"), (limited, "5")):
+        (attribute,) = (await told.run("DescribeAccountAttributes", asked)).account_attributes
+        assert [value.attribute_value for value in attribute.attribute_values] == [most]
 
 
 async def test_what_fits_is_started_between_the_counts(stage: Stage, image_id: str) -> None:
@@ -79,8 +83,12 @@ async def test_what_fits_is_started_between_the_counts(stage: Stage, image_id: s
 async def test_below_min_count_the_call_itself_fails_and_nothing_is_made(stage: Stage, image_id: str) -> None:
     before = stage.cloud.store.revision
     with pytest.raises(NoCapacity) as caught:
-        await stage.run("RunInstances", launch(image_id, 17))
+        await stage.run("RunInstances", launch(image_id, 33, placement=instance_pb2.Placement()))
     assert caught.value.code == "InsufficientInstanceCapacity"
+    assert "capacity in any Availability Zone (us-east-1a, us-east-1b):" in str(caught.value)
+    with pytest.raises(NoCapacity) as caught:
+        await stage.run("RunInstances", launch(image_id, 17))
+    assert f"capacity in the Availability Zone you requested ({ZONE}):" in str(caught.value)
     assert stage.cloud.store.revision == before
 
 
@@ -227,9 +235,14 @@ async def test_a_deregistered_image_stays_pinned_while_a_launch_needs_it(
     await eventually(lambda: record(stage, instance.instance_id).state == record_pb2.INSTANCE_STATE_RUNNING)
     leader._images.nudge(image_id)
     await eventually(lambda: image_id not in stage.images.pins)
-    with pytest.raises(CloudError) as caught:
-        await stage.run("RunInstances", launch(image_id))
-    assert caught.value.code == "InvalidAMIID.NotFound"
+    for action, request in (
+        ("RunInstances", launch(image_id)),
+        ("DescribeImages", image_pb2.DescribeImagesRequest(image_ids=[image_id])),
+    ):
+        with pytest.raises(CloudError) as caught:
+            await stage.run(action, request)
+        assert caught.value.code == "InvalidAMIID.NotFound"
+        assert str(caught.value) == f"The image id '[{image_id}]' does not exist"
 
 
 async def test_a_deleted_account_leaves_nothing(stage: Stage, leader: Leader) -> None:
