@@ -53,7 +53,7 @@ def instance(index: int) -> instance_pb2.Instance:
         private_ip_address=address,
         public_ip_address=f"203.0.113.{index % 250}",
         private_dns_name=f"ip-{address.replace('.', '-')}.ec2.internal",
-        public_dns_name=f"ec2-203-0-113-{index % 250}.compute-1.amazonaws.com",
+        public_dns_name="",
         subnet_id="subnet-0123456789abcdef0",
         vpc_id="vpc-0123456789abcdef0",
         architecture="x86_64",

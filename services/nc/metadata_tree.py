@@ -153,7 +153,6 @@ def _about_instance(subject: Subject) -> dict[str, str]:
         "placement/availability-zone-id": spec.zone_id,
         "placement/region": spec.region,
         "profile": "default-hvm",
-        "public-hostname": public_name(interface, public),
         "public-ipv4": public,
         "ramdisk-id": boot.ramdisk.image_id,
         "reservation-id": spec.reservation_id,
@@ -175,7 +174,6 @@ def _about_network(subject: Subject) -> dict[str, str]:
         "local-ipv4s": interface.private_ipv4,
         "mac": interface.mac,
         "owner-id": spec.account_id,
-        "public-hostname": public_name(interface, public),
         "public-ipv4s": public,
         "security-group-ids": "\n".join(subject.group_ids),
         "security-groups": "\n".join(subject.security_groups),
@@ -188,12 +186,3 @@ def _about_network(subject: Subject) -> dict[str, str]:
     }
     # AWS writes the MAC of the path with a slash behind it: it is a folder.
     return {f"network/interfaces/macs/{interface.mac}/{path}": text for path, text in told.items() if text}
-
-
-def public_name(interface: instance_pb2.NetworkInterface, public: str) -> str:
-    """The public DNS name, also of an address that came later: its form is that of the first one."""
-    if public == interface.public_ipv4:
-        return interface.public_dns_name
-    if not public or not interface.public_ipv4:
-        return ""
-    return interface.public_dns_name.replace(interface.public_ipv4.replace(".", "-"), public.replace(".", "-"))

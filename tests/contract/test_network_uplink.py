@@ -128,7 +128,7 @@ async def test_named_resolvers_answer_every_guest_for_the_worlds_names_alone() -
                 return netns.run(["sh", "-c", f"busybox nslookup {name} 172.31.0.2 || true"], namespace=inner.namespace)
 
             await eventually(lambda: "198.18.202.77" in told("mallee.test"))
-            for name in ("ip-172-31-0-99.ec2.internal", "ec2-198-18-201-99.compute-1.amazonaws.com", "172.31.0.99"):
+            for name in ("ip-172-31-0-99.ec2.internal", "172.31.0.99"):
                 assert "198.18.202.77" not in told(name)
             assert server.asked == {"mallee.test"}
             # The guest itself reaches the world no more than before.

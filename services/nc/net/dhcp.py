@@ -29,9 +29,8 @@ class Scope:
 
     vpc_cidr: str
     subnets: tuple[str, ...]
-    # Of private and of public names.
+    # Of private names; addresses have no public ones.
     domain: str
-    public_domain: str
     facade_address: str
     mtu: int
     # Asked for what is not the VPC's.
@@ -60,7 +59,7 @@ def configuration(scope: Scope, folder: Path) -> str:
         f"addn-hosts={folder / 'dns-hosts'}",
         f"pid-file={folder / 'dnsmasq.pid'}",
         f"domain={scope.domain}",
-        f"local=/{scope.domain}/{scope.public_domain}/",
+        f"local=/{scope.domain}/",
         "local-ttl=5",
         "quiet-dhcp",
         f"dhcp-option=26,{scope.mtu}",
@@ -87,15 +86,13 @@ def dhcp_hosts(cards: Iterable[Card]) -> str:
 
 
 def dns_hosts(view: View, cards: Iterable[Card], region: str) -> str:
-    """Internal names of every member; a member's public name leads to its private address, as on AWS."""
+    """Internal names of every member."""
     domain = names.internal_domain(region)
     known = {card.private for card in cards} | set(view.members)
     lines = []
     for address in sorted(known, key=ipaddress.IPv4Address):
         host_name = names.private_host(address)
-        member = view.members.get(address)
-        public = f" {names.public_name(member.public, region)}" if member and member.public else ""
-        lines.append(f"{address} {host_name}.{domain} {host_name}{public}\n")
+        lines.append(f"{address} {host_name}.{domain} {host_name}\n")
     return "".join(lines)
 
 

@@ -92,14 +92,6 @@ def private_host(private_ipv4: str) -> str:
     return "ip-" + private_ipv4.replace(".", "-")
 
 
-def public_domain(region: str) -> str:
-    return "compute-1.amazonaws.com" if region == "us-east-1" else f"{region}.compute.amazonaws.com"
-
-
-def public_name(public_ipv4: str, region: str) -> str:
-    return f"ec2-{public_ipv4.replace('.', '-')}.{public_domain(region)}"
-
-
 def _pack(resource_id: str) -> str:
     number = int(resource_id.rpartition("-")[2], 16)
     digits = []

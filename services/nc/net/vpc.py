@@ -301,7 +301,6 @@ class Vpc:
             vpc_cidr=records[0].vpc_cidr,
             subnets=tuple(sorted({record.subnet_cidr for record in records})),
             domain=names.internal_domain(self._site.region),
-            public_domain=names.public_domain(self._site.region),
             facade_address=self._site.doors.facade_address,
             mtu=self._site.guest_mtu,
             resolvers=self._site.doors.resolvers,

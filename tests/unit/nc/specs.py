@@ -55,7 +55,6 @@ def spec(
             public_ipv4=f"198.51.100.{number + 10}",
             security_group_ids=["sg-0123456789abcdef0"],
             private_dns_name=f"ip-172-31-0-{number + 10}.ec2.internal",
-            public_dns_name=f"ec2-198-51-100-{number + 10}.compute-1.amazonaws.com",
         ),
         user_data=b"#!/bin/sh\n\xff\x00",
         has_user_data=True,

@@ -37,7 +37,7 @@ def test_rubbish_is_no_token(token: str) -> None:
 
 WANTED = frozenset({
     *("instance-id", "instance-type", "local-hostname", "hostname", "mac", "local-ipv4", "public-ipv4"),
-    *("public-hostname", "ami-id", "ami-launch-index", "instance-life-cycle", "placement/availability-zone"),
+    *("ami-id", "ami-launch-index", "instance-life-cycle", "placement/availability-zone"),
     "placement/availability-zone-id",
     *("placement/region", "block-device-mapping/ami", "block-device-mapping/root", "public-keys/0/openssh-key"),
     *("security-groups", "reservation-id", "events/maintenance/scheduled"),
@@ -53,6 +53,7 @@ def test_the_paths_that_guests_read_are_there() -> None:
     for path in [*WANTED, *(f"network/interfaces/macs/{MAC}/{name}" for name in WANTED_OF_CARD)]:
         assert leaves[f"meta-data/{path}"], path
     assert "meta-data/spot/instance-action" not in leaves
+    assert not any(path.endswith("public-hostname") for path in leaves), "addresses have no public DNS names"
 
 
 def test_listings_show_folders_with_a_slash() -> None:
@@ -69,7 +70,6 @@ def test_the_latest_plan_decides_the_public_address() -> None:
     moved = network_pb2.PlanInterface(public_ipv4="198.51.100.99", group_ids=["sg-new"])
     leaves = metadata_tree.leaves(Subject(spec(), moved))
     assert leaves["meta-data/public-ipv4"] == "198.51.100.99"
-    assert leaves["meta-data/public-hostname"] == "ec2-198-51-100-99.compute-1.amazonaws.com"
     assert leaves[f"meta-data/network/interfaces/macs/{MAC}/security-group-ids"] == "sg-new"
     without = metadata_tree.leaves(Subject(spec(), network_pb2.PlanInterface()))
     assert "meta-data/public-ipv4" not in without

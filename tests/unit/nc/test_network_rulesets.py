@@ -86,7 +86,6 @@ def test_dnsmasq_serves_each_subnet_and_asks_nobody() -> None:
         vpc_cidr="172.31.0.0/16",
         subnets=("172.31.0.0/20", "172.31.16.0/20"),
         domain="ec2.internal",
-        public_domain="compute-1.amazonaws.com",
         facade_address="169.254.169.250",
         mtu=1450,
     )
@@ -103,13 +102,11 @@ def test_dnsmasq_serves_each_subnet_and_asks_nobody() -> None:
 def test_names_lead_to_private_addresses() -> None:
     seen = view(member("172.31.0.5", WEB, public="198.51.100.5"), member("172.31.1.7", node=THERE), ingress=[])
     assert dhcp.dns_hosts(seen, CARDS, "us-east-1") == (
-        "172.31.0.5 ip-172-31-0-5.ec2.internal ip-172-31-0-5 ec2-198-51-100-5.compute-1.amazonaws.com\n"
-        "172.31.1.7 ip-172-31-1-7.ec2.internal ip-172-31-1-7\n"
+        "172.31.0.5 ip-172-31-0-5.ec2.internal ip-172-31-0-5\n172.31.1.7 ip-172-31-1-7.ec2.internal ip-172-31-1-7\n"
     )
     assert dhcp.dhcp_hosts(CARDS) == "d0:0d:00:00:00:05,172.31.0.5,ip-172-31-0-5\n"
     other = dhcp.dns_hosts(seen, CARDS, "eu-west-1")
     assert "ip-172-31-0-5.eu-west-1.compute.internal" in other
-    assert "ec2-198-51-100-5.eu-west-1.compute.amazonaws.com" in other
 
 
 def test_a_rule_named_twice_is_rendered_once() -> None:
