@@ -15,6 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from common.etcd.client import Etcd
+from etcdrpc import rpc_pb2
+
 ETCD = shutil.which("etcd") or "/usr/bin/etcd"
 
 
@@ -92,6 +95,11 @@ class EtcdServer:
     def _signal(self, number: signal.Signals) -> None:
         assert self._process
         os.kill(self._process.pid, number)
+
+
+async def compact(etcd: Etcd, revision: int) -> None:
+    """Forgets what was before `revision`."""
+    await etcd.write(lambda e: e.kv.Compact, rpc_pb2.CompactionRequest(revision=revision))
 
 
 @contextlib.contextmanager

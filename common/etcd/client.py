@@ -164,9 +164,6 @@ class Etcd:
         """Sent once, never repeated: see OutcomeUnknown."""
         return txn.result(await self.write(lambda e: e.kv.Txn, txn.request))
 
-    async def compact(self, revision: int) -> None:
-        await self.write(lambda e: e.kv.Compact, rpc_pb2.CompactionRequest(revision=revision))
-
     # Leases
 
     async def lease_grant(self, ttl_s: int) -> int:

@@ -181,12 +181,8 @@ class Leaders:
         self._replica.subscribe(lambda _: changed())
 
 
-async def leader_of(etcd: Etcd, name: str) -> tuple[str, int] | None:
-    """(member id, epoch) of who leads now; None: nobody."""
-    return leader_among((await etcd.range(f"{PREFIX}{name}/")).items)
-
-
 def leader_among(candidates: Iterable[KeyValue]) -> tuple[str, int] | None:
+    """(member id, epoch) of who leads; None: nobody."""
     first = min(candidates, key=lambda item: item.create_revision, default=None)
     return None if first is None else (_member_of(first), first.create_revision)
 

@@ -109,12 +109,6 @@ class Txn:
     def if_absent(self, key: str) -> Self:
         return self.if_create_revision(key, 0)
 
-    def if_present(self, key: str) -> Self:
-        compare = self._compare(key, rpc_pb2.Compare.CREATE)
-        compare.result = rpc_pb2.Compare.GREATER
-        compare.create_revision = 0
-        return self
-
     def put(self, key: str, value: bytes, *, lease: int = 0) -> Self:
         self._request.success.add().request_put.CopyFrom(rpc_pb2.PutRequest(key=key.encode(), value=value, lease=lease))
         return self

@@ -100,10 +100,6 @@ class Peers:
     def leader_stub(self, kind: StubType[Stub]) -> Stub:
         return self._pick(self._leader()).stub(kind)
 
-    @property
-    def leader_channel(self) -> CloudChannel:
-        return self._pick(self._leader()).channel
-
     def _leader(self) -> str:
         name = f"{self._role}/{self._zone}" if self._zone else self._role
         if self._leaders is None:

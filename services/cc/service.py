@@ -47,11 +47,6 @@ class ClusterController(ClusterControllerServiceServicer):
     def leads(self) -> bool:
         return self._term is not None
 
-    @property
-    def connected_nodes(self) -> set[str]:
-        """Nodes that answer now."""
-        return self._term.nodes.connected if self._term is not None else set()
-
     async def stop(self) -> None:
         """Ends the watches, so that the server can drain."""
         if self._term is not None:

@@ -128,10 +128,6 @@ class FakeNetwork:
                 return self._is_let_in(view, by_id.get(source), by_id.get(target), str(source), packet)
         return False
 
-    def public_addresses(self) -> set[str]:
-        """Those that this node answers for."""
-        return {m.public for vpc_id in self._vpcs() for m in self._records(vpc_id).view().local if m.public}
-
     def _is_let_in(
         self,
         view: policy.View,

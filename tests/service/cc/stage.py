@@ -92,6 +92,12 @@ class Zone:
     async def leads(self) -> None:
         await eventually(lambda: self.controller.leads)
 
+    @property
+    def connected_nodes(self) -> set[str]:
+        """Nodes that answer its controller now."""
+        term = self.controller._term
+        return term.nodes.connected if term is not None else set()
+
     async def watch(self) -> None:
         """In the background, until the term ends."""
         tasks = await self._stack.enter_async_context(Background())

@@ -108,7 +108,7 @@ async def test_a_dead_node_keeps_its_placements_and_gets_no_more(stage: Stage) -
     described = await zone.stub.DescribeNodes(cc.DescribeNodesRequest())
     assert [(n.node, n.alive, n.instances) for n in described.nodes] == [("nc-1", False, 1), ("nc-2", True, 3)]
     await processes[0].start()
-    await eventually(lambda: zone.controller.connected_nodes == {"nc-1", "nc-2"})
+    await eventually(lambda: zone.connected_nodes == {"nc-1", "nc-2"})
     placed = await zone.ensure(spec(5), spec(6))
     assert {p.node for p in placed} == {"nc-1", "nc-2"}
     processes[0].node.say(instance_id(1), instance_pb2.VM_STATE_RUNNING)

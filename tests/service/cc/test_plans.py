@@ -77,7 +77,7 @@ async def test_a_node_that_was_away_catches_up(stage: Stage) -> None:
     await zone.apply(5)
     await process.stop()
     await eventually(lambda: not zone.nodes["nc-1"].alive)
-    await eventually(lambda: not zone.controller.connected_nodes)
+    await eventually(lambda: not zone.connected_nodes)
     assert await zone.apply(6) == ["nc-1"]
     await process.start()
     await eventually(lambda: process.node.plans[VPC].revision == 6)

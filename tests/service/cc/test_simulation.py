@@ -203,7 +203,7 @@ async def test_a_thousand_nodes(whole_world: World, policy: PlacementPolicy) -> 
         await zone.start()
         await zone.leads()
         await zone.watch()
-        await eventually(lambda: zone.controller.connected_nodes == whole_world.nodes.keys(), within_s=PATIENCE_S)
+        await eventually(lambda: zone.connected_nodes == whole_world.nodes.keys(), within_s=PATIENCE_S)
         simulation = Simulation(whole_world, zone, random.Random(seed))
         await _the_policy_is_kept(simulation, policy)
         await _counts_are_kept(simulation)
@@ -256,7 +256,7 @@ async def _an_end(simulation: Simulation) -> None:
     """All nodes come back: every instance has its final state, and when all are taken away nothing is left."""
     zone, nodes = simulation.zone, simulation.world.nodes
     await simulation.heal()
-    await eventually(lambda: zone.controller.connected_nodes == nodes.keys(), within_s=PATIENCE_S)
+    await eventually(lambda: zone.connected_nodes == nodes.keys(), within_s=PATIENCE_S)
     await simulation.settle()
     await simulation.gone()
     await simulation.check()

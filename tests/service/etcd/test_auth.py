@@ -60,8 +60,8 @@ REFUSED = [
 
 async def test_each_writes_its_own_and_nothing_else(clients: dict[str, Etcd]) -> None:
     for name, key in ALLOWED:
-        await clients[name].put(key, b"")
-        assert (await clients[name].txn(Txn().if_present(key).put(key, b"1"))).succeeded
+        revision = await clients[name].put(key, b"")
+        assert (await clients[name].txn(Txn().if_mod_revision(key, revision).put(key, b"1"))).succeeded
     for name, key in REFUSED:
         with pytest.raises(EtcdError, match="permission denied"):
             await clients[name].put(key, b"")

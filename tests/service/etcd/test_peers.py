@@ -111,11 +111,11 @@ async def test_the_leaders_stub_follows_the_election(etcd: Etcd, membership: Mem
             peers.leader_stub(health_pb2_grpc.HealthStub)
         term = tasks.start(Election(etcd, "clc", "clc-1").run(lead))
         await eventually(lambda: leaders.leader("clc") == "clc-1")
-        assert peers.leader_channel is peers.channel("clc-1")
+        assert peers.leader_stub(health_pb2_grpc.HealthStub) is peers.stub(health_pb2_grpc.HealthStub, "clc-1")
         tasks.start(Election(etcd, "clc", "clc-2").run(lead))
         term.cancel()
         await eventually(lambda: leaders.leader("clc") == "clc-2")
-        assert peers.leader_channel is peers.channel("clc-2")
+        assert peers.leader_stub(health_pb2_grpc.HealthStub) is peers.stub(health_pb2_grpc.HealthStub, "clc-2")
         for process in processes:
             await process.stop()
 

@@ -11,7 +11,7 @@ from common.errors import Unavailable
 from common.etcd.client import Etcd
 from common.etcd.replica import Change, Replica
 from common.etcd.types import Txn
-from tests.etcd_fixture import EtcdServer
+from tests.etcd_fixture import EtcdServer, compact
 from tests.eventually import eventually
 
 
@@ -86,7 +86,7 @@ async def test_it_equals_etcd_after_crashes_and_compactions(own_etcd_server: Etc
                     # Not only to compact: a write on the broken connection would have an unknown outcome.
                     revision = await etcd.revision()
                     if round_ == 1:
-                        await etcd.compact(revision)
+                        await compact(etcd, revision)
             last = await etcd.put("/mallee/x/last", b"")
             await replica.wait_for(last)
             truth = {item.key: item.value for item in (await etcd.range("/mallee/x/")).items}
