@@ -15,7 +15,7 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -26,9 +26,6 @@ from images.disk import ROOT_BYTES, BootFiles, make_disk, make_ext4, make_qcow2
 from images.kept import Kept, Report
 from images.packages import BOOT_LOADER_PACKAGES, KERNEL, ROOT_PACKAGES, ImageBuildError, fetch, unpack
 from images.trees import GUEST, make_ramdisk_tree, make_root_tree
-
-# What a kernel of this image should be started with, beside root=.
-KERNEL_ARGUMENTS: Final = "root=/dev/vda console=ttyS0 quiet"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

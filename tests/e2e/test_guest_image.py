@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from images.build import KERNEL_ARGUMENTS, GuestImage, build
+from images.build import GuestImage, build
+from services.clc.instance.request import kernel_arguments
 from tests.e2e.guest_host import FACADE
 from tests.e2e.guest_machine import ADDRESS, Surroundings, copy_of, machine, surroundings
 
@@ -53,7 +54,7 @@ def root_disk(image: GuestImage, folder: Path) -> list[str]:
 
 
 def kernel(image: GuestImage) -> list[str]:
-    return ["-kernel", str(image.kernel), "-initrd", str(image.ramdisk), "-append", KERNEL_ARGUMENTS]
+    return ["-kernel", str(image.kernel), "-initrd", str(image.ramdisk), "-append", kernel_arguments(True)]
 
 
 def test_kernel_ramdisk_and_root_become_an_instance_once(
