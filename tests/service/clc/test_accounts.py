@@ -109,7 +109,8 @@ async def test_an_older_clouds_first_account_is_the_operators_and_put_on_record(
     assert stage.cloud.store.holder(CLAIM) == ids(stage)[ALICE]
 
 
-async def test_of_accounts_made_first_at_once_one_is_the_operators(stage: Stage) -> None:
+@pytest.mark.parametrize("names", [["carol"], ["carol", "dave"]])
+async def test_of_accounts_made_first_at_once_one_is_the_operators(stage: Stage, names: list[str]) -> None:
     changes = Changes()
     changes.release(CLAIM)
     for account in list(stage.cloud.store.all(record_pb2.AccountRecord)):
@@ -118,7 +119,7 @@ async def test_of_accounts_made_first_at_once_one_is_the_operators(stage: Stage)
     assert operator_id(stage.cloud.store) is None
     with pytest.raises(NotFound, match="no account yet"):
         await default_credentials(stage)
-    made = await asyncio.gather(*(create_account(stage.cloud, name) for name in ("carol", "dave")))
+    made = await asyncio.gather(*(create_account(stage.cloud, name) for name in names))
     assert stage.cloud.store.holder(CLAIM) in {account.account_id for account, _, _ in made}
 
 
