@@ -5,7 +5,7 @@ from __future__ import annotations
 from common.errors import AlreadyExists, InvalidArgument, NotFound, WrongState
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import address_pb2 as ec2
-from services.clc.address.association import join, leave
+from services.clc.address.association import hold_instead, join, leave
 from services.clc.address.find import Address, by_public_ip_to_use, find_address
 from services.clc.instance import rules
 from services.clc.lookup import INSTANCE, NETWORK_INTERFACE, own
@@ -35,8 +35,9 @@ async def associate_address(
             )
         end_dry_run(request)
         changes = Changes()
-        association_id = join(cloud.store, changes, address, instance)
-        await cloud.store.commit(changes)
+        with hold_instead(cloud.store, cloud.addresses, address) as instead:
+            association_id = join(cloud.store, changes, address, instance, instead=instead)
+            await cloud.store.commit(changes)
         return ec2.AssociateAddressResult(association_id=association_id)
 
     return await until_committed(attempt)
@@ -51,11 +52,12 @@ async def disassociate_address(
         end_dry_run(request)
         if address.record.association_id:
             changes = Changes()
-            leave(cloud.store, changes, address)
             draft = address.draft()
             draft.instance_id = draft.association_id = ""
             changes.update(address, draft)
-            await cloud.store.commit(changes)
+            with hold_instead(cloud.store, cloud.addresses, address) as instead:
+                leave(cloud.store, changes, address, instead=instead)
+                await cloud.store.commit(changes)
         return ec2.DisassociateAddressResponse()
 
     return await until_committed(attempt)

@@ -16,6 +16,7 @@ from mallee.nc.v1 import instance_pb2 as nc
 from services.clc.account.administration import find_account
 from services.clc.account.delete import delete_account
 from services.clc.reconcile import Leader
+from services.clc.store import Changes
 from services.clc.vpc.addresses import public_claim
 from tests.eventually import eventually
 from tests.service.clc.stage import PlayedZone, Stage
@@ -29,11 +30,14 @@ async def leader(stage: Stage) -> AsyncIterator[None]:
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def launched(stage: Stage) -> tuple[str, PlayedZone]:
+async def launched(stage: Stage, name: str = "machine", *, public: bool = True) -> tuple[str, PlayedZone]:
     """A running instance, and its zone."""
-    image = image_pb2.RegisterImageRequest(name="machine", image_location="bucket/machine")
+    image = image_pb2.RegisterImageRequest(name=name, image_location="bucket/machine")
     image_id = (await stage.run("RegisterImage", image)).image_id
-    launch = instance_pb2.RunInstancesRequest(image_id=image_id, min_count=1, max_count=1)
+    interface = instance_pb2.InstanceNetworkInterfaceSpecification(device_index=0, associate_public_ip_address=public)
+    launch = instance_pb2.RunInstancesRequest(
+        image_id=image_id, min_count=1, max_count=1, network_interfaces=[interface]
+    )
     one = str((await stage.run("RunInstances", launch)).instances[0].instance_id)
     zone = stage.zones[stage.instance(one).zone]
     await eventually(lambda: bool(stage.instance(one).node))
@@ -51,6 +55,22 @@ async def associate(stage: Stage, instance_id: str, allocation_id: str) -> str:
     return str((await stage.run("AssociateAddress", request)).association_id)
 
 
+async def disassociate(stage: Stage, association_id: str) -> None:
+    await stage.run("DisassociateAddress", address_pb2.DisassociateAddressRequest(association_id=association_id))
+
+
+def holders(stage: Stage) -> list[str | None]:
+    """Of addresses of the pool."""
+    store = stage.cloud.store
+    return [store.holder(public_claim(address)) for address in store.claims("public/")]
+
+
+def has_one_of_the_pool(stage: Stage, instance_id: str) -> bool:
+    record = stage.instance(instance_id)
+    claim = public_claim(record.interface.public_ipv4)
+    return not record.allocation_id and stage.cloud.store.holder(claim) == instance_id
+
+
 async def test_the_plan_follows_the_address(stage: Stage) -> None:
     one, zone = await launched(stage)
     before = stage.instance(one).interface.public_ipv4
@@ -59,9 +79,64 @@ async def test_the_plan_follows_the_address(stage: Stage) -> None:
     association = await associate(stage, one, address.allocation_id)
     await eventually(lambda: zone.plans[-1].interfaces[0].public_ipv4 == address.public_ip)
     assert stage.cloud.store.holder(public_claim(before)) is None
-    await stage.run("DisassociateAddress", address_pb2.DisassociateAddressRequest(association_id=association))
-    await eventually(lambda: zone.plans[-1].interfaces[0].public_ipv4 == "")
+    await disassociate(stage, association)
+    again = stage.instance(one).interface.public_ipv4
+    assert again not in ("", address.public_ip)
+    await eventually(lambda: zone.plans[-1].interfaces[0].public_ipv4 == again)
+    assert stage.cloud.store.holder(public_claim(again)) == one
     assert stage.cloud.store.holder(public_claim(address.public_ip)) == address.allocation_id
+
+
+async def test_who_loses_an_address_to_another_gets_one_of_the_pool(stage: Stage) -> None:
+    (one, _), (two, _) = await launched(stage, "machine"), await launched(stage, "model")
+    address, other = await allocated(stage), await allocated(stage)
+    await associate(stage, one, address.allocation_id)
+    await associate(stage, two, address.allocation_id)
+    assert has_one_of_the_pool(stage, one)
+    assert stage.instance(two).interface.public_ipv4 == address.public_ip
+    # An elastic address that takes another's place leaves nothing of the pool with the instance.
+    association = await associate(stage, two, other.allocation_id)
+    assert stage.instance(two).interface.public_ipv4 == other.public_ip
+    assert two not in holders(stage)
+    await disassociate(stage, association)
+    assert has_one_of_the_pool(stage, two)
+    ended = instance_pb2.TerminateInstancesRequest(instance_ids=[one, two])
+    await stage.run("TerminateInstances", ended)
+    await eventually(lambda: set(holders(stage)) == {address.allocation_id, other.allocation_id})
+
+
+async def test_an_instance_launched_without_an_address_gets_none(stage: Stage) -> None:
+    one, _ = await launched(stage, public=False)
+    association = await associate(stage, one, (await allocated(stage)).allocation_id)
+    await disassociate(stage, association)
+    assert stage.instance(one).interface.public_ipv4 == ""
+
+
+async def test_an_instance_that_is_ending_gets_none(stage: Stage) -> None:
+    one, _ = await launched(stage)
+    association = await associate(stage, one, (await allocated(stage)).allocation_id)
+    stored = stage.cloud.store.get(record_pb2.InstanceRecord, one)
+    assert stored is not None
+    draft = stored.draft()
+    draft.state = record_pb2.INSTANCE_STATE_SHUTTING_DOWN
+    changes = Changes()
+    changes.update(stored, draft)
+    await stage.cloud.store.commit(changes)
+    await disassociate(stage, association)
+    assert one not in holders(stage)
+
+
+async def test_an_empty_pool_keeps_nobody_from_letting_go(stage: Stage) -> None:
+    one, _ = await launched(stage)
+    address = await allocated(stage)
+    association = await associate(stage, one, address.allocation_id)
+    _, free = stage.cloud.addresses.public_total_and_free()
+    with stage.cloud.addresses.hold_public(free):
+        await disassociate(stage, association)
+    assert stage.instance(one).interface.public_ipv4 == ""
+    # What it is due is not forgotten.
+    await disassociate(stage, await associate(stage, one, address.allocation_id))
+    assert has_one_of_the_pool(stage, one)
 
 
 async def test_an_instance_that_ends_lets_go_of_its_address(stage: Stage) -> None:
