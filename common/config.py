@@ -7,13 +7,17 @@ what it needs. Units stand in the names.
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
+import itertools
+import math
 import re
 import tomllib
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 
 class ConfigError(ValueError):
@@ -98,12 +102,15 @@ class WalrusConfig:
     reserve_bytes: int = 1 << 30
 
 
+Hypervisor = Literal["auto", "kvm", "qemu", "fake"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodesConfig:
     """What holds for every node."""
 
     # auto: kvm where the CPU says vmx or svm, else qemu (TCG). fake: the shipped fake drivers.
-    hypervisor: str = "auto"
+    hypervisor: Hypervisor = "auto"
     # A node offers its cores, memory and disk times these. Memory that is offered twice may run out: the kernel then
     # ends a guest. Disk that is offered twice may fill up: guests then wait at their next write until there is room.
     cpu_overcommit: float = 4.0
@@ -116,7 +123,7 @@ class NodesConfig:
 
     def __post_init__(self) -> None:
         for name in ("cpu_overcommit", "memory_overcommit", "disk_overcommit"):
-            if getattr(self, name) <= 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"{name}: expected more than 0")
 
 
@@ -133,6 +140,15 @@ class NetworkConfig:
     resolvers: tuple[str, ...] = ()
     # Where guests find the facade.
     guest_facade_address: str = "169.254.169.250"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineConfig:
+    """What this machine had when `up` last gave each node its part: by it `up` knows which parts were edited since."""
+
+    cores: int = 0
+    memory_bytes: int = 0
+    disk_free_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,13 +196,23 @@ class CloudConfig:
     walrus: WalrusConfig = field(default_factory=WalrusConfig)
     nodes: NodesConfig = field(default_factory=NodesConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
+    machine: MachineConfig = field(default_factory=MachineConfig)
     zones: tuple[ZoneConfig, ...] = ()
     instance_types: tuple[InstanceTypeConfig, ...] = DEFAULT_TYPES
 
     def __post_init__(self) -> None:
-        names = [kind.name for kind in self.instance_types]
-        if twice := next((name for name in names if names.count(name) > 1), None):
-            raise ConfigError(f"instance type {twice} is defined twice")
+        nodes = [node for zone in self.zones for node in zone.nodes]
+        for what, named in (("instance type", self.instance_types), ("zone", self.zones), ("node", nodes)):
+            names = [one.name for one in named]
+            if twice := next((name for name in names if names.count(name) > 1), None):
+                raise ConfigError(f"{what} {twice} is defined twice")
+        _check_networks(self.network, len(self.zones))
+
+    @property
+    def facade_address(self) -> str:
+        """host:port where clients find the public API. By address: a bucket in the host would need a name server."""
+        host = self.facade.listen[0] if self.facade.listen else self.management_address
+        return f"{'127.0.0.1' if host == '0.0.0.0' else host}:{self.facade.port}"
 
     @property
     def home_path(self) -> Path:
@@ -239,7 +265,18 @@ def _build(cls: type[Any], raw: Any, where: str) -> Any:
     ]
     if missing:
         raise ConfigError(f"{where}: key {missing[0]!r} is missing")
-    return cls(**{name: _convert(hints[name], value, f"{where}: {name}") for name, value in raw.items()})
+    values = {name: _convert(hints[name], value, f"{where}: {name}") for name, value in raw.items()}
+    for name, value in values.items():
+        if check := _CHECKS.get(name):
+            try:
+                for one in value if isinstance(value, tuple) else (value,):
+                    check(one)
+            except ValueError as error:
+                raise ConfigError(f"{where}: {name}: {error}") from error
+    try:
+        return cls(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
@@ -258,4 +295,58 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return float(value)
     if isinstance(hint, types.GenericAlias) or not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise ConfigError(f"{where}: expected {getattr(hint, '__name__', hint)}, found {value!r}")
+    if hint is int and value < 0:
+        raise ConfigError(f"{where}: expected 0 or more, found {value}")
     return value
+
+
+def _port(value: int) -> None:
+    if not 1 <= value <= 65535:
+        raise ValueError(f"{value} is no port: expected 1 to 65535")
+
+
+def _endpoint(value: str) -> None:
+    host, _, port = value.rpartition(":")
+    if not host or not re.fullmatch(r"[0-9]+", port):
+        raise ValueError(f"{value!r}: expected host:port")
+    _port(int(port))
+
+
+def _cloud_id(value: str) -> None:
+    if not re.fullmatch(r"[0-9a-f]{4}", value):
+        raise ValueError(f"{value!r}: expected four hex digits")
+
+
+# By key, in whichever table it stands; of a list, each entry.
+_CHECKS: Final[dict[str, Callable[[Any], object]]] = {
+    "cloud_id": _cloud_id,
+    "port": _port,
+    "metrics_port": _port,
+    "cc_port": _port,
+    "cc_metrics_port": _port,
+    "endpoints": _endpoint,
+    "listen": ipaddress.ip_address,
+    "management_address": ipaddress.IPv4Address,
+    "address": ipaddress.IPv4Address,
+    "guest_facade_address": ipaddress.IPv4Address,
+    "resolvers": ipaddress.IPv4Address,
+    "underlay_cidr": ipaddress.IPv4Network,
+    "public_pool": ipaddress.IPv4Network,
+    "default_vpc_cidr": ipaddress.IPv4Network,
+}
+# Default subnets are /20 each, a quarter of a smaller VPC; smaller than /28 none is.
+_SUBNET_BITS, _SMALLEST_SUBNET_BITS = 20, 28
+
+
+def _check_networks(network: NetworkConfig, zones: int) -> None:
+    ranges = {
+        name: ipaddress.IPv4Network(getattr(network, name))
+        for name in ("underlay_cidr", "public_pool", "default_vpc_cidr")
+    }
+    vpc = ranges["default_vpc_cidr"]
+    bits = max(_SUBNET_BITS, vpc.prefixlen + 2)
+    if bits > _SMALLEST_SUBNET_BITS or 1 << bits - vpc.prefixlen < zones:
+        raise ConfigError(f"network: default_vpc_cidr: {vpc} has no room for a subnet in each of {zones} zones")
+    for (one, mine), (other, theirs) in itertools.combinations(ranges.items(), 2):
+        if mine.overlaps(theirs):
+            raise ConfigError(f"network: {one} {mine} and {other} {theirs} overlap")

@@ -21,6 +21,7 @@ from common.pki import Identity, create_authority, create_document_signer, issue
 from deploy import etcd, fabric, machine
 from deploy.config_file import FILE_NAME, write
 from deploy.guests import end_all_processes, power_off_all
+from deploy.home import LOST_AND_FOUND, check_new, check_place
 from deploy.layout import Shape, new_config, reshaped, shape_of
 from deploy.libvirt import write_files
 from deploy.names import ADMIN, CLC, ETCD, FACADE, WALRUS
@@ -92,10 +93,12 @@ def is_fake(config: CloudConfig) -> bool:
 def plan(site: Site, asked: Callable[[Shape | None], Shape]) -> CloudConfig:
     """The configuration that `up` will bring about; changes nothing.
 
-    `asked` gives what the operator wants, told what there is. Raises LayoutError.
+    `asked` gives what the operator wants, told what there is. Raises LayoutError, and Unmet
+    for a home that has what is not a cloud's.
     """
     host = machine.survey(site.home)
     if not site.exists():
+        check_new(site.home)
         shape = asked(None)
         user = "" if shape.fake else machine.SERVICE_USER
         return new_config(shape, host, cloud_id=secrets.token_hex(2), home=str(site.home), user=user)
@@ -162,6 +165,7 @@ def _power_off_guests(config: CloudConfig, code: Code, supervisor: Supervisor, t
 def remove(site: Site, tell: Tell) -> None:
     """Everything this cloud made on this machine, whether anything of it runs or not."""
     config = site.config()
+    check_place(site.home)
     tell("Stopping the services")
     site.supervisor.stop(last=ETCD)
     if not is_fake(config):
@@ -169,7 +173,15 @@ def remove(site: Site, tell: Tell) -> None:
         end_all_processes(config)
         fabric.destroy(config)
     tell("Removing files")
-    shutil.rmtree(site.home)
+    # The configuration last, by which the rest is still a cloud's if this ends early. The folder itself goes with the
+    # lock on it, unless a file system is mounted there.
+    for path in sorted(site.home.iterdir(), key=lambda path: path == site.config_file):
+        if path.name == LOST_AND_FOUND:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _make_files(site: Site, config: CloudConfig) -> None:
@@ -177,14 +189,16 @@ def _make_files(site: Site, config: CloudConfig) -> None:
     if not fake:
         machine.ensure_user()
     home, user = site.home, config.user
-    machine.own([home, home / "run", home / "log"], "", 0o755)
+    machine.own([home], "", 0o755)
+    # Before anything else: what a killed `up` leaves is then a cloud, to be brought up or destroyed.
+    write(site.config_file, config)
+    machine.own([home / "run", home / "log"], "", 0o755)
     # QEMU's user passes through to the disks of its guests, and nobody lists them.
     machine.own([home / "nodes"], "", 0o711)
     machine.own([home / "etcd", home / "walrus"], user, 0o700)
     if fake:
         machine.own((home / "nodes" / node.name for zone in config.zones for node in zone.nodes), "", 0o755)
     _make_keys(config)
-    write(site.config_file, config)
 
 
 def _make_keys(config: CloudConfig) -> None:

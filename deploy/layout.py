@@ -11,13 +11,15 @@ import ipaddress
 import string
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from common.config import (
     ClcConfig,
     CloudConfig,
     EtcdConfig,
     FacadeConfig,
+    Hypervisor,
+    MachineConfig,
     NetworkConfig,
     NodeConfig,
     NodesConfig,
@@ -35,6 +37,7 @@ _NODES_FROM: Final = 11
 # vCPUs per core: three guests of one vCPU run on two cores, with room to spare.
 CPU_OVERCOMMIT: Final = 4.0
 _MIB: Final = 1 << 20
+_Edited = TypeVar("_Edited", NodeConfig, NodesConfig)
 # Of a pretended cloud, which takes nothing of the machine and routes nothing: a range for benchmarks (RFC 2544).
 PRETENDED_POOL: Final = "198.18.0.0/15"
 
@@ -59,7 +62,7 @@ class Shape:
 
     zones: int = 1
     nodes_per_zone: int = 1
-    hypervisor: str = "auto"
+    hypervisor: Hypervisor = "auto"
     port_base: int = DEFAULT_PORT_BASE
     underlay_cidr: str = NetworkConfig().underlay_cidr
     public_pool: str = NetworkConfig().public_pool
@@ -73,7 +76,7 @@ class Shape:
 def default_shape(hypervisor: str | None) -> Shape:
     """Of a new cloud, where the operator asks for nothing else."""
     if hypervisor == "fake":
-        return Shape(hypervisor=hypervisor, public_pool=PRETENDED_POOL)
+        return Shape(hypervisor="fake", public_pool=PRETENDED_POOL)
     return Shape()
 
 
@@ -107,6 +110,7 @@ def new_config(shape: Shape, host: Host, *, cloud_id: str, home: str, user: str)
         walrus=WalrusConfig(port=base + 2, metrics_port=base + 2 + METRICS_ABOVE),
         nodes=NodesConfig(hypervisor=shape.hypervisor, cpu_overcommit=share.cpu_overcommit),
         network=NetworkConfig(underlay_cidr=shape.underlay_cidr, public_pool=shape.public_pool, uplink=shape.uplink),
+        machine=MachineConfig(**dataclasses.asdict(host)),
         zones=tuple(_zone(shape, zone, share, cloud_id) for zone in range(shape.zones)),
     )
 
@@ -129,13 +133,40 @@ def reshaped(config: CloudConfig, shape: Shape, host: Host) -> CloudConfig:
             "hypervisor, ports and networks of a cloud cannot change: leave these options out, "
             "or remove it first with 'mallee destroy'"
         )
-    new = new_config(shape, host, cloud_id=config.cloud_id, home=config.home, user=config.user)
+    return dataclasses.replace(
+        _grown(config, old, shape, host), network=dataclasses.replace(config.network, uplink=shape.uplink)
+    )
+
+
+def _grown(config: CloudConfig, old: Shape, shape: Shape, host: Host) -> CloudConfig:
+    """Shares are dealt anew among more nodes, but for those that are no longer what was given: the operator's own."""
+    if (shape.zones, shape.nodes_per_zone) == (old.zones, old.nodes_per_zone):
+        return config
+    then = Host(**dataclasses.asdict(config.machine)) if config.machine.cores else host
+    gave, new = (
+        new_config(size, what, cloud_id=config.cloud_id, home=config.home, user=config.user)
+        for size, what in ((old, then), (shape, host))
+    )
+    factor = _edited(new.nodes, config.nodes, gave.nodes, "cpu_overcommit").cpu_overcommit
+    now, before = ({node.name: node for zone in c.zones for node in zone.nodes} for c in (config, gave))
+
+    def dealt(node: NodeConfig) -> NodeConfig:
+        if node.name not in now or node.name not in before:
+            return node
+        return _edited(node, now[node.name], before[node.name], "cores", "memory_bytes", "disk_bytes")
+
     return dataclasses.replace(
         config,
-        zones=new.zones,
-        nodes=dataclasses.replace(config.nodes, cpu_overcommit=new.nodes.cpu_overcommit),
-        network=dataclasses.replace(config.network, uplink=shape.uplink),
+        nodes=dataclasses.replace(config.nodes, cpu_overcommit=factor),
+        machine=new.machine,
+        zones=tuple(dataclasses.replace(zone, nodes=tuple(map(dealt, zone.nodes))) for zone in new.zones),
     )
+
+
+def _edited(new: _Edited, now: _Edited, gave: _Edited, *keys: str) -> _Edited:
+    """`new`, with what `now` says of these keys where that is not what `gave` said."""
+    edits = {key: getattr(now, key) for key in keys if getattr(now, key) != getattr(gave, key)}
+    return dataclasses.replace(new, **edits)
 
 
 def ports(config: CloudConfig) -> Iterator[tuple[str, int, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -147,7 +148,13 @@ def test_a_cloud_grows_takes_its_operators_types_and_does_not_shrink() -> None:
         refused = mallee("up", "--no-image", "--home", str(cloud.home), check=False)
         assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 1)
         assert "acme.tiny: vcpus" in refused.stderr
-        file.write_text(before)
+        for line, wrong in (('public_pool = "198.18.0.0/15"', 'public_pool = "nonsense"'), ('"fake"', '"vmware"')):
+            assert line in before
+            file.write_text(before.replace(line, wrong))
+            refused = mallee("up", "--no-image", "--home", str(cloud.home), check=False)
+            assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 1)
+            assert wrong.split()[0] in refused.stderr.replace("'", '"')
+        file.write_text(before.replace("cpu_overcommit = 4.0", "cpu_overcommit = 5.0"))
         _add_type(file, vcpus=2)
         mallee("up", "--nodes", "2", "--zones", "2", "--no-image", "--home", str(cloud.home))
         names = [node["Node"] for node in cloud.json("nodes")]
@@ -158,6 +165,7 @@ def test_a_cloud_grows_takes_its_operators_types_and_does_not_shrink() -> None:
         _run_its_type(cloud)
         mallee("up", "--no-image", "--home", str(cloud.home))
         assert len(cloud.json("nodes")) == 4
+        assert cloud.config.nodes.cpu_overcommit == 5.0
         refused = mallee("up", "--nodes", "1", "--home", str(cloud.home), check=False)
         assert refused.returncode == 1
         assert "cannot shrink" in refused.stderr
@@ -186,6 +194,33 @@ def _run_its_type(cloud: RunningCloud) -> None:
     assert made["CpuOptions"] == {"CoreCount": 2, "ThreadsPerCore": 1}
     (used,) = [node["Used"] for node in cloud.json("nodes") if node["Used"]["Vcpus"]]
     assert (used["Vcpus"], used["MemoryBytes"]) == (2, 64 << 20)
+
+
+def test_a_folder_with_other_files_is_refused_and_stays_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years")
+    tried = mallee("up", "--hypervisor", "fake", "--home", str(tmp_path), check=False)
+    assert (tried.returncode, len(tried.stderr.strip().splitlines())) == (1, 1)
+    assert "thesis.tex" in tried.stderr
+    assert "--home" in tried.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_killed_up_is_repeated_and_destroy_leaves_what_is_the_file_systems(tmp_path: Path) -> None:
+    cloud = RunningCloud(
+        home=tmp_path, options=["--hypervisor", "fake", "--no-image", "--port-base", str(free_port_base())]
+    )
+    (tmp_path / "lost+found").mkdir()
+    first = subprocess.Popen([command(), "up", *cloud.options, "--home", str(tmp_path)])
+    try:
+        asyncio.run(eventually(lambda: [path for path in tmp_path.iterdir() if path.name != "lost+found"]))
+        first.kill()
+        first.wait()
+        cloud.up()
+        assert cloud.json("status")["State"] == "up"
+    finally:
+        first.kill()
+        cloud.destroy()
+    assert [path.name for path in tmp_path.iterdir()] == ["lost+found"]
 
 
 def test_a_taken_port_is_one_line_and_nothing_is_started(tmp_path: Path) -> None:

@@ -92,6 +92,41 @@ def test_what_the_operator_wrote_by_hand_stays() -> None:
     assert reshaped(by_hand, dataclasses.replace(shape_of(by_hand), nodes_per_zone=2), HOST).region == "eu-west-1"
 
 
+@pytest.mark.parametrize("shape", [Shape(), default_shape("fake")])
+def test_growing_deals_anew_what_nobody_edited(shape: Shape) -> None:
+    old, grown = config(shape), dataclasses.replace(shape, nodes_per_zone=3)
+    # By then the cloud itself has taken some of the disk.
+    later = dataclasses.replace(HOST, disk_free_bytes=30 * GIB)
+    assert reshaped(old, grown, later) == config(grown, later)
+    again = dataclasses.replace(shape, nodes_per_zone=4)
+    assert reshaped(reshaped(old, grown, later), again, HOST) == config(again, HOST)
+
+
+@pytest.mark.parametrize("shape", [Shape(), default_shape("fake")])
+def test_growing_keeps_the_operators_factor_and_shares(shape: Shape) -> None:
+    made, size = config(shape), {"cores": 7, "memory_bytes": 3 * GIB, "disk_bytes": 9 * GIB}
+    (zone,) = made.zones
+    by_hand = dataclasses.replace(
+        made,
+        nodes=dataclasses.replace(made.nodes, cpu_overcommit=9.0, disk_overcommit=2.0),
+        zones=(dataclasses.replace(zone, nodes=(dataclasses.replace(zone.nodes[0], **size),)),),  # type: ignore[arg-type]
+    )
+    grown = by_hand
+    for count in (2, 3):
+        shape = dataclasses.replace(shape, nodes_per_zone=count)
+        grown = reshaped(grown, shape, HOST)
+        assert grown.nodes == by_hand.nodes
+        first, *others = grown.zones[0].nodes
+        assert {key: getattr(first, key) for key in size} == size
+        assert others == list(config(shape).zones[0].nodes[1:])
+
+
+def test_an_uplink_changes_no_shares() -> None:
+    old = config(Shape())
+    changed = reshaped(old, Shape(uplink="eth0"), dataclasses.replace(HOST, disk_free_bytes=9 * GIB))
+    assert changed == dataclasses.replace(old, network=dataclasses.replace(old.network, uplink="eth0"))
+
+
 def test_a_cloud_does_not_shrink_and_does_not_move() -> None:
     old = config(Shape(zones=2, nodes_per_zone=2))
     with pytest.raises(LayoutError, match="cannot shrink"):
