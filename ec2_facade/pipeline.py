@@ -27,6 +27,7 @@ from ec2_facade.protocol import QueryProtocol, Response, RestXmlProtocol
 from ec2_facade.query import QueryPipeline
 from ec2_facade.s3.pipeline import S3Pipeline
 from ec2_facade.services import QUERY_SERVICES, find_service
+from ec2_facade.unserved import unserved_error
 
 _log = get_logger(__name__)
 
@@ -98,10 +99,9 @@ class Pipeline:
     def _render(self, exchange: Exchange, error: CloudError) -> Response:
         if exchange.service == "s3":
             return self._protocols.s3.render_error(error, exchange.request_id, exchange.wire.raw_path)
-        # A service that this cloud does not have speaks the plain Query protocol.
-        return self._protocols.query.get(exchange.service, self._protocols.query["sts"]).render_error(
-            error, exchange.request_id
-        )
+        if protocol := self._protocols.query.get(exchange.service):
+            return protocol.render_error(error, exchange.request_id)
+        return unserved_error(exchange.wire, error, exchange.request_id)
 
 
 def _opaque(error: CloudError) -> CloudError:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ec2_facade.auth.claim import peek_scope
 from ec2_facade.errors import Refused
+from ec2_facade.unserved import speaks_rpc
 from ec2_facade.wire import WireRequest
 
 QUERY_SERVICES = ("ec2", "sts")
@@ -16,13 +17,14 @@ _FORM = "application/x-www-form-urlencoded"
 def find_service(request: WireRequest, *, domains: Sequence[str], sts_actions: frozenset[str]) -> str:
     """By the credential's scope; without one by host, then by `Action`; what is left is S3.
 
-    Raises Refused for a scope that names a service this cloud does not have.
+    Raises Refused for a service that this cloud does not have.
     """
     if scope := peek_scope(request):
         if scope.service not in SERVICES:
-            message = f"The service {scope.service} is not served by this cloud."
-            raise Refused("UnsupportedOperation", message, status=400)
+            raise _unserved(f"The service {scope.service}")
         return scope.service
+    if speaks_rpc(request):
+        raise _unserved("This service")
     host = bare_host(request.host)
     if bucket_of_host(host, domains) is not None:
         return "s3"
@@ -36,6 +38,10 @@ def find_service(request: WireRequest, *, domains: Sequence[str], sts_actions: f
     if request.raw_path == "/" and request.method == "POST" and content_type.startswith(_FORM):
         return "ec2"
     return "s3"
+
+
+def _unserved(what: str) -> Refused:
+    return Refused("UnsupportedOperation", f"{what} is not served by this cloud.", status=400)
 
 
 def bare_host(host: str) -> str:

@@ -135,11 +135,12 @@ def ec2_error(error: CloudError, request_id: str) -> Response:
     return Response(status=_status(error, error.code, EC2_STATUS), headers=headers, body=body.encode())
 
 
-def query_error(error: CloudError, request_id: str, namespace: str) -> Response:
+def query_error(error: CloudError, request_id: str, namespace: str = "") -> Response:
     code = _QUERY_CODE.get(error.code, error.code)
     status = _status(error, code, STATUS_BY_CODE)
+    place = f' xmlns="{namespace}"' if namespace else ""
     body = (
-        f'<ErrorResponse xmlns="{namespace}"><Error>'
+        f"<ErrorResponse{place}><Error>"
         f"{element('Type', 'Receiver' if status >= 500 else 'Sender')}"
         f"{element('Code', code)}{element('Message', error.message)}</Error>"
         f"{element('RequestId', request_id)}</ErrorResponse>"

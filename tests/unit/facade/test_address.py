@@ -90,3 +90,11 @@ def test_the_service_is_found(wire: WireRequest, service: str) -> None:
 def test_a_service_that_is_not_here_is_named() -> None:
     with pytest.raises(Refused, match="dynamodb"):
         find_service(sign_headers("POST", ENDPOINT, service="dynamodb"), domains=(), sts_actions=frozenset())
+
+
+@pytest.mark.parametrize(
+    "header", [{"x-amz-target": "AWSCognitoIdentityService.GetId"}, {"smithy-protocol": "rpc-v2-cbor"}]
+)
+def test_nor_is_a_service_of_another_protocol_asked_without_a_signature(header: dict[str, str]) -> None:
+    with pytest.raises(Refused, match="This service is not served"):
+        find_service(request(method="POST", **header), domains=(), sts_actions=frozenset())
