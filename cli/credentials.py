@@ -55,11 +55,7 @@ class Credentials:
 
 
 def endpoint_url(config: CloudConfig) -> str:
-    """By address: a bucket in the host part would need a name server."""
-    address = config.facade.listen[0] if config.facade.listen else config.management_address
-    if address == "0.0.0.0":
-        address = "127.0.0.1"
-    return f"http://{address}:{config.facade.port}"
+    return f"http://{config.facade_address}"
 
 
 def fetch(client: Client, account: str) -> Credentials:

@@ -15,11 +15,11 @@ def ec2(fake_cloud: RunningCloud) -> Any:
     return fake_cloud.client("ec2")
 
 
-def test_the_region_is_described(ec2: Any) -> None:
+def test_the_region_is_described(ec2: Any, fake_cloud: RunningCloud) -> None:
     assert ec2.describe_regions()["Regions"] == [
         {
             "RegionName": "us-east-1",
-            "Endpoint": "ec2.us-east-1.amazonaws.com",
+            "Endpoint": fake_cloud.endpoint_url.removeprefix("http://"),
             "OptInStatus": "opt-in-not-required",
         }
     ]

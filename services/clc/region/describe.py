@@ -42,7 +42,9 @@ async def describe_regions(cloud: Cloud, call: Call, request: ec2.DescribeRegion
     end_dry_run(request)
     name = cloud.config.region
     _check_names(request.region_names, [name], "region")
-    region = ec2.Region(region_name=name, endpoint=f"ec2.{name}.amazonaws.com", opt_in_status="opt-in-not-required")
+    # As on AWS without a scheme. Clients that connect to what they are told stay in this cloud; the port is not 443.
+    endpoint = cloud.config.facade_address
+    region = ec2.Region(region_name=name, endpoint=endpoint, opt_in_status="opt-in-not-required")
     return ec2.DescribeRegionsResult(regions=[region] if matches(region) else [])
 
 
