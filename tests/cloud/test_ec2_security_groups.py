@@ -239,6 +239,19 @@ def test_groups_are_filtered_and_paged(ec2: Any, web: str) -> None:
     shown = [group["GroupId"] for page in pages for group in page["SecurityGroups"]]
     assert shown == [group["GroupId"] for group in ec2.describe_security_groups()["SecurityGroups"]]
     assert len(ec2.describe_security_groups(GroupIds=[web], GroupNames=["web"])["SecurityGroups"]) == 1
+    # The token is good for this listing only: elsewhere it would hide what is there.
+    token = pages[0]["NextToken"]
+    for action, arguments, code in (
+        ("describe_security_groups", {"GroupIds": [web]}, "InvalidNextToken"),
+        ("describe_tags", {}, "InvalidNextToken"),
+        ("describe_vpcs", {}, "InvalidNextToken"),
+        ("describe_images", {}, "InvalidNextToken"),
+        ("describe_instances", {}, "InvalidNextToken"),
+        ("describe_instances", {"InstanceIds": ["i-0123456789abcdef0"]}, "InvalidParameterCombination"),
+        ("describe_instance_status", {"InstanceIds": ["i-0123456789abcdef0"]}, "InvalidParameterCombination"),
+    ):
+        with refused(code):
+            getattr(ec2, action)(NextToken=token, **arguments)
 
 
 def test_accounts_do_not_touch_each_others_groups(ec2: Any, web: str, fake_cloud: RunningCloud) -> None:

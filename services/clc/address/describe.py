@@ -60,7 +60,7 @@ async def describe_addresses_attribute(
         select(cloud, call, ADDRESS, request.allocation_ids),
         key=creation_key,
         max_results=limit,
-        token=request.next_token,
+        request=request,
     )
     return ec2.DescribeAddressesAttributeResult(
         addresses=[

@@ -164,7 +164,7 @@ async def describe_images(cloud: Cloud, call: Call, request: ec2.DescribeImagesR
     wanted = (i for i in sorted_by_creation(found) if _asked_for(i.record, call, request))
     pairs = ((image, _view_for(call.account_id, image.record)) for image in wanted)
     page_of, token = page(
-        matching(pairs, matches), key=lambda p: creation_key(p[0]), max_results=limit, token=request.next_token
+        matching(pairs, matches), key=lambda p: creation_key(p[0]), max_results=limit, request=request
     )
     return ec2.DescribeImagesResult(images=[shown_image for _, shown_image in page_of], next_token=token)
 

@@ -27,7 +27,5 @@ async def describe_instance_credit_specifications(
             f" {instance.record.shape.instance_type}, has its CPUs all the time."
         )
     there: list[ec2.InstanceCreditSpecification] = []
-    shown, token = page(
-        filter(matches, there), key=lambda s: s.instance_id, max_results=limit, token=request.next_token
-    )
+    shown, token = page(filter(matches, there), key=lambda s: s.instance_id, max_results=limit, request=request)
     return ec2.DescribeInstanceCreditSpecificationsResult(instance_credit_specifications=shown, next_token=token)

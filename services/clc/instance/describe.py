@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from itertools import groupby
 from weakref import WeakKeyDictionary
 
-from common.errors import InvalidArgument, NotFound
+from common.errors import NotFound
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import instance_pb2 as ec2
 from services.clc.instance.filters import matcher, named_ids
 from services.clc.instance.view import Views, reservation_view
 from services.clc.lookup import INSTANCE, own_all
-from services.clc.paging import check_max_results, decode_token, page
+from services.clc.paging import after_of, check_max_results, page, refuse_pages_of_named
 from services.clc.region.describe import zone_id
 from services.clc.store import Store, Stored, place_of
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
@@ -36,7 +36,7 @@ async def describe_instances(
         found,
         key=place_of,
         max_results=limit,
-        token=request.next_token,
+        request=request,
         size_bytes=lambda i: len(views.bytes_of(i)),
     )
     result = ec2.DescribeInstancesResult(next_token=token)
@@ -57,7 +57,7 @@ def _candidates(cloud: Cloud, call: Call, request: ec2.DescribeInstancesRequest)
     if (named := named_ids(request.filters)) is not None:
         found = (store.get(record_pb2.InstanceRecord, instance_id) for instance_id in named)
         return sorted((i for i in found if i is not None and i.record.account_id == call.account_id), key=place_of)
-    after = decode_token(request.next_token) if request.next_token else ""
+    after = after_of(request)
     return store.in_order(record_pb2.InstanceRecord, call.account_id, after=after)
 
 
@@ -81,13 +81,9 @@ def reservation_of(cloud: Cloud, reservation_id: str) -> ec2.Reservation:
 
 
 def _limit(request: ec2.DescribeInstancesRequest) -> int | None:
+    refuse_pages_of_named(request, request.instance_ids, "instancesSet")
     if not request.HasField("max_results"):
         return None
-    if request.instance_ids:
-        raise InvalidArgument(
-            "The parameter instancesSet cannot be used with the parameter maxResults",
-            code="InvalidParameterCombination",
-        )
     check_max_results(request.max_results)
     return request.max_results
 

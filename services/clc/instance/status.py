@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Final
 
-from common.errors import CloudError, InvalidArgument
+from common.errors import CloudError
 from mallee.cc.v1 import service_pb2 as cc
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import instance_pb2 as ec2
@@ -22,7 +22,7 @@ from services.clc.filters import FilterTable
 from services.clc.instance import rules
 from services.clc.instance.view import state_of
 from services.clc.lookup import INSTANCE, own_all
-from services.clc.paging import decode_token, page
+from services.clc.paging import after_of, page, refuse_pages_of_named
 from services.clc.region.describe import zone_id
 from services.clc.store import Stored, place_of
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
@@ -77,14 +77,10 @@ async def describe_instance_status(
     of_guests = [f for f in request.filters if f.name in _OF_GUESTS]
     matches = _FILTERS.matcher([f for f in request.filters if f.name not in _OF_GUESTS])
     limit = max_results_of(request)
-    if limit is not None and request.instance_ids:
-        raise InvalidArgument(
-            "The parameter instancesSet cannot be used with the parameter maxResults",
-            code="InvalidParameterCombination",
-        )
+    refuse_pages_of_named(request, request.instance_ids, "instancesSet")
     not_running_too = request.include_all_instances
     end_dry_run(request)
-    after = decode_token(request.next_token) if request.next_token else ""
+    after = after_of(request)
     found: Iterable[Stored[record_pb2.InstanceRecord]]
     if request.instance_ids:
         found = sorted(own_all(cloud.store, INSTANCE, call.account_id, request.instance_ids), key=place_of)
@@ -100,7 +96,7 @@ async def describe_instance_status(
         pairs = list(pairs)
         await _ask_guests(cloud, call, pairs)
         pairs = matching(pairs, _FILTERS.matcher(of_guests))
-    shown, token = page(pairs, key=lambda p: place_of(p[0]), max_results=limit, token=request.next_token)
+    shown, token = page(pairs, key=lambda p: place_of(p[0]), max_results=limit, request=request)
     if not of_guests:
         await _ask_guests(cloud, call, shown)
     return ec2.DescribeInstanceStatusResult(instance_statuses=[view for _, view in shown], next_token=token)

@@ -91,7 +91,7 @@ async def describe_instance_types(
         (info for info in map(_shown, wanted) if matches(info)),
         key=lambda info: info.instance_type,
         max_results=request.max_results if request.HasField("max_results") else None,
-        token=request.next_token,
+        request=request,
     )
     return ec2.DescribeInstanceTypesResult(instance_types=shown, next_token=token)
 

@@ -33,7 +33,7 @@ async def describe_instance_type_offerings(
         filter(matches, offerings),
         key=lambda o: f"{o.instance_type}\0{o.location}",
         max_results=limit,
-        token=request.next_token,
+        request=request,
     )
     return ec2.DescribeInstanceTypeOfferingsResult(instance_type_offerings=shown, next_token=token)
 

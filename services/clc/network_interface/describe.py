@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from common.errors import InvalidArgument
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import instance_pb2
 from mallee.ec2.v1 import network_interface_pb2 as ec2
@@ -10,7 +9,7 @@ from services.clc.filters import FilterTable
 from services.clc.instance import rules
 from services.clc.instance.describe import views_of
 from services.clc.lookup import NETWORK_INTERFACE
-from services.clc.paging import page
+from services.clc.paging import page, refuse_pages_of_named
 from services.clc.region.describe import zone_id
 from services.clc.store import Stored
 from services.clc.tag.view import as_mapping, shown
@@ -70,11 +69,7 @@ async def describe_network_interfaces(
     cloud: Cloud, call: Call, request: ec2.DescribeNetworkInterfacesRequest
 ) -> ec2.DescribeNetworkInterfacesResult:
     matches, limit = _FILTERS.matcher(request.filters), max_results_of(request)
-    if limit is not None and request.network_interface_ids:
-        raise InvalidArgument(
-            "The parameter networkInterfaceIdSet cannot be used with the parameter maxResults",
-            code="InvalidParameterCombination",
-        )
+    refuse_pages_of_named(request, request.network_interface_ids, "networkInterfaceIdSet")
     end_dry_run(request)
     found = interfaces_of(cloud, call.account_id)
     if ids := list(dict.fromkeys(request.network_interface_ids)):
@@ -85,7 +80,7 @@ async def describe_network_interfaces(
         found = {given: found[given] for given in ids}
     pairs = ((instance, _view(cloud, instance)) for instance in sorted(found.values(), key=_place))
     page_of, token = page(
-        matching(pairs, matches), key=lambda pair: _place(pair[0]), max_results=limit, token=request.next_token
+        matching(pairs, matches), key=lambda pair: _place(pair[0]), max_results=limit, request=request
     )
     return ec2.DescribeNetworkInterfacesResult(network_interfaces=[view for _, view in page_of], next_token=token)
 

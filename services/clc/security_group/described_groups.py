@@ -90,7 +90,7 @@ async def describe_security_groups(
         found = list(store.owned(record_pb2.SecurityGroupRecord, call.account_id))
     pairs = ((group, Shown(_view(cloud, group.record), store)) for group in sorted_by_creation(found))
     page_of, token = page(
-        matching(pairs, matches), key=lambda p: creation_key(p[0]), max_results=limit, token=request.next_token
+        matching(pairs, matches), key=lambda p: creation_key(p[0]), max_results=limit, request=request
     )
     return ec2.DescribeSecurityGroupsResult(security_groups=[group.view for _, group in page_of], next_token=token)
 

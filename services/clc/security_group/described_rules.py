@@ -9,7 +9,7 @@ from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import security_group_pb2 as ec2
 from services.clc.filters import FilterTable, is_pattern
 from services.clc.lookup import SECURITY_GROUP, SECURITY_GROUP_RULE, own
-from services.clc.paging import page
+from services.clc.paging import page, refuse_pages_of_named
 from services.clc.security_group.groups import find_group, group_use
 from services.clc.security_group.permissions import (
     absent,
@@ -40,11 +40,7 @@ async def describe_security_group_rules(
     cloud: Cloud, call: Call, request: ec2.DescribeSecurityGroupRulesRequest
 ) -> ec2.DescribeSecurityGroupRulesResult:
     matches, limit = _FILTERS.matcher(request.filters), max_results_of(request)
-    if limit is not None and request.security_group_rule_ids:
-        raise InvalidArgument(
-            "The parameter securityGroupRuleIds cannot be used with the parameter maxResults",
-            code="InvalidParameterCombination",
-        )
+    refuse_pages_of_named(request, request.security_group_rule_ids, "securityGroupRuleIds")
     end_dry_run(request)
     groups = _groups_meant(request, select(cloud, call, SECURITY_GROUP, ()))
     wanted = set(request.security_group_rule_ids)
@@ -58,7 +54,7 @@ async def describe_security_group_rules(
         ((key, view) for key, view in views if matches(view)),
         key=lambda item: item[0],
         max_results=limit,
-        token=request.next_token,
+        request=request,
     )
     return ec2.DescribeSecurityGroupRulesResult(security_group_rules=[view for _, view in shown], next_token=token)
 

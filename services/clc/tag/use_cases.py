@@ -76,9 +76,7 @@ async def describe_tags(cloud: Cloud, call: Call, request: ec2.DescribeTagsReque
     matches, limit = _FILTERS.matcher(request.filters), max_results_of(request)
     end_dry_run(request)
     everything = sorted(_all_tags(cloud, call), key=_key)
-    shown, token = page(
-        (tag for tag in everything if matches(tag)), key=_key, max_results=limit, token=request.next_token
-    )
+    shown, token = page((tag for tag in everything if matches(tag)), key=_key, max_results=limit, request=request)
     return ec2.DescribeTagsResult(tags=shown, next_token=token)
 
 

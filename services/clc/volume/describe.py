@@ -71,7 +71,7 @@ async def describe_volumes(
     end_dry_run(request)
     _find_none(VOLUME, request.volume_ids)
     there: list[volume_pb2.Volume] = []
-    shown, token = page(filter(matches, there), key=lambda v: v.volume_id, max_results=limit, token=request.next_token)
+    shown, token = page(filter(matches, there), key=lambda v: v.volume_id, max_results=limit, request=request)
     return volume_pb2.DescribeVolumesResult(volumes=shown, next_token=token)
 
 
@@ -85,9 +85,7 @@ async def describe_snapshots(
     end_dry_run(request)
     _find_none(SNAPSHOT, request.snapshot_ids)
     there: list[snapshot_pb2.Snapshot] = []
-    shown, token = page(
-        filter(matches, there), key=lambda s: s.snapshot_id, max_results=limit, token=request.next_token
-    )
+    shown, token = page(filter(matches, there), key=lambda s: s.snapshot_id, max_results=limit, request=request)
     return snapshot_pb2.DescribeSnapshotsResult(snapshots=shown, next_token=token)
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, Protocol, TypeVar
+from typing import TypeVar
 
 from google.protobuf.message import Message
 
 from mallee.clc.v1 import record_pb2
-from mallee.ec2.v1 import filter_pb2, subnet_pb2, vpc_pb2
+from mallee.ec2.v1 import subnet_pb2, vpc_pb2
 from services.clc.filters import FilterTable
 from services.clc.lookup import SUBNET, VPC, Noun, own_all
-from services.clc.paging import check_max_results, page
+from services.clc.paging import Paged, check_max_results, page
 from services.clc.region.describe import zone_id
 from services.clc.store import Stored, sorted_by_creation
 from services.clc.tag.view import as_mapping, shown
@@ -89,18 +89,6 @@ _SUBNET_FILTERS = FilterTable[subnet_pb2.Subnet](
 )
 
 
-class Paged(Protocol):
-    """What the Describe requests with ids, filters and pages have in common."""
-
-    dry_run: bool
-    next_token: str
-    max_results: int
-
-    @property
-    def filters(self) -> Sequence[filter_pb2.Filter]: ...
-    def HasField(self, field_name: Literal["max_results"]) -> bool: ...
-
-
 def max_results_of(request: Paged) -> int | None:
     if not request.HasField("max_results"):
         return None
@@ -131,7 +119,7 @@ async def describe_vpcs(cloud: Cloud, call: Call, request: vpc_pb2.DescribeVpcsR
     end_dry_run(request)
     pairs = ((vpc, vpc_view(vpc.record)) for vpc in select(cloud, call, VPC, request.vpc_ids))
     shown_pairs, token = page(
-        matching(pairs, matches), key=lambda p: creation_key(p[0]), max_results=limit, token=request.next_token
+        matching(pairs, matches), key=lambda p: creation_key(p[0]), max_results=limit, request=request
     )
     return vpc_pb2.DescribeVpcsResult(vpcs=[view for _, view in shown_pairs], next_token=token)
 
@@ -144,7 +132,7 @@ async def describe_subnets(
     end_dry_run(request)
     pairs = ((subnet, subnet_view(cloud, subnet.record)) for subnet in select(cloud, call, SUBNET, request.subnet_ids))
     shown_pairs, token = page(
-        matching(pairs, matches), key=lambda p: creation_key(p[0]), max_results=limit, token=request.next_token
+        matching(pairs, matches), key=lambda p: creation_key(p[0]), max_results=limit, request=request
     )
     return subnet_pb2.DescribeSubnetsResult(subnets=[view for _, view in shown_pairs], next_token=token)
 

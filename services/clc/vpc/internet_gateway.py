@@ -29,7 +29,7 @@ async def describe_internet_gateways(
     matches, limit = _FILTERS.matcher(request.filters), max_results_of(request)
     end_dry_run(request)
     vpcs = select_parts(cloud.store, call.account_id, DEFAULT_GATEWAY, request.internet_gateway_ids)
-    gateways, token = page_of_parts(vpcs, _view, matches, max_results=limit, token=request.next_token)
+    gateways, token = page_of_parts(vpcs, _view, matches, max_results=limit, request=request)
     return ec2.DescribeInternetGatewaysResult(internet_gateways=gateways, next_token=token)
 
 

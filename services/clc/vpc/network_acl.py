@@ -48,9 +48,7 @@ async def describe_network_acls(
     matches, limit = _FILTERS.matcher(request.filters), max_results_of(request)
     end_dry_run(request)
     vpcs = select_parts(cloud.store, call.account_id, DEFAULT_ACL, request.network_acl_ids)
-    acls, token = page_of_parts(
-        vpcs, lambda vpc: _view(cloud.store, vpc), matches, max_results=limit, token=request.next_token
-    )
+    acls, token = page_of_parts(vpcs, lambda vpc: _view(cloud.store, vpc), matches, max_results=limit, request=request)
     return ec2.DescribeNetworkAclsResult(network_acls=acls, next_token=token)
 
 

@@ -53,9 +53,7 @@ async def describe_dhcp_options(
     matches, limit = _FILTERS.matcher(request.filters), max_results_of(request)
     end_dry_run(request)
     vpcs = select_parts(cloud.store, call.account_id, OPTIONS, request.dhcp_options_ids)
-    options, token = page_of_parts(
-        vpcs, lambda vpc: _view(cloud, vpc), matches, max_results=limit, token=request.next_token
-    )
+    options, token = page_of_parts(vpcs, lambda vpc: _view(cloud, vpc), matches, max_results=limit, request=request)
     return dhcp_options_pb2.DescribeDhcpOptionsResult(dhcp_options=options, next_token=token)
 
 

@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 
 from mallee.clc.v1 import record_pb2
 from services.clc.lookup import DHCP_OPTIONS, INTERNET_GATEWAY, NETWORK_ACL, ROUTE_TABLE, Kind
-from services.clc.paging import page
+from services.clc.paging import Paged, page
 from services.clc.store import Store, Stored, sorted_by_creation
 
 Vpc = record_pb2.VpcRecord
@@ -64,11 +64,11 @@ def page_of_parts(
     matches: Callable[[M], bool],
     *,
     max_results: int | None,
-    token: str | None,
+    request: Paged,
 ) -> tuple[list[M], str | None]:
     pairs = ((vpc, view(vpc.record)) for vpc in vpcs)
     shown, following = page(
-        (pair for pair in pairs if matches(pair[1])), key=_place, max_results=max_results, token=token
+        (pair for pair in pairs if matches(pair[1])), key=_place, max_results=max_results, request=request
     )
     return [part for _, part in shown], following
 

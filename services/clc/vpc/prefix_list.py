@@ -26,7 +26,5 @@ async def describe_prefix_lists(
     if request.prefix_list_ids:
         raise PREFIX_LIST.missing(request.prefix_list_ids)
     there: list[ec2.PrefixList] = []
-    shown, token = page(
-        filter(matches, there), key=lambda p: p.prefix_list_id, max_results=limit, token=request.next_token
-    )
+    shown, token = page(filter(matches, there), key=lambda p: p.prefix_list_id, max_results=limit, request=request)
     return ec2.DescribePrefixListsResult(prefix_lists=shown, next_token=token)

@@ -46,7 +46,7 @@ async def describe_route_tables(
     matches, limit = _FILTERS.matcher(request.filters), max_results_of(request)
     end_dry_run(request)
     vpcs = select_parts(cloud.store, call.account_id, MAIN_ROUTE_TABLE, request.route_table_ids)
-    tables, token = page_of_parts(vpcs, _view, matches, max_results=limit, token=request.next_token)
+    tables, token = page_of_parts(vpcs, _view, matches, max_results=limit, request=request)
     return ec2.DescribeRouteTablesResult(route_tables=tables, next_token=token)
 
 
