@@ -305,6 +305,12 @@ def _port(value: int) -> None:
         raise ValueError(f"{value} is no port: expected 1 to 65535")
 
 
+def _metrics_port(value: int) -> None:
+    """0: any that is free."""
+    if value:
+        _port(value)
+
+
 def _endpoint(value: str) -> None:
     host, _, port = value.rpartition(":")
     if not host or not re.fullmatch(r"[0-9]+", port):
@@ -321,9 +327,9 @@ def _cloud_id(value: str) -> None:
 _CHECKS: Final[dict[str, Callable[[Any], object]]] = {
     "cloud_id": _cloud_id,
     "port": _port,
-    "metrics_port": _port,
+    "metrics_port": _metrics_port,
     "cc_port": _port,
-    "cc_metrics_port": _port,
+    "cc_metrics_port": _metrics_port,
     "endpoints": _endpoint,
     "listen": ipaddress.ip_address,
     "management_address": ipaddress.IPv4Address,

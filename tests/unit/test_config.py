@@ -51,6 +51,8 @@ def test_scheduling_and_overcommit_are_the_operators_choice(tmp_path: Path) -> N
         ({"clc": {"terminated_visible_s": -3600}}, "clc: terminated_visible_s: expected 0 or more"),
         ({"clc": {"addresses_per_account": -1}}, "clc: addresses_per_account: expected 0 or more"),
         ({"clc": {"port": 65536}}, "clc: port: 65536 is no port"),
+        ({"clc": {"metrics_port": 65536}}, "clc: metrics_port: 65536 is no port"),
+        ({"walrus": {"port": 0}}, "walrus: port: 0 is no port"),
         ({"etcd": {"endpoints": ["127.0.0.1"]}}, "etcd: endpoints: '127.0.0.1': expected host:port"),
         ({"facade": {"listen": ["everywhere"]}}, "facade: listen: 'everywhere'"),
         ({"network": {"public_pool": "nonsense"}}, "network: public_pool: "),
@@ -74,6 +76,10 @@ def test_what_is_wrong_is_named(change: dict[str, Any], words: str) -> None:
 def test_a_small_default_vpc_is_enough_for_few_zones() -> None:
     config = parse(BASE | {"network": {"default_vpc_cidr": "10.1.0.0/24"}, "zones": ZONES[:4]})
     assert config.network.default_vpc_cidr == "10.1.0.0/24"
+
+
+def test_a_metrics_port_may_be_any() -> None:
+    assert parse(BASE | {"clc": {"metrics_port": 0}}).clc.metrics_port == 0
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
