@@ -14,6 +14,7 @@ from common.config import CloudConfig
 FILE_NAME: Final = "mallee.toml"
 _HEAD: Final = """\
 # Configuration of this cloud. `mallee up` wrote it; edit it and run `mallee up` again, which restarts what it changes.
+# Only [machine] is its own note: what there was to share out among the nodes.
 """
 
 
