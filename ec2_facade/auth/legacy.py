@@ -6,18 +6,14 @@ the query is theirs; the header form is not taken.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hmac
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import unquote
 
-from common.errors import NotFound
 from ec2_facade.auth.authenticate import utc_now
-from ec2_facade.auth.legacy_query import SecretHolder
 from ec2_facade.auth.problem import AuthProblem, Reason
+from ec2_facade.auth.version2 import Claim, SecretHolder, prove
 from ec2_facade.wire import WireRequest
 from mallee.common.v1 import caller_pb2
 
@@ -88,18 +84,8 @@ class LegacyAuthenticator:
         text = string_to_sign(request, expires=expires, host_bucket=host_bucket)
         if not _is_text(text):
             raise AuthProblem(Reason.MALFORMED, "The request is not in UTF-8.")
-        try:
-            right, key_caller = await self._secrets.sign_v2(access_key_id, text, hash_name="sha1")
-        except NotFound:
-            raise AuthProblem(Reason.UNKNOWN_KEY, access_key=access_key_id) from None
-        if not hmac.compare_digest(right, _decode(signature)):
-            raise AuthProblem(
-                Reason.WRONG_SIGNATURE, access_key=access_key_id, string_to_sign=text, signature=signature[:256]
-            )
-        caller = caller_pb2.Caller()
-        caller.CopyFrom(key_caller)
-        caller.source_ip = request.source_ip
-        return caller
+        claim = Claim(access_key_id=access_key_id, signature=signature, string_to_sign=text, hash_name="sha1")
+        return await prove(self._secrets, claim, request)
 
     def _check_time(self, expires: str) -> None:
         if not expires.isascii() or not expires.isdigit() or int(expires[:20]) > _LATEST:
@@ -144,10 +130,3 @@ def _resource(request: WireRequest, host_bucket: str | None) -> str:
 
 def _is_text(text: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def _decode(signature: str) -> bytes:
-    try:
-        return base64.b64decode(signature, validate=True)
-    except (binascii.Error, ValueError):
-        return b""

@@ -6,29 +6,19 @@ parameters of a GET carry it; a signed form is not taken, since its body would h
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hmac
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Final, Protocol
+from typing import Final
 from urllib.parse import quote
 
-from common.errors import NotFound
 from ec2_facade.auth.authenticate import utc_now
 from ec2_facade.auth.claim import format_timestamp
 from ec2_facade.auth.problem import AuthProblem, Reason
+from ec2_facade.auth.version2 import Claim, SecretHolder, prove
 from ec2_facade.wire import WireRequest, to_bytes
 from mallee.common.v1 import caller_pb2
 
 _HASHES: Final = {"HmacSHA256": "sha256", "HmacSHA1": "sha1"}
-
-
-class SecretHolder(Protocol):
-    async def sign_v2(
-        self, access_key_id: str, string_to_sign: str, *, hash_name: str
-    ) -> tuple[bytes, caller_pb2.Caller]:
-        """The right signature, and for whom. Raises NotFound for a key that does not exist."""
 
 
 def is_legacy_query(request: WireRequest) -> bool:
@@ -58,18 +48,8 @@ class LegacyQueryAuthenticator:
         if (token := request.query_value("SecurityToken")) is not None:
             raise AuthProblem(Reason.BAD_SESSION_TOKEN, token=token[:256])
         text = string_to_sign(request)
-        try:
-            right, key_caller = await self._secrets.sign_v2(access_key_id, text, hash_name=hash_name)
-        except NotFound:
-            raise AuthProblem(Reason.UNKNOWN_KEY, access_key=access_key_id) from None
-        if not hmac.compare_digest(right, _decode(signature)):
-            raise AuthProblem(
-                Reason.WRONG_SIGNATURE, access_key=access_key_id, string_to_sign=text, signature=signature[:256]
-            )
-        caller = caller_pb2.Caller()
-        caller.CopyFrom(key_caller)
-        caller.source_ip = request.source_ip
-        return caller
+        claim = Claim(access_key_id=access_key_id, signature=signature, string_to_sign=text, hash_name=hash_name)
+        return await prove(self._secrets, claim, request)
 
     def _check_time(self, request: WireRequest) -> None:
         """Exactly one of Timestamp, when it was signed, and Expires, until when it is good."""
@@ -114,10 +94,3 @@ def _moment(text: str) -> datetime:
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
         raise AuthProblem(Reason.MALFORMED, f"Not a date and time of ISO 8601: '{text[:64]}'.") from None
-
-
-def _decode(signature: str) -> bytes:
-    try:
-        return base64.b64decode(signature, validate=True)
-    except (binascii.Error, ValueError):
-        return b""
