@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from common.errors import CloudError
-from common.etcd.election import Leadership
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import address_pb2, image_pb2, instance_pb2, security_group_pb2
 from mallee.nc.v1 import instance_pb2 as nc
 from services.clc.account.administration import find_account
 from services.clc.account.delete import delete_account
-from services.clc.reconcile import Leader
 from services.clc.store import Changes
 from services.clc.vpc.addresses import public_claim
 from tests.eventually import eventually
 from tests.service.clc.stage import PlayedZone, Stage
 
-
-@pytest.fixture(autouse=True)
-async def leader(stage: Stage) -> AsyncIterator[None]:
-    task = asyncio.ensure_future(Leader(stage.cloud, b"t" * 32).lead(Leadership("/key", 1, asyncio.Event())))
-    yield
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+pytestmark = pytest.mark.usefixtures("leader")
 
 
 async def launched(stage: Stage, name: str = "machine", *, public: bool = True) -> tuple[str, PlayedZone]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from common.errors import CloudError
-from common.etcd.election import Leadership
 from mallee.ec2.v1 import image_pb2, instance_pb2
 from mallee.ec2.v1.filter_pb2 import Filter
 from services.clc.reconcile import Leader
@@ -18,21 +15,6 @@ from tests.service.clc.stage import Stage
 
 ZONE = "us-east-1a"
 HOST = f"nc-{ZONE}-2"
-
-
-@pytest.fixture
-async def image_id(stage: Stage) -> str:
-    request = image_pb2.RegisterImageRequest(name="machine", image_location="bucket/machine")
-    return str((await stage.run("RegisterImage", request)).image_id)
-
-
-@pytest.fixture
-async def leader(stage: Stage) -> AsyncIterator[Leader]:
-    it = Leader(stage.cloud, b"t" * 32)
-    task = asyncio.ensure_future(it.lead(Leadership("/key", 1, asyncio.Event())))
-    yield it
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
 
 
 async def launch(

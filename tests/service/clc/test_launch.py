@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -22,21 +21,6 @@ from tests.eventually import eventually
 from tests.service.clc.stage import Stage
 
 ZONE = "us-east-1a"
-
-
-@pytest.fixture
-async def image_id(stage: Stage) -> str:
-    request = image_pb2.RegisterImageRequest(name="machine", image_location="bucket/machine")
-    return str((await stage.run("RegisterImage", request)).image_id)
-
-
-@pytest.fixture
-async def leader(stage: Stage) -> AsyncIterator[Leader]:
-    it = Leader(stage.cloud, b"t" * 32)
-    task = asyncio.ensure_future(it.lead(Leadership("/key", 1, asyncio.Event())))
-    yield it
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
 
 
 def launch(image: str, count: int = 1, *, minimum: int = 0, **more: Any) -> instance_pb2.RunInstancesRequest:

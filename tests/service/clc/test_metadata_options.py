@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -19,15 +18,6 @@ from services.clc.reconcile import Leader
 from tests.eventually import eventually
 from tests.service.clc.making import group, image, running
 from tests.service.clc.stage import PlayedZone, Stage
-
-
-@pytest.fixture
-async def leader(stage: Stage) -> AsyncIterator[Leader]:
-    it = Leader(stage.cloud, b"t" * 32)
-    task = asyncio.ensure_future(it.lead(Leadership("/key", 1, asyncio.Event())))
-    yield it
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
 
 
 async def booted(stage: Stage) -> str:
