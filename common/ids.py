@@ -88,6 +88,10 @@ class VolumeId(ResourceId):
     prefix = "vol"
 
 
+class SnapshotId(ResourceId):
+    prefix = "snap"
+
+
 class AllocationId(ResourceId):
     prefix = "eipalloc"
 

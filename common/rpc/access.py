@@ -50,6 +50,7 @@ ACCESS: Final = Access(
         "/mallee.walrus.v1.WalrusService": _only("clc"),
         "/mallee.cc.v1.ClusterControllerService": _only("clc"),
         "/mallee.nc.v1.NodeControllerService": _only("cc"),
+        "/mallee.sc.v1.StorageControllerService": _only("clc"),
         # gRPC's own: every member may ask whether a server is well, only the operator what it offers.
         "/grpc.health.v1.Health": ROLES,
         "/grpc.reflection.v1alpha.ServerReflection": _only("admin"),
@@ -58,6 +59,15 @@ ACCESS: Final = Access(
         "/mallee.walrus.v1.WalrusService/FetchImage": _only("nc"),
         "/mallee.walrus.v1.WalrusService/DescribeStore": _only("clc", "admin"),
         "/mallee.cc.v1.ClusterControllerService/DescribeNodes": _only("clc", "admin"),
+        "/mallee.sc.v1.StorageControllerService/RedeemExport": _only("nc"),
+        "/mallee.sc.v1.StorageControllerService/DescribeStorage": _only("clc", "admin"),
+        # Blocks of snapshots, and the objects they are imported from and exported to.
+        **{
+            f"/mallee.walrus.v1.WalrusService/{method}": _only("sc")
+            for method in ("FindBlocks", "StoreBlocks", "SealSnapshot", "ReadSnapshot", "FetchBlocks", "FetchObject")
+        },
+        "/mallee.walrus.v1.WalrusService/StoreObject": _only("sc"),
+        "/mallee.walrus.v1.WalrusService/ForgetSnapshot": _only("clc", "sc"),
     },
 )
 

@@ -58,6 +58,9 @@ _KINDS: Final[dict[type[Message], tuple[str, str]]] = {
     record_pb2.ReservationRecord: ("reservation", "reservation_id"),
     record_pb2.InstanceRecord: ("instance", "instance_id"),
     record_pb2.ClientTokenRecord: ("token", "token"),
+    record_pb2.VolumeRecord: ("volume", "volume_id"),
+    record_pb2.SnapshotRecord: ("snapshot", "snapshot_id"),
+    record_pb2.TaskRecord: ("task", "task_id"),
 }
 _TYPES: Final = {folder: kind for kind, (folder, _) in _KINDS.items()}
 
