@@ -142,9 +142,9 @@ class VolumeDriver(Protocol):
         """
 
     async def unexport(self, volume_id: VolumeId) -> None:
-        """When it returns no client can read or write, and the place of the last export leads nowhere. Unknown: nothing.
+        """When it returns no client can read or write, and the place of the last export leads nowhere.
 
-        Raises Unavailable if it cannot be told whether the client is cut off.
+        Unknown: nothing. Raises Unavailable if it cannot be told whether the client is cut off.
         """
 
     async def freeze(self, points: Mapping[SnapshotId, VolumeId]) -> None:
