@@ -8,10 +8,10 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
-from botocore.model import ListShape, MapShape, Shape, StructureShape
+from botocore.model import ListShape, MapShape, Shape, StringShape, StructureShape
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -118,7 +118,7 @@ class ParameterParser:
             return set_structure
         if field.message_type is not None:
             return _set_timestamp(attribute)
-        convert = scalar(field)
+        convert = scalar(field, known=known_values(shape))
 
         def set_scalar(message: Message, below: Node | str, path: str) -> None:
             setattr(message, attribute, convert(leaf(below, path), path))
@@ -219,10 +219,16 @@ def takes(field: FieldDescriptor) -> bool:
     return not (field.is_repeated or field.message_type is not None) or accepted_values(field) is None
 
 
-def scalar(field: FieldDescriptor, *, any_text: bool = False) -> Scalar:
+def known_values(shape: Shape) -> Sequence[str]:
+    """AWS's own values of a member, where it has a list of them."""
+    return shape.enum if isinstance(shape, StringShape) else ()
+
+
+def scalar(field: FieldDescriptor, *, any_text: bool = False, known: Sequence[str] = ()) -> Scalar:
     """The conversion of one value. Raises InvalidArgument, or Unsupported for one that the contract does not accept.
 
-    `any_text`: also what XML cannot hold, as S3's names may; its listings encode them.
+    `any_text`: also what XML cannot hold, as S3's names may; its listings encode them. `known`: AWS's own values; any
+    other is no value at all.
     """
     convert = _as_it_is if any_text and field.type == FieldDescriptor.TYPE_STRING else _conversion(field)
     accepted = accepted_values(field)
@@ -232,6 +238,8 @@ def scalar(field: FieldDescriptor, *, any_text: bool = False) -> Scalar:
     def restricted(value: str, path: str) -> Any:
         converted = convert(value, path)
         if value and canonical(converted) not in accepted:
+            if known and value not in known:
+                raise invalid(value, path, f"Expecting one of: {', '.join(known)}.")
             raise Unsupported(f"The value {value[:100]} of the parameter {path} is not supported by this cloud.")
         return converted
 

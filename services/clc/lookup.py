@@ -36,10 +36,15 @@ class Kind:
     # It writes '[ami-…]' there.
     in_brackets: bool = False
 
+    def fits(self, given: str) -> bool:
+        """It looks like an id of this noun (8 digits are old ids, which are no more)."""
+        return re.fullmatch(f"(?:{'|'.join(self.prefixes)})-{_HEX}", given) is not None
+
     def check(self, given: str) -> None:
-        """Raises InvalidArgument unless it looks like an id of this noun (8 digits are old ids, which are no more)."""
-        if not re.fullmatch(f"(?:{'|'.join(self.prefixes)})-{_HEX}", given):
-            raise InvalidArgument(f'Invalid id: "{given}"', code=self.malformed_code)
+        """Raises InvalidArgument unless it fits."""
+        if not self.fits(given):
+            expected = "" if given.startswith(f"{self.prefixes[0]}-") else f' (expecting "{self.prefixes[0]}-...")'
+            raise InvalidArgument(f'Invalid id: "{given}"{expected}', code=self.malformed_code)
 
     def missing(self, ids: Sequence[str]) -> NotFound:
         named = f"[{', '.join(ids)}]" if self.in_brackets else ", ".join(ids)
@@ -113,6 +118,23 @@ ADDRESS: Final = Noun(
     words="allocation ID",
 )
 
+VOLUME: Final = Noun(
+    record=record_pb2.VolumeRecord,
+    resource_type="volume",
+    prefixes=("vol",),
+    malformed_code="InvalidVolumeID.Malformed",
+    not_found_code="InvalidVolume.NotFound",
+    words="volume",
+)
+SNAPSHOT: Final = Noun(
+    record=record_pb2.SnapshotRecord,
+    resource_type="snapshot",
+    prefixes=("snap",),
+    malformed_code="InvalidSnapshotID.Malformed",
+    not_found_code="InvalidSnapshot.NotFound",
+    words="snapshot",
+)
+
 # Resources that live in another's record.
 SECURITY_GROUP_RULE: Final = Kind(
     resource_type="security-group-rule",
@@ -157,21 +179,7 @@ DHCP_OPTIONS: Final = Kind(
     words="dhcpOption ID",
 )
 
-# Kinds that this cloud has none of yet.
-VOLUME: Final = Kind(
-    resource_type="volume",
-    prefixes=("vol",),
-    malformed_code="InvalidVolumeID.Malformed",
-    not_found_code="InvalidVolume.NotFound",
-    words="volume",
-)
-SNAPSHOT: Final = Kind(
-    resource_type="snapshot",
-    prefixes=("snap",),
-    malformed_code="InvalidSnapshotID.Malformed",
-    not_found_code="InvalidSnapshot.NotFound",
-    words="snapshot",
-)
+# A kind that this cloud has none of yet.
 PREFIX_LIST: Final = Kind(
     resource_type="prefix-list",
     prefixes=("pl",),
@@ -188,6 +196,8 @@ NOUNS: Final[tuple[Noun[Message], ...]] = (  # type: ignore[assignment]
     SUBNET,
     KEY_PAIR,
     ADDRESS,
+    VOLUME,
+    SNAPSHOT,
 )
 
 

@@ -151,7 +151,7 @@ async def deregister_image(cloud: Cloud, call: Call, request: ec2.DeregisterImag
 
 @use_case("ec2.DescribeImages")
 async def describe_images(cloud: Cloud, call: Call, request: ec2.DescribeImagesRequest) -> ec2.DescribeImagesResult:
-    matches, limit = _FILTERS.matcher(request.filters), max_results_of(request)
+    matches, limit = _FILTERS.matcher(request.filters), max_results_of(request, low=1)
     check_accounts(request.owners, words=("self", "amazon", "aws-marketplace", "aws-backup-vault"))
     check_accounts(request.executable_users, words=("self", "all"))
     # No image is ever deprecated or disabled here, so both change nothing.

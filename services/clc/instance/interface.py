@@ -30,6 +30,10 @@ class WantedInterface:
 def interface_of(request: ec2.RunInstancesRequest, instance_type: str) -> WantedInterface:
     """Raises InvalidArgument for contradictions, NoCapacity (AttachmentLimitExceeded) for a second interface."""
     given = request.network_interfaces
+    if request.security_groups and request.subnet_id:
+        raise InvalidArgument(
+            "The parameter groupName cannot be used with the parameter subnet", code="InvalidParameterCombination"
+        )
     if not given:
         return WantedInterface(
             subnet_id=request.subnet_id,

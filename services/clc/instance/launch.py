@@ -170,7 +170,7 @@ def _instance(
         ),
         interface_description=wanted.interface.description,
         attachment_id=InterfaceAttachmentId.new(),
-        launch_time=timestamp(call.now),
+        launch_time=timestamp(int(call.now)),
         tags=wanted.tags,
         interface_tags=wanted.interface_tags,
         disable_api_termination=wanted.disable_api_termination,

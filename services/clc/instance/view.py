@@ -95,7 +95,9 @@ def view_of(
         public_dns_name="",
         tags=shown(record.tags),
     )
-    if record.state_reason_code:
+    if record.state == rules.PENDING:
+        view.state_reason.CopyFrom(state_reason_pb2.StateReason(code="pending", message="pending"))
+    elif record.state_reason_code:
         view.state_reason.CopyFrom(
             state_reason_pb2.StateReason(code=record.state_reason_code, message=record.state_reason_message)
         )

@@ -8,6 +8,7 @@ from mallee.ec2.v1 import network_interface_pb2 as ec2
 from services.clc.filters import FilterTable
 from services.clc.instance import rules
 from services.clc.instance.describe import views_of
+from services.clc.instance.filters import written
 from services.clc.lookup import NETWORK_INTERFACE
 from services.clc.paging import page, refuse_pages_of_named
 from services.clc.region.describe import zone_id
@@ -30,7 +31,7 @@ _FILTERS = FilterTable[ec2.NetworkInterface](
         "association.ip-owner-id": lambda i: i.association.ip_owner_id or None,
         "association.public-dns-name": lambda i: i.association.public_dns_name or None,
         "association.public-ip": lambda i: i.association.public_ip or None,
-        "attachment.attach-time": lambda i: i.attachment.attach_time.ToJsonString(),
+        "attachment.attach-time": lambda i: written(i.attachment.attach_time),
         "attachment.attachment-id": lambda i: i.attachment.attachment_id,
         "attachment.delete-on-termination": lambda i: i.attachment.delete_on_termination,
         "attachment.device-index": lambda i: i.attachment.device_index,

@@ -20,6 +20,10 @@ from services.clc.use_case import Call, Cloud, end_dry_run, use_case
 
 # Of one network interface. (VPC User Guide, "Amazon VPC quotas".)
 MAX_GROUPS: Final = 5
+_VALID: Final = (
+    "Valid names and descriptions are strings less than 256 characters from the following set: a-zA-Z0-9."
+    " _-:/()#,@[]+=&;{}!$*"
+)
 _TEXT: Final = re.compile(r"[a-zA-Z0-9 ._\-:/()#,@\[\]+=&;{}!$*]{1,255}\Z")
 
 
@@ -27,7 +31,8 @@ _TEXT: Final = re.compile(r"[a-zA-Z0-9 ._\-:/()#,@\[\]+=&;{}!$*]{1,255}\Z")
 async def create_security_group(
     cloud: Cloud, call: Call, request: ec2.CreateSecurityGroupRequest
 ) -> ec2.CreateSecurityGroupResult:
-    _check_texts(request)
+    name = request.group_name.rstrip(" ")
+    _check_texts(name, request.description)
     given_tags = tags.from_specifications(request.tag_specifications, allowed=["security-group"])["security-group"]
 
     async def attempt() -> ec2.CreateSecurityGroupResult:
@@ -36,10 +41,10 @@ async def create_security_group(
             own(store, VPC, call.account_id, request.vpc_id) if request.vpc_id else default_vpc(store, call.account_id)
         )
         _check_room(cloud, call)
-        claim = group_name_claim(vpc.record.vpc_id, request.group_name)
+        claim = group_name_claim(vpc.record.vpc_id, name)
         if store.holder(claim):
             raise AlreadyExists(
-                f"The security group '{request.group_name}' already exists for VPC '{vpc.record.vpc_id}'",
+                f"The security group '{name}' already exists for VPC '{vpc.record.vpc_id}'",
                 code="InvalidGroup.Duplicate",
             )
         end_dry_run(request)
@@ -47,7 +52,7 @@ async def create_security_group(
             group_id=SecurityGroupId.new(),
             account_id=call.account_id,
             vpc_id=vpc.record.vpc_id,
-            name=request.group_name,
+            name=name,
             description=request.description,
             rules=[everything_out()],
             tags=given_tags,
@@ -162,21 +167,17 @@ def _check_unused(store: Store, group: record_pb2.SecurityGroupRecord) -> None:
         raise WrongState(f"resource {group.group_id} has a dependent object", code="DependencyViolation")
 
 
-def _check_texts(request: ec2.CreateSecurityGroupRequest) -> None:
-    for name, value in (("GroupName", request.group_name), ("GroupDescription", request.description)):
+def _check_texts(name: str, description: str) -> None:
+    for parameter, value in (("GroupName", name), ("GroupDescription", description)):
         if not value:
-            raise InvalidArgument(f"The request must contain the parameter {name}", code="MissingParameter")
+            raise InvalidArgument(f"The request must contain the parameter {parameter}", code="MissingParameter")
         if not _TEXT.match(value):
-            raise InvalidArgument(
-                f"Value ({value}) for parameter {name} is invalid. Character sets beyond ASCII are not supported;"
-                " at most 255 characters."
-            )
-    if request.group_name.startswith("sg-"):
+            raise InvalidArgument(f"Value ({value}) for parameter {parameter} is invalid. {_VALID}")
+    if name.startswith("sg-"):
         raise InvalidArgument(
-            f"Value ({request.group_name}) for parameter GroupName is invalid. Group names may not be in the format"
-            " sg-*"
+            f"Value ({name}) for parameter GroupName is invalid. Group names may not be in the format sg-*"
         )
-    if request.group_name.lower() == "default":
+    if name.lower() == "default":
         raise InvalidArgument("Cannot use reserved security group name: default", code="InvalidGroup.Reserved")
 
 

@@ -66,11 +66,10 @@ def _find(store: Store, account_id: str, given: str, known: dict[str, dict[str, 
     """`known`: what lives in others' records, by kind and id, as far as it was looked through already."""
     prefix = given.rpartition("-")[0]
     for noun in NOUNS:
-        if prefix in noun.prefixes:
+        if prefix in noun.prefixes and noun.fits(given):
             return _of_record(noun, own(store, noun, account_id, given))
     for kind, parts in _PARTS:
-        if prefix in kind.prefixes:
-            kind.check(given)
+        if prefix in kind.prefixes and kind.fits(given):
             if kind.resource_type not in known:
                 known[kind.resource_type] = {part.resource_id: part for part in parts(store, account_id)}
             found = known[kind.resource_type].get(given)

@@ -89,10 +89,10 @@ _SUBNET_FILTERS = FilterTable[subnet_pb2.Subnet](
 )
 
 
-def max_results_of(request: Paged) -> int | None:
+def max_results_of(request: Paged, *, low: int = 5, high: int = 1000) -> int | None:
     if not request.HasField("max_results"):
         return None
-    check_max_results(request.max_results)
+    check_max_results(request.max_results, low=low, high=high)
     return request.max_results
 
 

@@ -43,7 +43,7 @@ _FILTERS = FilterTable[ec2.RouteTable](
 async def describe_route_tables(
     cloud: Cloud, call: Call, request: ec2.DescribeRouteTablesRequest
 ) -> ec2.DescribeRouteTablesResult:
-    matches, limit = _FILTERS.matcher(request.filters), max_results_of(request)
+    matches, limit = _FILTERS.matcher(request.filters), max_results_of(request, high=100)
     end_dry_run(request)
     vpcs = select_parts(cloud.store, call.account_id, MAIN_ROUTE_TABLE, request.route_table_ids)
     tables, token = page_of_parts(vpcs, _view, matches, max_results=limit, request=request)

@@ -133,6 +133,13 @@ async def run_on_an_interface(stage: Stage) -> Any:
     )
 
 
+async def run_in_named_groups(stage: Stage) -> Any:
+    await group(stage)
+    return instance_pb2.RunInstancesRequest(
+        image_id=await image(stage), min_count=1, max_count=1, security_groups=["web"]
+    )
+
+
 async def everything_tagged(stage: Stage) -> Any:
     instance = await running(stage)
     ids = [instance, stage.instance(instance).interface.interface_id, stage.instance(instance).image_id]
@@ -204,6 +211,7 @@ NAMED: Final[dict[tuple[str, str], Make]] = {
     ("ReleaseAddress", "by public address"): of(public, address_pb2.ReleaseAddressRequest(), "public_ip"),
     ("RevokeSecurityGroupIngress", "by ids"): revoke_by_ids,
     ("RevokeSecurityGroupIngress", "of a group"): revoke_a_group,
+    ("RunInstances", "in named groups"): run_in_named_groups,
     ("RunInstances", "on an interface"): run_on_an_interface,
     ("UpdateSecurityGroupRuleDescriptionsIngress", "by ids"): describe_rules,
 }

@@ -49,7 +49,6 @@ async def run_instances(stage: Stage) -> Any:
         ),
         cpu_options=instance_pb2.CpuOptionsRequest(core_count=1, threads_per_core=1),
         security_group_ids=[await group(stage)],
-        security_groups=["web"],
         subnet_id=subnets[0].subnet_id,
         user_data=base64.b64encode(b"#!/bin/sh").decode(),
         tag_specifications=tagged("instance"),

@@ -1,0 +1,105 @@
+"""What EC2's own clients and tests know by heart: its exact words for a mistake, and small habits of its answers."""
+
+from __future__ import annotations
+
+import re
+from xml.etree import ElementTree
+
+import pytest
+
+from tests.service.clc.asking import answer
+from tests.service.clc.stage import Stage
+
+
+async def asked(stage: Stage, action: str, **parameters: str) -> ElementTree.Element:
+    """The answer without its namespace; a name's two underscores are a dot."""
+    given = {name.replace("__", "."): value for name, value in parameters.items()}
+    return ElementTree.fromstring(re.sub(b' xmlns="[^"]*"', b"", (await answer(stage, action, given)).body))
+
+
+@pytest.mark.parametrize(
+    ("action", "parameters", "code", "words"),
+    [
+        ("DescribeInstances", {"InstanceId.1": "i-xyz"}, "InvalidInstanceID.Malformed", 'Invalid id: "i-xyz"'),
+        (
+            "DescribeInstances",
+            {"InstanceId.1": "web"},
+            "InvalidInstanceID.Malformed",
+            'Invalid id: "web" (expecting "i-...")',
+        ),
+        (
+            "DescribeSecurityGroups",
+            {"GroupId.1": "default"},
+            "InvalidGroupId.Malformed",
+            'Invalid id: "default" (expecting "sg-...")',
+        ),
+        (
+            "CreateTags",
+            {"ResourceId.1": "ami-blah", "Tag.1.Key": "a"},
+            "InvalidID",
+            "The ID 'ami-blah' is not valid",
+        ),
+        (
+            "DeleteTags",
+            {"ResourceId.1": "sgr-blah", "Tag.1.Key": "a"},
+            "InvalidID",
+            "The ID 'sgr-blah' is not valid",
+        ),
+        (
+            "RunInstances",
+            {"ImageId": "ami-1", "MinCount": "1", "MaxCount": "1", "Placement.Tenancy": "mine"},
+            "InvalidParameterValue",
+            "Value (mine) for parameter Placement.Tenancy is invalid. Expecting one of: default, dedicated, host.",
+        ),
+        (
+            "DescribeRouteTables",
+            {"MaxResults": "101"},
+            "InvalidParameterValue",
+            "Value ( 101 ) for parameter maxResults is invalid. Expecting a value less than 100.",
+        ),
+        (
+            "CreateSecurityGroup",
+            {"GroupName": "web", "GroupDescription": "<b>"},
+            "InvalidParameterValue",
+            "Value (<b>) for parameter GroupDescription is invalid. Valid names and descriptions are strings less than"
+            " 256 characters from the following set: a-zA-Z0-9. _-:/()#,@[]+=&;{}!$*",
+        ),
+    ],
+)
+async def test_a_mistake_is_told_in_ec2s_words(
+    stage: Stage, action: str, parameters: dict[str, str], code: str, words: str
+) -> None:
+    told = await asked(stage, action, **parameters)
+    assert (told.findtext(".//Error/Code"), told.findtext(".//Error/Message")) == (code, words)
+
+
+async def test_named_groups_go_with_no_named_subnet(stage: Stage, image_id: str) -> None:
+    subnet = (await asked(stage, "DescribeSubnets")).findtext(".//subnetId", "")
+    launch = {"ImageId": image_id, "MinCount": "1", "MaxCount": "1", "SecurityGroup.1": "default", "SubnetId": subnet}
+    told = await asked(stage, "RunInstances", **launch)
+    assert told.findtext(".//Code") == "InvalidParameterCombination"
+    assert told.findtext(".//Message") == "The parameter groupName cannot be used with the parameter subnet"
+
+
+async def test_a_pending_instance_says_so_as_its_reason_and_its_times_are_whole_seconds(
+    stage: Stage, image_id: str
+) -> None:
+    made = await asked(stage, "RunInstances", ImageId=image_id, MinCount="1", MaxCount="1")
+    assert made.findtext(".//stateReason/code") == made.findtext(".//stateReason/message") == "pending"
+    launched = made.findtext(".//launchTime", "")
+    assert launched.endswith(".000Z")
+    assert made.findtext(".//attachTime") == launched
+    for action, name, found in (
+        ("DescribeInstances", "launch-time", ".//instanceId"),
+        ("DescribeNetworkInterfaces", "attachment.attach-time", ".//instanceId"),
+    ):
+        shown = await asked(stage, action, Filter__1__Name=name, Filter__1__Value__1=launched)
+        assert made.findtext(".//instanceId") in [element.text for element in shown.iterfind(found)]
+
+
+async def test_the_end_of_a_groups_name_loses_its_spaces(stage: Stage) -> None:
+    made = await asked(stage, "CreateSecurityGroup", GroupName="trimmed  ", GroupDescription="of spaces")
+    shown = await asked(stage, "DescribeSecurityGroups", GroupId__1=made.findtext(".//groupId", ""))
+    assert shown.findtext(".//groupName") == "trimmed"
+    again = await asked(stage, "CreateSecurityGroup", GroupName="trimmed", GroupDescription="of spaces")
+    assert again.findtext(".//Code") == "InvalidGroup.Duplicate"
