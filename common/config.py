@@ -78,6 +78,8 @@ class ClcConfig:
     addresses_per_account: int = 20
     # vCPUs that an account's instances may have together. 0: as many as there are.
     vcpus_per_account: int = 0
+    # Volumes that an account may have. (EBS User Guide, "Quotas for Amazon EBS".)
+    volumes_per_account: int = 5000
     # Security groups that an account may have. (VPC User Guide, "Amazon VPC quotas".)
     security_groups_per_account: int = 2500
 

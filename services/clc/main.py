@@ -21,8 +21,10 @@ from services.clc.clusters import Clusters
 from services.clc.metrics import report
 from services.clc.reconcile import Leader
 from services.clc.service import handlers
+from services.clc.storage import Storage
 from services.clc.store import PREFIX, Store
 from services.clc.use_case import Cloud
+from services.clc.volume.attached import Attached
 from services.clc.vpc.addresses import AddressBook
 from services.clc.walrus import WalrusImages
 
@@ -37,6 +39,10 @@ async def build(ctx: ServiceContext) -> None:
         zone.name: await enter(Peers(membership, ctx.identity, "cc", zone.name, leaders=leaders))
         for zone in config.zones
     }
+    storage_zones = {
+        zone.name: await enter(Peers(membership, ctx.identity, "sc", zone.name, leaders=leaders))
+        for zone in config.zones
+    }
     walrus = await enter(Peers(membership, ctx.identity, "walrus", speak_for_callers=True))
 
     store = Store(etcd, replica)
@@ -49,9 +55,12 @@ async def build(ctx: ServiceContext) -> None:
         clusters=clusters,
         addresses=AddressBook(store, config.network.public_pool),
         images=WalrusImages(walrus),
+        storage=Storage(store, storage_zones),
+        attached=Attached(store),
     )
     report(cloud)
     clusters.follow(ctx.tasks.create_task)
+    cloud.storage.follow(ctx.tasks.create_task)
 
     address = f"{config.management_address}:{config.clc.port}"
     barrier = ReadBarrier(etcd, replica, membership)

@@ -22,6 +22,8 @@ from services.clc.store import Store
 
 if TYPE_CHECKING:
     from services.clc.clusters import Clusters
+    from services.clc.storage import Storage
+    from services.clc.volume.attached import Attached
     from services.clc.vpc.addresses import AddressBook
     from services.clc.walrus import ImageStore
 
@@ -37,6 +39,8 @@ class Cloud:
     clusters: Clusters
     addresses: AddressBook
     images: ImageStore
+    storage: Storage
+    attached: Attached
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

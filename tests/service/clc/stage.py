@@ -20,11 +20,14 @@ from mallee.nc.v1 import service_pb2 as node
 from mallee.walrus.v1 import service_pb2 as walrus
 from services.clc.account.create import create_account
 from services.clc.clusters import Clusters
+from services.clc.storage import Storage
 from services.clc.store import PREFIX, Store
 from services.clc.use_case import USE_CASES, Call, Cloud, load_use_cases
+from services.clc.volume.attached import Attached
 from services.clc.vpc.addresses import AddressBook
 from services.clc.walrus import Pinned
 from tests.eventually import eventually
+from tests.service.clc.storage_stage import PlayedStorage
 
 START = 1_800_000_000.0
 GIB = 1 << 30
@@ -176,8 +179,15 @@ class PlayedImages:
 class Stage:
     """`await stage.run("RunInstances", request)` as the account that was made first, or another."""
 
-    def __init__(self, cloud: Cloud, zones: dict[str, PlayedZone], images: PlayedImages, callers: list[Caller]) -> None:
-        self.cloud, self.zones, self.images, self.callers = cloud, zones, images, callers
+    def __init__(
+        self,
+        cloud: Cloud,
+        zones: dict[str, PlayedZone],
+        images: PlayedImages,
+        callers: list[Caller],
+        storage: dict[str, PlayedStorage],
+    ) -> None:
+        self.cloud, self.zones, self.images, self.callers, self.storage = cloud, zones, images, callers, storage
         self.now = START
 
     async def run(self, action: str, request: Any, *, caller: int = 0) -> Any:
@@ -187,7 +197,7 @@ class Stage:
 
     def of_the_other(self) -> Stage:
         """The same, where the second account comes first."""
-        return Stage(self.cloud, self.zones, self.images, self.callers[::-1])
+        return Stage(self.cloud, self.zones, self.images, self.callers[::-1], self.storage)
 
     def instance(self, instance_id: str) -> record_pb2.InstanceRecord:
         stored = self.cloud.store.get(record_pb2.InstanceRecord, instance_id)
@@ -207,6 +217,7 @@ async def stage_on(address: str) -> AsyncIterator[Stage]:
                 zones=tuple(ZoneConfig(name=f"us-east-1{z}", cc_port=1, cc_metrics_port=2) for z in "ab"),
             )
             zones = {zone.name: PlayedZone(zone.name) for zone in config.zones}
+            played = {zone.name: PlayedStorage(zone.name) for zone in config.zones}
             store, images = Store(etcd, replica), PlayedImages()
             clusters = Clusters(store, cast("dict[str, Peers]", zones))
             stage: Stage
@@ -218,8 +229,10 @@ async def stage_on(address: str) -> AsyncIterator[Stage]:
                 clusters=clusters,
                 addresses=AddressBook(store, config.network.public_pool),
                 images=images,
+                storage=Storage(store, cast("dict[str, Peers]", played)),
+                attached=Attached(store),
             )
-            stage = Stage(cloud, zones, images, [])
+            stage = Stage(cloud, zones, images, [], played)
             for name in ("alice", "bob"):
                 account, key_id, _ = await create_account(cloud, name)
                 stage.callers.append(
@@ -231,7 +244,8 @@ async def stage_on(address: str) -> AsyncIterator[Stage]:
                     )
                 )
             following = [tasks.create_task(cluster.follow_capacity()) for cluster in clusters]
-            await eventually(lambda: all(cluster.connected for cluster in clusters))
+            cloud.storage.follow(lambda work: following.append(tasks.create_task(work)))
+            await eventually(lambda: all(zone.connected for zone in (*clusters, *cloud.storage)))
             yield stage
             for task in following:
                 task.cancel()
