@@ -10,6 +10,7 @@
     ├── Denied            the caller may not do this
     ├── Unauthenticated   the caller did not prove who it is
     ├── Unsupported       AWS has it, this cloud does not
+    ├── DataLoss          what was stored is not what was written
     └── Unavailable       a part of the cloud does not answer now            (caller tries again)
 
 `code` is the error code that the AWS API documents for the case (InvalidAMIID.NotFound, NoSuchKey …). Anything else
@@ -75,6 +76,10 @@ class Unauthenticated(CloudError):
 
 class Unsupported(CloudError):
     default_code = "UnsupportedOperation"
+
+
+class DataLoss(CloudError):
+    """For the operator: a client sees AWS's InternalError."""
 
 
 class Unavailable(CloudError):

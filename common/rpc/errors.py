@@ -32,6 +32,7 @@ _STATUS_OF: Final[dict[type[CloudError], grpc.StatusCode]] = {
     errors.Denied: grpc.StatusCode.PERMISSION_DENIED,
     errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     errors.Unsupported: grpc.StatusCode.UNIMPLEMENTED,
+    errors.DataLoss: grpc.StatusCode.DATA_LOSS,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
     CloudError: grpc.StatusCode.INTERNAL,
 }

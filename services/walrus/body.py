@@ -87,15 +87,20 @@ def announced(request: Any, *, stored_algorithm: str = "") -> Announced:
 
 @asynccontextmanager
 async def received(
-    store: Store, messages: AsyncIterator[Any], claim: Announced, *, may_inline: bool
+    store: Store,
+    messages: AsyncIterator[Any],
+    claim: Announced,
+    *,
+    may_inline: bool,
+    most_bytes: int = object_rules.PUT_BYTES,
 ) -> AsyncIterator[Body]:
     """What was not kept within the context is deleted at its end, also when the client went away."""
-    object_rules.check_size(claim.length or 0, object_rules.PUT_BYTES)
+    object_rules.check_size(claim.length or 0, most_bytes)
     async with AsyncExitStack() as stack:
         stack.enter_context(store.space(claim.length or 0, await store.blobs.free_bytes()))
         incoming = _Incoming(store, stack, inline_bytes=store.limits.inline_bytes if may_inline else -1)
         digests = Digests({claim.stored_algorithm} | ({claim.algorithm} if claim.algorithm else _UNNAMED))
-        end = await _take_all(store, messages, incoming, digests)
+        end = await _take_all(store, messages, incoming, digests, most_bytes)
         _check_length(incoming.size, claim, end)
         verified = _check_digests(digests, claim, end.trailers)
         content = await incoming.seal()
@@ -144,15 +149,16 @@ class _Incoming:
         return self.staged
 
 
-async def _take_all(store: Store, messages: AsyncIterator[Any], incoming: _Incoming, digests: Digests) -> Any:
+async def _take_all(
+    store: Store, messages: AsyncIterator[Any], incoming: _Incoming, digests: Digests, most_bytes: int
+) -> Any:
     """The end message. Writing and digesting one chunk run beside each other."""
     while True:
         message = await next_message(store, messages)
         if message.WhichOneof("part") == "end":
             return message.end
         chunk: bytes = message.chunk
-        if len(chunk) + incoming.size > object_rules.PUT_BYTES:
-            object_rules.check_size(len(chunk) + incoming.size, object_rules.PUT_BYTES)
+        object_rules.check_size(len(chunk) + incoming.size, most_bytes)
         await asyncio.gather(incoming.write(chunk), store.digest(digests, chunk))
 
 

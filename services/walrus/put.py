@@ -17,7 +17,11 @@ from services.walrus.store import Store
 
 
 async def put_object(
-    store: Store, messages: AsyncIterator[object_pb2.PutObjectStream], caller: Caller | None
+    store: Store,
+    messages: AsyncIterator[object_pb2.PutObjectStream],
+    caller: Caller | None,
+    *,
+    most_bytes: int = object_rules.PUT_BYTES,
 ) -> object_pb2.PutObjectOutput:
     request = (await header_of(store, messages)).header
     bucket = await store.bucket(request.bucket, caller, request.expected_bucket_owner)
@@ -26,7 +30,7 @@ async def put_object(
     attributes = object_rules.checked_attributes(wire.headers_of(request), request.metadata)
     expect = conditions.expectation(request.if_match, request.if_none_match)
     await _check_early(store, bucket, key, expect)
-    async with received(store, messages, announced(request), may_inline=True) as body:
+    async with received(store, messages, announced(request), may_inline=True, most_bytes=most_bytes) as body:
         new = Object(
             key=key,
             size=body.size,

@@ -1,4 +1,5 @@
-"""The worker that frees what nobody needs any more: blobs the index let go, and blobs it never knew.
+"""The worker that frees what nobody needs any more: blobs the index let go, and blobs it never knew; and, before that,
+blocks of snapshots that were forgotten, and of uploads that nobody goes on with.
 
 The latter are of uploads that a crash cut off between sealing and commit; they are looked for at start and now and
 then. Repeating a pass is safe; what a request still reads is left for a later one.
@@ -12,6 +13,7 @@ from typing import Final
 
 from common.log import get_logger
 from common.metrics import counter
+from services.walrus.repack import Repacker
 from services.walrus.store import Store
 
 _BATCH: Final = 1000
@@ -20,6 +22,10 @@ _PAUSE_S: Final = 0.5
 _ORPHANS_EVERY_S: Final = 600.0
 # How long a repeated CompleteMultipartUpload is answered as the first one was.
 _COMPLETIONS_MS: Final = 7 * 24 * 3600 * 1000
+# An upload of a snapshot that was not heard of for so long is given up.
+_UPLOADS_MS: Final = 24 * 3600 * 1000
+# Needs of blocks that one step of the index takes away.
+_NEEDS: Final = 4096
 
 _log = get_logger(__name__)
 _RECLAIMED = counter("mallee_walrus_reclaimed_bytes", "Bytes freed, by cause: garbage or orphan", ("cause",))
@@ -30,6 +36,7 @@ class Reclaimer:
         self._store = store
         self._pause_s = pause_s
         self._nudged = asyncio.Event()
+        self.repack = Repacker(store).repack
 
     def nudge(self) -> None:
         self._nudged.set()
@@ -38,6 +45,7 @@ class Reclaimer:
         while True:
             await self.sweep_orphans()
             await self._store.index.forget_completions(self._store.now_ms() - _COMPLETIONS_MS)
+            await self.give_up_uploads()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_ORPHANS_EVERY_S):
                     await self._collect_for_ever()
@@ -45,9 +53,17 @@ class Reclaimer:
     async def _collect_for_ever(self) -> None:
         while True:
             self._nudged.clear()
-            if not await self.collect():
+            drained = await self._store.index.blocks.drain(_NEEDS)
+            if not await self.collect() and not drained and not await self.repack():
                 await self._nudged.wait()
             await asyncio.sleep(self._pause_s)
+
+    async def give_up_uploads(self) -> int:
+        """Those of snapshots that stand still; how many."""
+        given_up = await self._store.index.blocks.forget_idle(self._store.now_ms() - _UPLOADS_MS)
+        if given_up:
+            _log.warning("gave up uploads of snapshots", uploads=given_up)
+        return given_up
 
     async def collect(self) -> int:
         """Deletes garbage that nobody reads; how many blobs."""

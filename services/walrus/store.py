@@ -9,13 +9,16 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar, TypeVarTuple
 
 from mallee.common.v1.caller_pb2 import Caller
 from services.walrus import bucket as bucket_rules
 from services.walrus import errors
 from services.walrus.digests import Digests
 from services.walrus.drivers.base import BlobId, Blobs, Bucket, Index
+
+Result = TypeVar("Result")
+Arguments = TypeVarTuple("Arguments")
 
 # Below this a thread costs more than the digests themselves.
 _HASHED_IN_PLACE_BYTES: Final = 64 << 10
@@ -76,7 +79,11 @@ class Store:
         if len(chunk) <= _HASHED_IN_PLACE_BYTES:
             digests.update(chunk)
         else:
-            await asyncio.get_running_loop().run_in_executor(self._hashers, digests.update, chunk)
+            await self.in_thread(digests.update, chunk)
+
+    async def in_thread(self, function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
+        """For work that keeps a core busy without the GIL."""
+        return await asyncio.get_running_loop().run_in_executor(self._hashers, function, *arguments)
 
     async def close(self) -> None:
         await asyncio.to_thread(self._hashers.shutdown)

@@ -29,7 +29,15 @@ if TYPE_CHECKING:
     from mallee.s3.v1.service_pb2_grpc import S3ServiceAsyncStub
     from mallee.walrus.v1.service_pb2_grpc import WalrusServiceAsyncStub
 
-MEMBERS = {"walrus-1": "walrus", "facade-1": "facade", "clc-1": "clc", "nc-a-1": "nc", "nc-a-2": "nc", "admin": "admin"}
+MEMBERS = {
+    "walrus-1": "walrus",
+    "facade-1": "facade",
+    "clc-1": "clc",
+    "sc-a": "sc",
+    "nc-a-1": "nc",
+    "nc-a-2": "nc",
+    "admin": "admin",
+}
 
 
 @dataclass(kw_only=True)

@@ -13,9 +13,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
 
 from services.walrus import errors
+
+if TYPE_CHECKING:
+    from services.walrus.drivers.blocks import BlockIndex
 
 _HEX = re.compile(r"[0-9a-f]{32}\Z")
 
@@ -236,6 +239,10 @@ class Index(Protocol):
     (ServiceUnavailable) means that the engine could not write.
     """
 
+    @property
+    def blocks(self) -> BlockIndex:
+        """Its part for snapshots."""
+
     async def open(self) -> None:
         """Brings the stored schema up to this version. Raises StoreTooNew for one of a later version."""
 
@@ -312,7 +319,7 @@ class Index(Protocol):
     async def forget_garbage(self, blobs: Sequence[BlobId]) -> None: ...
 
     async def named(self, blobs: Sequence[BlobId]) -> set[BlobId]:
-        """Those that the index knows: as content, part or garbage."""
+        """Those that the index knows: as content, part, pack of blocks or garbage."""
 
     # Pins
 

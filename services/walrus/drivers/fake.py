@@ -35,6 +35,7 @@ from services.walrus.drivers.base import (
     Upload,
     Usage,
 )
+from services.walrus.drivers.fake_blocks import BlockStorage, FakeBlockIndex
 
 Named = TypeVar("Named")
 _CHUNK_BYTES: Final = 1 << 20
@@ -62,12 +63,14 @@ class Storage:
     garbage: list[BlobId] = field(default_factory=list)
     pins: dict[str, Pin] = field(default_factory=dict)
     last_bucket_id: int = 0
+    blocks: BlockStorage = field(default_factory=BlockStorage)
 
 
 class FakeIndex:
     def __init__(self, storage: Storage | None = None, faults: Faults | None = None) -> None:
         self.storage = storage or Storage()
         self.faults = faults or Faults()
+        self.blocks = FakeBlockIndex(self._step, lambda: self.storage)
 
     async def open(self) -> None: ...
 
@@ -198,7 +201,7 @@ class FakeIndex:
         s = self.storage
         known = {one.content.blob for one in s.objects.values() if isinstance(one.content, Single)}
         known |= {part.blob for parts in s.parts.values() for part in parts.values()}
-        return (known | set(s.garbage)) & set(blobs)
+        return (known | set(s.blocks.packs) | set(s.garbage)) & set(blobs)
 
     async def put_pin(self, pin: Pin) -> None:
         with self._step() as s:

@@ -27,6 +27,7 @@ from services.walrus.drivers.base import (
     Usage,
 )
 from services.walrus.drivers.embedded import objects, rows, scans, upkeep, uploads
+from services.walrus.drivers.embedded.block_index import SqliteBlocks
 from services.walrus.drivers.embedded.writer import Writer
 
 Result = TypeVar("Result")
@@ -40,6 +41,7 @@ class SqliteIndex:
         self._writer = Writer(path, on_commit=on_commit)
         self._readers = ThreadPoolExecutor(readers, thread_name_prefix="walrus-index-reader")
         self._local = threading.local()
+        self.blocks = SqliteBlocks(self._writer.submit, self._read)
         # Few and asked for by every request, so they stand in memory. The lock keeps changes in the order of commits.
         self._buckets: dict[str, Bucket] = {}
         self._buckets_change = asyncio.Lock()

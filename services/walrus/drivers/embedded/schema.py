@@ -98,6 +98,60 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         source TEXT NOT NULL
     ) WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE snapshots (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        name TEXT NOT NULL,
+        account_id TEXT NOT NULL DEFAULT '',
+        size INTEGER NOT NULL DEFAULT 0,
+        full_bytes INTEGER NOT NULL DEFAULT 0,
+        -- 0 uploading, 1 sealed, 2 forgotten
+        state INTEGER NOT NULL,
+        draining INTEGER NOT NULL DEFAULT 0,
+        touched_ms INTEGER NOT NULL
+    );
+    CREATE UNIQUE INDEX snapshots_by_name ON snapshots (name) WHERE state < 2;
+    CREATE INDEX snapshots_draining ON snapshots (id) WHERE draining;
+
+    CREATE TABLE manifests (
+        snapshot INTEGER NOT NULL,
+        number INTEGER NOT NULL,
+        page INTEGER,
+        PRIMARY KEY (snapshot, number)
+    ) WITHOUT ROWID;
+
+    CREATE TABLE pages (
+        id INTEGER PRIMARY KEY,
+        refs INTEGER NOT NULL,
+        blocks INTEGER NOT NULL,
+        digests BLOB NOT NULL
+    );
+
+    CREATE TABLE packs (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        blob BLOB NOT NULL UNIQUE,
+        length INTEGER NOT NULL,
+        live INTEGER NOT NULL
+    );
+    CREATE INDEX packs_sparse ON packs (id) WHERE live * 4 <= length * 3;
+
+    CREATE TABLE blocks (
+        digest BLOB NOT NULL PRIMARY KEY,
+        pack INTEGER NOT NULL,
+        start INTEGER NOT NULL,
+        length INTEGER NOT NULL,
+        size INTEGER NOT NULL,
+        compressed INTEGER NOT NULL,
+        refs INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    CREATE INDEX blocks_by_pack ON blocks (pack);
+
+    CREATE TABLE claims (
+        snapshot INTEGER NOT NULL,
+        digest BLOB NOT NULL,
+        PRIMARY KEY (snapshot, digest)
+    ) WITHOUT ROWID;
+    """,
 )
 
 

@@ -1,0 +1,189 @@
+"""Statements of the embedded index about snapshots and their pages. Those that write run as steps of the writer.
+
+While a snapshot is uploaded, its rows in `manifests` are drafts: nobody reads them, and one without a page stands for
+256 zero blocks. `draining` says that it has claims (once sealed) or pages and claims (once forgotten) to give back.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+from common.blocks import BLOCK_BYTES, DIGEST_BYTES
+from common.errors import NotFound
+from services.walrus.drivers.blocks import Changes, Sealed
+from services.walrus.drivers.embedded import blocks
+
+PAGE_BLOCKS: Final = 256
+_ZERO: Final = bytes(DIGEST_BYTES)
+
+
+def undraft(db: sqlite3.Connection, name: str, now_ms: int, limit: int) -> bool:
+    """True: there were as many pages as it takes at a time."""
+    return _drop_pages(db, blocks.begun(db, name, now_ms), limit) == limit
+
+
+def draft(db: sqlite3.Connection, name: str, base: str, changes: Changes, now_ms: int) -> None:
+    upload = blocks.begun(db, name, now_ms)
+    base_row = _sealed_row(db, base)[0] if base else None
+    for number, changed in changes.items():
+        old = db.execute(
+            "SELECT p.digests FROM manifests AS m JOIN pages AS p ON p.id = m.page "
+            "WHERE m.snapshot = ? AND m.number = ?",
+            (base_row, number),
+        ).fetchone()
+        page = _add_page(db, _merged(old[0] if old else b"", changed))
+        db.execute("INSERT INTO manifests (snapshot, number, page) VALUES (?, ?, ?)", (upload, number, page))
+
+
+def _merged(old: bytes, changed: Mapping[int, bytes]) -> bytes:
+    new = bytearray(old or _ZERO * PAGE_BLOCKS)
+    for place, digest in changed.items():
+        new[place * DIGEST_BYTES : (place + 1) * DIGEST_BYTES] = digest or _ZERO
+    return bytes(new)
+
+
+def _add_page(db: sqlite3.Connection, digests: bytes) -> int | None:
+    """None: all of it is zero."""
+    places = _needs(digests)
+    if not places:
+        return None
+    blocks.need(db, places)
+    made = db.execute("INSERT INTO pages (refs, blocks, digests) VALUES (1, ?, ?)", (places.total(), digests))
+    return made.lastrowid
+
+
+def _needs(digests: bytes) -> Counter[bytes]:
+    found = Counter(digests[start : start + DIGEST_BYTES] for start in range(0, len(digests), DIGEST_BYTES))
+    del found[_ZERO]
+    return found
+
+
+def seal(db: sqlite3.Connection, manifest: Sealed, base: str, now_ms: int) -> Sealed:
+    upload = blocks.begun(db, manifest.snapshot_id, now_ms)
+    if base:
+        _share(db, _sealed_row(db, base)[0], upload)
+    db.execute("DELETE FROM manifests WHERE snapshot = ? AND page IS NULL", (upload,))
+    full_bytes = _full_bytes(db, upload, manifest.size)
+    db.execute(
+        "UPDATE snapshots SET state = 1, draining = 1, account_id = ?, size = ?, full_bytes = ? WHERE id = ?",
+        (manifest.account_id, manifest.size, full_bytes, upload),
+    )
+    return replace(manifest, full_bytes=full_bytes)
+
+
+def _share(db: sqlite3.Connection, source: int, target: int) -> None:
+    """The target has the source's pages where it has none of its own."""
+    others = "SELECT number FROM manifests WHERE snapshot = ?2"
+    db.execute(
+        "UPDATE pages SET refs = refs + 1 WHERE id IN "
+        f"(SELECT page FROM manifests WHERE snapshot = ?1 AND number NOT IN ({others}))",
+        (source, target),
+    )
+    db.execute(
+        "INSERT INTO manifests (snapshot, number, page) "
+        f"SELECT ?2, number, page FROM manifests WHERE snapshot = ?1 AND number NOT IN ({others})",
+        (source, target),
+    )
+
+
+def _full_bytes(db: sqlite3.Connection, row: int, size: int) -> int:
+    (count,) = db.execute(
+        "SELECT coalesce(sum(p.blocks), 0) FROM manifests AS m JOIN pages AS p ON p.id = m.page WHERE m.snapshot = ?",
+        (row,),
+    ).fetchone()
+    whole = int(count) * BLOCK_BYTES
+    short = -size % BLOCK_BYTES
+    if not short:
+        return whole
+    number, place = divmod(size // BLOCK_BYTES, PAGE_BLOCKS)
+    last = db.execute(
+        "SELECT substr(p.digests, ?, ?) FROM manifests AS m JOIN pages AS p ON p.id = m.page "
+        "WHERE m.snapshot = ? AND m.number = ?",
+        (place * DIGEST_BYTES + 1, DIGEST_BYTES, row, number),
+    ).fetchone()
+    return whole - short if last and last[0] != _ZERO else whole
+
+
+def sealed(db: sqlite3.Connection, name: str) -> Sealed | None:
+    row = db.execute(
+        "SELECT account_id, size, full_bytes FROM snapshots WHERE name = ? AND state = 1", (name,)
+    ).fetchone()
+    return Sealed(snapshot_id=name, account_id=row[0], size=row[1], full_bytes=row[2]) if row else None
+
+
+def pages(db: sqlite3.Connection, name: str, after: int, limit: int) -> list[tuple[int, bytes]]:
+    return db.execute(
+        "SELECT m.number, p.digests FROM snapshots AS s JOIN manifests AS m ON m.snapshot = s.id "
+        "JOIN pages AS p ON p.id = m.page WHERE s.name = ? AND s.state = 1 AND m.number > ? ORDER BY m.number LIMIT ?",
+        (name, after, limit),
+    ).fetchall()
+
+
+def copy(db: sqlite3.Connection, source: str, new: Sealed, now_ms: int) -> Sealed:
+    if (standing := sealed(db, new.snapshot_id)) is not None:
+        return standing
+    row, size, full_bytes = _sealed_row(db, source)
+    target = blocks.begun(db, new.snapshot_id, now_ms)
+    _share(db, row, target)
+    db.execute(
+        "UPDATE snapshots SET state = 1, draining = 1, account_id = ?, size = ?, full_bytes = ? WHERE id = ?",
+        (new.account_id, size, full_bytes, target),
+    )
+    return replace(new, size=size, full_bytes=full_bytes)
+
+
+def _sealed_row(db: sqlite3.Connection, name: str) -> tuple[int, int, int]:
+    row: tuple[int, int, int] | None = db.execute(
+        "SELECT id, size, full_bytes FROM snapshots WHERE name = ? AND state = 1", (name,)
+    ).fetchone()
+    if row is None:
+        raise missing(name)
+    return row
+
+
+def missing(name: str) -> NotFound:
+    return NotFound(f"The snapshot '{name}' does not exist.", code="InvalidSnapshot.NotFound")
+
+
+def forget(db: sqlite3.Connection, name: str) -> None:
+    db.execute("UPDATE snapshots SET state = 2, draining = 1 WHERE name = ? AND state < 2", (name,))
+
+
+def forget_idle(db: sqlite3.Connection, before_ms: int) -> int:
+    query = "UPDATE snapshots SET state = 2, draining = 1 WHERE state = 0 AND touched_ms < ?"
+    return db.execute(query, (before_ms,)).rowcount
+
+
+def draining(db: sqlite3.Connection) -> bool:
+    return db.execute("SELECT 1 FROM snapshots WHERE draining LIMIT 1").fetchone() is not None
+
+
+def drain(db: sqlite3.Connection, limit: int) -> bool:
+    if blocks.drain_claims(db, limit):
+        return True
+    # None has claims any more.
+    db.execute("UPDATE snapshots SET draining = 0 WHERE draining AND state = 1")
+    row = db.execute("SELECT id FROM snapshots WHERE draining LIMIT 1").fetchone()
+    if row is None:
+        return False
+    at_once = max(1, limit // PAGE_BLOCKS)
+    if _drop_pages(db, row[0], at_once) < at_once:
+        db.execute("DELETE FROM snapshots WHERE id = ?", row)
+    return True
+
+
+def _drop_pages(db: sqlite3.Connection, snapshot: int, limit: int) -> int:
+    dropped = db.execute(
+        "SELECT number, page FROM manifests WHERE snapshot = ? ORDER BY number LIMIT ?", (snapshot, limit)
+    ).fetchall()
+    for number, page in dropped:
+        db.execute("DELETE FROM manifests WHERE snapshot = ? AND number = ?", (snapshot, number))
+        found = db.execute("UPDATE pages SET refs = refs - 1 WHERE id = ? RETURNING refs, digests", (page,)).fetchone()
+        if found and found[0] <= 0:
+            db.execute("DELETE FROM pages WHERE id = ?", (page,))
+            blocks.unneed(db, _needs(found[1]))
+    return len(dropped)
