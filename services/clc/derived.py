@@ -22,16 +22,17 @@ class PerRevision(Generic[R, M]):
         self._make = make
         self._most = most
         # In the order they were made: the oldest goes first.
-        self._made: dict[str, tuple[int, M]] = {}
+        self._made: dict[str, tuple[tuple[int, ...], M]] = {}
 
-    def of(self, stored: Stored[R]) -> M:
-        """Shared: do not change it."""
+    def of(self, stored: Stored[R], *beside: int) -> M:
+        """Shared: do not change it. `beside`: revisions of what else `make` looks at."""
+        revisions = (stored.revision, *beside)
         made = self._made.get(stored.key)
-        if made is not None and made[0] == stored.revision:
+        if made is not None and made[0] == revisions:
             return made[1]
         value = self._make(stored.record)
         self._made.pop(stored.key, None)
-        self._made[stored.key] = (stored.revision, value)
+        self._made[stored.key] = (revisions, value)
         if len(self._made) > self._most:
             del self._made[next(iter(self._made))]
         return value

@@ -65,7 +65,7 @@ def views_of(cloud: Cloud) -> Views:
     """One set of views per store, made when first asked for."""
     if cloud.store not in _views:
         zone_ids = {zone.name: zone_id(cloud, zone.name) for zone in cloud.config.zones}
-        _views[cloud.store] = Views(cloud.store, zone_ids)
+        _views[cloud.store] = Views(cloud.store, cloud.attached, zone_ids)
     return _views[cloud.store]
 
 

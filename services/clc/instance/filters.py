@@ -164,6 +164,13 @@ _OF_VIEW = FilterTable[ec2.Instance](
         "subnet-id": lambda i: i.subnet_id or None,
         "host-id": lambda i: i.placement.host_id or None,
         "tenancy": lambda i: i.placement.tenancy,
+        "block-device-mapping.attach-time": lambda i: [written(d.ebs.attach_time) for d in i.block_device_mappings],
+        "block-device-mapping.delete-on-termination": lambda i: [
+            "true" if d.ebs.delete_on_termination else "false" for d in i.block_device_mappings
+        ],
+        "block-device-mapping.device-name": lambda i: [d.device_name for d in i.block_device_mappings],
+        "block-device-mapping.status": lambda i: [d.ebs.status for d in i.block_device_mappings],
+        "block-device-mapping.volume-id": lambda i: [d.ebs.volume_id for d in i.block_device_mappings],
         "usage-operation": lambda i: i.usage_operation,
         "usage-operation-update-time": lambda i: written(i.usage_operation_update_time),
         "virtualization-type": lambda i: i.virtualization_type,
@@ -173,8 +180,6 @@ _OF_VIEW = FilterTable[ec2.Instance](
     tags=lambda i: as_mapping(i.tags),
     absent=(
         "affinity",
-        *(f"block-device-mapping.{of}" for of in ("attach-time", "delete-on-termination", "device-name", "status")),
-        "block-device-mapping.volume-id",
         "capacity-reservation-id",
         *(
             f"capacity-reservation-specification.capacity-reservation-target.capacity-reservation-{of}"

@@ -13,7 +13,9 @@ from services.clc.clock import timestamp
 from services.clc.instance import rules
 from services.clc.instance.describe import reservation_of
 from services.clc.instance.limit import within_limit
-from services.clc.instance.request import Wanted, check
+from services.clc.instance.request import DEFAULT_ROOT_DEVICE, Wanted, check
+from services.clc.instance.rules import EBS, INSTANCE_STORE
+from services.clc.instance.volumes import add_volumes, room_for_volumes
 from services.clc.security_group.groups import group_use
 from services.clc.store import Changes, Stored, token_id, until_committed
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
@@ -63,6 +65,7 @@ async def _launch(cloud: Cloud, call: Call, wanted: Wanted, token: str, digest: 
         cloud.clusters.admitting(subnet.record.zone, [wanted.room] * count, host=wanted.host_id),
         cloud.addresses.hold_private(subnet.record, count, wanted=wanted.interface.private_ipv4) as private,
         cloud.addresses.hold_public(public_count) as public_ipv4s,
+        room_for_volumes(cloud, wanted, subnet.record.zone, count),
     ):
         reservation = _reservation(call, wanted, token, count)
         instances = [
@@ -70,7 +73,9 @@ async def _launch(cloud: Cloud, call: Call, wanted: Wanted, token: str, digest: 
         ]
         for instance, address in zip(instances, public_ipv4s, strict=False):
             instance.interface.public_ipv4 = address
+            instance.public_ipv4_at_start = wanted.from_volume
         _add(changes, wanted, subnet, reservation, instances)
+        add_volumes(cloud, call, changes, wanted, instances)
         if token:
             changes.create(
                 record_pb2.ClientTokenRecord(
@@ -173,7 +178,11 @@ def _instance(
         launch_time=timestamp(int(call.now)),
         tags=wanted.tags,
         interface_tags=wanted.interface_tags,
+        root_device_type=EBS if wanted.from_volume else INSTANCE_STORE,
+        root_device_name=wanted.machine.record.root_device_name or DEFAULT_ROOT_DEVICE,
+        ephemeral=wanted.ephemeral,
         disable_api_termination=wanted.disable_api_termination,
+        disable_api_stop=wanted.disable_api_stop,
         shutdown_behavior=wanted.shutdown_behavior,
         detailed_monitoring=wanted.detailed_monitoring,
         metadata_options=wanted.metadata_options,

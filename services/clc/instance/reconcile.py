@@ -22,13 +22,15 @@ from mallee.clc.v1 import record_pb2
 from mallee.nc.v1 import instance_pb2 as nc
 from services.clc.address.association import take_off
 from services.clc.clock import gmt, timestamp
-from services.clc.instance import rules
+from services.clc.instance import disks, rules
 from services.clc.instance.launch import claims_of
 from services.clc.instance.spec import spec_of
+from services.clc.instance.stop import STOP_GRACE_S, rest
 from services.clc.instance.terminate import shut_down
 from services.clc.region.describe import zone_id
 from services.clc.store import Changes, Stored, token_id
 from services.clc.use_case import Cloud
+from services.clc.volume.disks import plan_of
 
 # An order is repeated when nothing was heard for this long.
 REPEAT_S: Final = 5.0
@@ -89,7 +91,11 @@ class InstanceReconciler:
         orders: dict[rules.Do, list[Instance]] = {do: [] for do in rules.Do}
         changes = Changes()
         for instance in instances:
-            match rules.next_step(instance.record.state, self._heard_of(instance.record)):
+            match self._next_step(instance.record):
+                case rules.Do.ENSURE if (lost := disks.lost(self._cloud, instance.record)) is not None:
+                    changes.update(instance, self._given_up(instance, *lost))
+                case rules.Do.ENSURE if not disks.made(self._cloud, instance.record):
+                    pass  # Its volumes nudge.
                 case rules.Do() as do:
                     orders[do].append(instance)
                 case None:
@@ -107,6 +113,10 @@ class InstanceReconciler:
             return REPEAT_S
         return await self._forget(reservation, instances)
 
+    def _next_step(self, record: record_pb2.InstanceRecord) -> rules.Do | rules.State | None:
+        heard = self._heard_of(record)
+        return rules.next_step(record.state, heard, way_out=rules.way_out(record, heard))
+
     def _heard_of(self, record: record_pb2.InstanceRecord) -> nc.VmState.ValueType | None:
         heard = self.observed.get(record.instance_id)
         return heard.state if heard is not None and heard.generation == record.generation else None
@@ -123,13 +133,15 @@ class InstanceReconciler:
             name = record_pb2.InstanceState.Name(state).removeprefix("INSTANCE_STATE_").lower()
             _log.info("an instance changes state", instance_id=draft.instance_id, state=name, node=draft.node)
         match state:
-            case rules.SHUTTING_DOWN:
+            case rules.SHUTTING_DOWN | rules.STOPPING:
                 assert heard is not None
                 code, message = rules.REASONS[heard.state]
                 if heard.reason_code:
                     code = heard.reason_code
                     message = f"{code}: {heard.message.removeprefix(f'{code}: ')}"
-                shut_down(draft, code, message, transition=f"{message.partition(': ')[2]} ({gmt(now)})")
+                shut_down(draft, code, message, state=state, transition=f"{message.partition(': ')[2]} ({gmt(now)})")
+            case rules.STOPPED:
+                rest(changes, draft)
             case rules.TERMINATED:
                 draft.state = state
                 draft.terminated_at.CopyFrom(timestamp(now))
@@ -174,17 +186,28 @@ class InstanceReconciler:
                 continue
             draft = instance.draft()
             if not it.node:
-                code = it.error_code if "." in it.error_code else f"Server.{it.error_code}"
-                transition = f"{it.error_message} ({gmt(self._cloud.clock())})"
-                shut_down(draft, code, f"{code}: {it.error_message}", transition=transition)
-            else:
-                draft.node, draft.node_address = it.node, it.node_address
+                changes.update(instance, self._given_up(instance, it.error_code, it.error_message))
+                continue
+            draft.node, draft.node_address = it.node, it.node_address
             changes.update(instance, draft)
         if changes:
             await self._cloud.store.commit(changes)
         if unrecorded:
             # No node has recorded the order: it is given again.
             raise Unavailable(f"{unrecorded[0].instance_id}: {unrecorded[0].error_message}")
+
+    def _given_up(self, instance: Instance, code: str, message: str) -> record_pb2.InstanceRecord:
+        """A launch that comes to nothing. A start that does leaves the instance stopped, as it was."""
+        draft = instance.draft()
+        code = code if "." in code else f"Server.{code}"
+        shut_down(
+            draft,
+            code,
+            f"{code}: {message}",
+            state=rules.way_out(draft, None),
+            transition=f"{message} ({gmt(self._cloud.clock())})",
+        )
+        return draft
 
     def _may_find_room(self, refused: cc.Placed, record: record_pb2.InstanceRecord) -> bool:
         """It was admitted, so there was room: it is not given up before those who have it could come back."""
@@ -202,7 +225,11 @@ class InstanceReconciler:
         by_id = {i.record.instance_id: i for i in instances}
         order = cc.TerminateInstancesRequest(
             instances=[
-                cc.InstanceGeneration(instance_id=i.record.instance_id, generation=i.record.generation)
+                cc.InstanceGeneration(
+                    instance_id=i.record.instance_id,
+                    generation=i.record.generation,
+                    grace_s=STOP_GRACE_S if i.record.state == rules.STOPPING and not i.record.stop_forced else 0,
+                )
                 for i in instances
             ]
         )
@@ -211,8 +238,9 @@ class InstanceReconciler:
         for instance_id in answer.gone:
             instance = by_id[instance_id]
             self.observed.pop(instance_id, None)
-            if rules.TERMINATED in rules.NEXT[instance.record.state]:
-                changes.update(instance, self._moved(changes, instance, rules.TERMINATED))
+            after = rules.next_step(instance.record.state, nc.VM_STATE_GONE)
+            if after in (rules.STOPPED, rules.TERMINATED):
+                changes.update(instance, self._moved(changes, instance, after))
         if changes:
             await self._cloud.store.commit(changes)
 
@@ -234,6 +262,7 @@ class InstanceReconciler:
             find_image=find_image,
             group_names=[group.record.name for group in groups if group is not None],
             ticket_key=self._ticket_key,
+            disks=plan_of(self._cloud, record),
             now=self._cloud.clock(),
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,20 +15,25 @@ from mallee.nc.v1 import instance_pb2 as nc
 from services.clc.capacity import Room
 from services.clc.image.use_cases import launchable
 from services.clc.instance import metadata_options
+from services.clc.instance.block_devices import mappings_of
 from services.clc.instance.host import zone_of_host
 from services.clc.instance.interface import WantedInterface, interface_of
+from services.clc.instance.rules import EBS
 from services.clc.key_pair.use_cases import named
 from services.clc.lookup import SECURITY_GROUP, SUBNET, own, own_all
 from services.clc.region.describe import zone_id
 from services.clc.security_group.groups import check_together, default_vpc, find_group
+from services.clc.snapshot.find import completed_snapshot
 from services.clc.store import Stored
 from services.clc.tag import rules as tags
 from services.clc.use_case import Call, Cloud
+from services.clc.volume.device import slot_of
 
 MAX_USER_DATA_BYTES: Final = 16 << 10
 MAX_COUNT: Final = 1000
 _MAX_TOKEN: Final = 64
 _DEFAULT_TYPE: Final = "t2.micro"
+DEFAULT_ROOT_DEVICE: Final = "/dev/sda1"
 _KERNEL_ARGUMENTS: Final = "root=/dev/vda rw console=ttyS0 net.ifnames=0"
 
 
@@ -57,7 +63,24 @@ class Wanted:
     metadata_options: record_pb2.MetadataOptionsRecord
     shutdown_behavior: str
     disable_api_termination: bool
+    disable_api_stop: bool
     detailed_monitoring: bool
+    # Beside the disk that is made of an instance-store image; of an ebs image the root is among them.
+    devices: tuple[record_pb2.BlockDeviceMappingRecord, ...]
+    volume_tags: dict[str, str]
+
+    @property
+    def from_volume(self) -> bool:
+        """Its root is a volume."""
+        return self.machine.record.root_device_type == EBS
+
+    @property
+    def volumes(self) -> tuple[record_pb2.BlockDeviceMappingRecord, ...]:
+        return tuple(device for device in self.devices if not device.virtual_name)
+
+    @property
+    def ephemeral(self) -> tuple[record_pb2.BlockDeviceMappingRecord, ...]:
+        return tuple(device for device in self.devices if device.virtual_name)
 
     @property
     def room(self) -> Room:
@@ -83,6 +106,9 @@ def check(cloud: Cloud, call: Call, request: ec2.RunInstancesRequest) -> Wanted:
     shape = _shape(cloud, request.instance_type or _DEFAULT_TYPE)
     _check_cpus(request.cpu_options, shape)
     machine, kernel, ramdisk = _images(cloud, call, request, shape)
+    devices = devices_of(cloud, call, request, machine.record)
+    if machine.record.root_device_type == EBS:
+        fill_spaces(devices, shape)
     interface = interface_of(request, shape.instance_type)
     vpc, subnets = _subnets(cloud, call, request.placement, interface.subnet_id)
     if interface.private_ipv4 and (maximum > 1 or not interface.subnet_id):
@@ -119,9 +145,12 @@ def check(cloud: Cloud, call: Call, request: ec2.RunInstancesRequest) -> Wanted:
         tags=given_tags["instance"],
         interface_tags=given_tags["network-interface"],
         metadata_options=options,
-        shutdown_behavior=_shutdown_behavior(request),
+        shutdown_behavior=_shutdown_behavior(request, machine.record),
         disable_api_termination=request.disable_api_termination,
+        disable_api_stop=_disable_api_stop(request, machine.record),
         detailed_monitoring=request.monitoring.enabled,
+        devices=devices,
+        volume_tags=given_tags["volume"],
     )
 
 
@@ -170,7 +199,7 @@ def _images(
     if not request.image_id:
         raise InvalidArgument("The request must contain the parameter ImageId", code="MissingParameter")
     machine = launchable(cloud.store, call.account_id, request.image_id, "machine")
-    if machine.record.virtual_size_bytes > shape.disk_bytes:
+    if machine.record.root_device_type != EBS and machine.record.virtual_size_bytes > shape.disk_bytes:
         raise InvalidArgument(
             f"The image's disk of {machine.record.virtual_size_bytes} bytes is larger than the"
             f" {shape.disk_bytes} bytes that {shape.instance_type} has; choose a larger instance type.",
@@ -256,10 +285,13 @@ def _user_data(request: ec2.RunInstancesRequest) -> bytes | None:
     return raw
 
 
-def _shutdown_behavior(request: ec2.RunInstancesRequest) -> str:
+def _shutdown_behavior(request: ec2.RunInstancesRequest, machine: record_pb2.ImageRecord) -> str:
+    from_volume = machine.root_device_type == EBS
     match request.instance_initiated_shutdown_behavior:
-        case "" | "terminate":
-            return "terminate"
+        case "":
+            return "stop" if from_volume else "terminate"
+        case "terminate" | "stop" as given if from_volume or given == "terminate":
+            return given
         case "stop":
             raise InvalidArgument(
                 "The instanceInitiatedShutdownBehavior 'stop' is not supported for instances whose root device is"
@@ -270,6 +302,50 @@ def _shutdown_behavior(request: ec2.RunInstancesRequest) -> str:
             raise InvalidArgument(
                 f"Value ({other}) for parameter InstanceInitiatedShutdownBehavior is invalid: stop or terminate"
             )
+
+
+def _disable_api_stop(request: ec2.RunInstancesRequest, machine: record_pb2.ImageRecord) -> bool:
+    if request.disable_api_stop and machine.root_device_type != EBS:
+        raise Unsupported("DisableApiStop is not supported for instances whose root device is instance-store.")
+    return request.disable_api_stop
+
+
+def devices_of(
+    cloud: Cloud, call: Call, request: ec2.RunInstancesRequest, machine: record_pb2.ImageRecord
+) -> tuple[record_pb2.BlockDeviceMappingRecord, ...]:
+    """Of the image, changed and added to by the request."""
+    from_volume = machine.root_device_type == EBS
+    root = machine.root_device_name or DEFAULT_ROOT_DEVICE
+
+    def snapshot_of(snapshot_id: str, of_image: bool) -> record_pb2.SnapshotRecord:
+        # Who may run an image may have volumes of its snapshots.
+        found = cloud.store.get(record_pb2.SnapshotRecord, snapshot_id) if of_image else None
+        return (found or completed_snapshot(cloud.store, call.account_id, snapshot_id)).record
+
+    devices = mappings_of(
+        request.block_device_mappings,
+        find_snapshot=snapshot_of,
+        base=machine.block_devices,
+        root_device_name=root,
+    )
+    if not from_volume and any(slot_of(device.device_name) == slot_of(root) for device in devices):
+        raise InvalidArgument(
+            f"The device '{root}' is that of the image, which is of instance-store: it cannot be mapped",
+            code="InvalidBlockDeviceMapping",
+        )
+    # A type has one space of its own, which the root of an instance-store image takes. What a type does not have is
+    # left out, as EC2 does.
+    spaces = {"ephemeral0"} if from_volume else set()
+    return tuple(device for device in devices if not device.virtual_name or device.virtual_name in spaces)
+
+
+def fill_spaces(devices: Iterable[record_pb2.BlockDeviceMappingRecord], shape: nc.InstanceShape) -> None:
+    """An instance on volumes takes the type's own space of its node where it is mapped, and nothing else."""
+    spaces = [device for device in devices if device.virtual_name]
+    for device in spaces:
+        device.size_gib = shape.disk_bytes >> 30
+    if not spaces:
+        shape.disk_bytes = 0
 
 
 def _account_defaults(cloud: Cloud, call: Call) -> record_pb2.MetadataOptionsRecord:

@@ -1,6 +1,7 @@
 """The life of an instance: which states follow which, and the one thing to do next. Pure.
 
-PENDING and SHUTTING_DOWN are the stored goals of the reconciler; what the node last said is all it is told beside them.
+PENDING, STOPPING and SHUTTING_DOWN are the stored goals of the reconciler; what the node last said is all it is told
+beside them.
 (States: EC2 User Guide, "Instance lifecycle"; codes: InstanceState in the API reference.)
 """
 
@@ -22,6 +23,11 @@ PENDING: Final = record_pb2.INSTANCE_STATE_PENDING
 RUNNING: Final = record_pb2.INSTANCE_STATE_RUNNING
 SHUTTING_DOWN: Final = record_pb2.INSTANCE_STATE_SHUTTING_DOWN
 TERMINATED: Final = record_pb2.INSTANCE_STATE_TERMINATED
+STOPPING: Final = record_pb2.INSTANCE_STATE_STOPPING
+STOPPED: Final = record_pb2.INSTANCE_STATE_STOPPED
+
+EBS: Final = "ebs"
+INSTANCE_STORE: Final = "instance-store"
 
 # AWS's name and code of each state.
 SHOWN: Final[dict[int, tuple[str, int]]] = {
@@ -29,18 +35,20 @@ SHOWN: Final[dict[int, tuple[str, int]]] = {
     RUNNING: ("running", 16),
     SHUTTING_DOWN: ("shutting-down", 32),
     TERMINATED: ("terminated", 48),
-    record_pb2.INSTANCE_STATE_STOPPING: ("stopping", 64),
-    record_pb2.INSTANCE_STATE_STOPPED: ("stopped", 80),
+    STOPPING: ("stopping", 64),
+    STOPPED: ("stopped", 80),
 }
 
 NEXT: Final[dict[int, frozenset[int]]] = {
-    PENDING: frozenset({RUNNING, SHUTTING_DOWN}),
-    RUNNING: frozenset({SHUTTING_DOWN}),
+    PENDING: frozenset({RUNNING, STOPPING, SHUTTING_DOWN}),
+    RUNNING: frozenset({STOPPING, SHUTTING_DOWN}),
+    STOPPING: frozenset({STOPPED, SHUTTING_DOWN}),
+    STOPPED: frozenset({PENDING, SHUTTING_DOWN}),
     SHUTTING_DOWN: frozenset({TERMINATED}),
     TERMINATED: frozenset(),
 }
 
-# The states in which an instance holds its addresses, its groups and its room on a node.
+# The states in which an instance holds its private address and its groups.
 HOLDING: Final = frozenset(SHOWN) - {TERMINATED}
 
 
@@ -51,11 +59,11 @@ class Do(enum.Enum):
     TERMINATE = "terminate"
 
 
-def next_step(state: State, vm: Vm | None) -> Do | State | None:
+def next_step(state: State, vm: Vm | None, *, way_out: State = SHUTTING_DOWN) -> Do | State | None:
     """The one thing to do now: give an order, record a new state, or nothing.
 
     `vm` is what the node last reported of this generation; None is silence, which may repeat an order but moves
-    nothing.
+    nothing. `way_out` is where it goes when its VM is no more (see `way_out`).
     """
     match state, vm:
         case (record_pb2.INSTANCE_STATE_PENDING, None):
@@ -66,15 +74,32 @@ def next_step(state: State, vm: Vm | None) -> Do | State | None:
             (record_pb2.INSTANCE_STATE_PENDING | record_pb2.INSTANCE_STATE_RUNNING),
             (instance_pb2.VM_STATE_POWERED_OFF | instance_pb2.VM_STATE_FAILED | instance_pb2.VM_STATE_GONE),
         ):
-            return SHUTTING_DOWN
+            return way_out
+        case (record_pb2.INSTANCE_STATE_STOPPING, instance_pb2.VM_STATE_GONE):
+            return STOPPED
         case (record_pb2.INSTANCE_STATE_SHUTTING_DOWN, instance_pb2.VM_STATE_GONE):
             return TERMINATED
-        case (record_pb2.INSTANCE_STATE_SHUTTING_DOWN, _):
+        case ((record_pb2.INSTANCE_STATE_STOPPING | record_pb2.INSTANCE_STATE_SHUTTING_DOWN), _):
             return Do.TERMINATE
-        case (record_pb2.INSTANCE_STATE_TERMINATED, heard) if heard is not None and heard != instance_pb2.VM_STATE_GONE:
+        case ((record_pb2.INSTANCE_STATE_STOPPED | record_pb2.INSTANCE_STATE_TERMINATED), heard) if (
+            heard is not None and heard != instance_pb2.VM_STATE_GONE
+        ):
             return Do.TERMINATE
         case _:
             return None
+
+
+def way_out(record: record_pb2.InstanceRecord, vm: Vm | None) -> State:
+    """Where an instance goes when its VM is no more: what it has on volumes outlives that.
+
+    One that was shut down by its guest follows its shutdown behaviour. One that failed is stopped if it has ever run:
+    a launch that fails ends, a start that fails leaves it as it was. (EC2 User Guide, "Instance lifecycle".)
+    """
+    if record.root_device_type != EBS:
+        return SHUTTING_DOWN
+    if vm == instance_pb2.VM_STATE_POWERED_OFF:
+        return STOPPING if record.shutdown_behavior == "stop" else SHUTTING_DOWN
+    return STOPPING if record.state == RUNNING or record.generation > 1 else SHUTTING_DOWN
 
 
 # Why an instance went, when the node's own words say nothing better. (API reference: StateReason.)

@@ -9,7 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from common import ticket
 from mallee.clc.v1 import record_pb2
 from mallee.nc.v1 import instance_pb2 as nc
-from services.clc.instance import metadata_options
+from services.clc.instance import metadata_options, rules
 from services.clc.instance.request import kernel_arguments
 
 FindImage = Callable[[str], record_pb2.ImageRecord | None]
@@ -26,6 +26,7 @@ def spec_of(
     find_image: FindImage,
     group_names: list[str],
     ticket_key: bytes,
+    disks: nc.DiskPlan,
     now: float,
 ) -> nc.InstanceSpec:
     """Raises KeyError when an image's record is gone."""
@@ -50,14 +51,14 @@ def spec_of(
         zone_id=zone_id,
         shape=instance.shape,
         boot=nc.BootSource(
-            machine=image(instance.image_id),
+            machine=image(instance.image_id) if instance.root_device_type != rules.EBS else None,
             kernel=image(instance.kernel_id),
             ramdisk=image(instance.ramdisk_id),
             kernel_arguments=kernel_arguments(bool(instance.kernel_id)),
         ),
         interface=instance.interface,
-        user_data=reservation.user_data,
-        has_user_data=reservation.has_user_data,
+        user_data=instance.user_data if instance.has_own_user_data else reservation.user_data,
+        has_user_data=bool(instance.user_data) if instance.has_own_user_data else reservation.has_user_data,
         public_keys=(
             [nc.PublicKey(name=reservation.key_name, openssh=f"{reservation.public_key} {reservation.key_name}")]
             if reservation.key_name
@@ -68,6 +69,7 @@ def spec_of(
         metadata_tags=metadata.tags,
         metadata_options=metadata.options,
         image_id=instance.image_id,
+        disks=disks,
     )
 
 

@@ -70,8 +70,16 @@ def _end(changes: Changes, instance: Stored[record_pb2.InstanceRecord], call: Ca
     )
 
 
-def shut_down(draft: record_pb2.InstanceRecord, code: str, message: str, *, transition: str) -> None:
-    draft.state = rules.SHUTTING_DOWN
+def shut_down(
+    draft: record_pb2.InstanceRecord,
+    code: str,
+    message: str,
+    *,
+    transition: str,
+    state: rules.State = rules.SHUTTING_DOWN,
+) -> None:
+    """`state`: SHUTTING_DOWN or STOPPING."""
+    draft.state = state
     draft.state_reason_code = code
     draft.state_reason_message = message
     draft.transition_reason = transition

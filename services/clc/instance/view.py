@@ -11,18 +11,21 @@ from services.clc.derived import PerRevision
 from services.clc.instance import metadata_options, rules
 from services.clc.store import Store, Stored
 from services.clc.tag.view import shown
+from services.clc.volume.attached import Attached
 
 
 class Views:
     """EC2's view of each instance, made once per revision, and kept as its bytes: a fifth of the message's memory."""
 
-    def __init__(self, store: Store, zone_ids: Mapping[str, str]) -> None:
+    def __init__(self, store: Store, attached: Attached, zone_ids: Mapping[str, str]) -> None:
         self._store = store
+        self._attached = attached
         self._zone_ids = zone_ids
         self._made = PerRevision(self._make_bytes)
 
     def bytes_of(self, stored: Stored[record_pb2.InstanceRecord]) -> bytes:
-        return self._made.of(stored)
+        volumes = self._attached.of(stored.record.instance_id)
+        return self._made.of(stored, *(volume.revision for volume in volumes))
 
     def of(self, stored: Stored[record_pb2.InstanceRecord]) -> ec2.Instance:
         return ec2.Instance.FromString(self.bytes_of(stored))
@@ -38,11 +41,33 @@ class Views:
         ]
         view = view_of(record, reservation.record if reservation else record_pb2.ReservationRecord(), groups)
         view.placement.availability_zone_id = self._zone_ids.get(record.zone, "")
+        if record.state != rules.TERMINATED:
+            view.block_device_mappings.extend(
+                block_device(volume.record) for volume in self._attached.of(record.instance_id)
+            )
         return view
 
     def _group_name(self, group_id: str) -> str:
         group = self._store.get(record_pb2.SecurityGroupRecord, group_id)
         return group.record.name if group else ""
+
+
+def block_device(volume: record_pb2.VolumeRecord) -> ec2.InstanceBlockDeviceMapping:
+    """One of its volumes, as its instance shows it."""
+    attachment = volume.attachment
+    return ec2.InstanceBlockDeviceMapping(
+        device_name=attachment.device_name,
+        ebs=ec2.EbsInstanceBlockDevice(
+            volume_id=volume.volume_id,
+            status=attachment_status(attachment.state),
+            attach_time=attachment.attached,
+            delete_on_termination=attachment.delete_on_termination,
+        ),
+    )
+
+
+def attachment_status(state: int) -> str:
+    return record_pb2.AttachmentState.Name(state).removeprefix("ATTACHMENT_STATE_").lower()  # type: ignore[arg-type]
 
 
 def state_of(state: int) -> ec2.InstanceState:
@@ -72,8 +97,8 @@ def view_of(
         ),
         monitoring=ec2.Monitoring(state="enabled" if record.detailed_monitoring else "disabled"),
         architecture=record.architecture,
-        root_device_type="instance-store",
-        root_device_name="/dev/sda1",
+        root_device_type=record.root_device_type or rules.INSTANCE_STORE,
+        root_device_name=record.root_device_name or "/dev/sda1",
         virtualization_type="hvm",
         hypervisor="xen",
         ebs_optimized=record.ebs_optimized,

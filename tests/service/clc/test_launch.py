@@ -41,7 +41,7 @@ def record(stage: Stage, instance_id: str) -> record_pb2.InstanceRecord:
 
 async def test_an_account_has_no_more_vcpus_than_its_operator_gives(stage: Stage, image_id: str) -> None:
     config = replace(stage.cloud.config, clc=replace(stage.cloud.config.clc, vcpus_per_account=5))
-    limited = Stage(replace(stage.cloud, config=config), stage.zones, stage.images, stage.callers)
+    limited = Stage(replace(stage.cloud, config=config), stage.zones, stage.images, stage.callers, stage.storage)
     two = launch(image_id, 2, instance_type="t3.micro", minimum=1)
     # At the same time: one of them finds the other's done.
     made = await asyncio.gather(*(limited.run("RunInstances", launch(image_id, 2)) for _ in range(2)))
