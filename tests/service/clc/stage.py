@@ -119,9 +119,9 @@ class PlayedZone:
         while True:
             yield await queue.get()
 
-    def says(self, instance_id: str, state: int, **more: Any) -> None:
+    def says(self, instance_id: str, state: int, *, generation: int = 1, **more: Any) -> None:
         observation = nc.InstanceObservation(
-            instance_id=instance_id, generation=1, state=cast("nc.VmState.ValueType", state), **more
+            instance_id=instance_id, generation=generation, state=cast("nc.VmState.ValueType", state), **more
         )
         for queue in self._instances:
             queue.put_nowait(cc.WatchInstancesResponse(observation=observation))
