@@ -56,7 +56,7 @@ def test_a_refined_error_crosses_as_the_kind_it_refines() -> None:
         (grpc.StatusCode.DEADLINE_EXCEEDED, errors.Unavailable),
         (grpc.StatusCode.CANCELLED, errors.Unavailable),
         (grpc.StatusCode.UNKNOWN, CloudError),
-        (grpc.StatusCode.DATA_LOSS, CloudError),
+        (grpc.StatusCode.DATA_LOSS, errors.DataLoss),
     ],
 )
 def test_an_error_of_the_connection_gets_the_kind_of_its_status(
