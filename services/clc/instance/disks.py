@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from mallee.clc.v1 import record_pb2
-from services.clc.instance.rules import EBS
 from services.clc.use_case import Cloud
-from services.clc.volume.device import slot_of
 
 
 def made(cloud: Cloud, record: record_pb2.InstanceRecord) -> bool:
@@ -22,11 +20,3 @@ def lost(cloud: Cloud, record: record_pb2.InstanceRecord) -> tuple[str, str] | N
             code = volume.record.reason_code or "InternalError"
             return code, f"The volume {volume.record.volume_id} cannot be used: {volume.record.reason_message}"
     return None
-
-
-def taken_slots(record: record_pb2.InstanceRecord) -> set[int]:
-    """Where it has disks that are no volumes: for as long as it lives nothing else is plugged in there."""
-    slots = {slot_of(device.device_name) for device in record.ephemeral}
-    if record.root_device_type != EBS:
-        slots.add(slot_of(record.root_device_name or "/dev/sda1"))
-    return slots

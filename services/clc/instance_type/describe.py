@@ -102,7 +102,7 @@ def _shown(kind: InstanceTypeConfig) -> ec2.InstanceTypeInfo:
         current_generation=True,
         free_tier_eligible=False,
         supported_usage_classes=["on-demand"],
-        supported_root_device_types=["instance-store"],
+        supported_root_device_types=["ebs", "instance-store"],
         supported_virtualization_types=["hvm"],
         bare_metal=False,
         hypervisor="nitro",

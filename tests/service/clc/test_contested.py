@@ -36,7 +36,9 @@ async def test_many_that_change_all_the_time_are_ended_in_parts(stage: Stage, mo
     launch = instance_pb2.RunInstancesRequest(image_id=image_id, min_count=7, max_count=7)
     ids = [instance.instance_id for instance in (await stage.run("RunInstances", launch)).instances]
     store = cast(Store, Contested(stage.cloud.store, most=most))
-    contested = Stage(dataclasses.replace(stage.cloud, store=store), stage.zones, stage.images, stage.callers, stage.storage)
+    contested = Stage(
+        dataclasses.replace(stage.cloud, store=store), stage.zones, stage.images, stage.callers, stage.storage
+    )
     request = instance_pb2.TerminateInstancesRequest(instance_ids=[*ids, ids[0]])
     if not most:
         # One alone that never stands still is the client's to try again.

@@ -167,6 +167,19 @@ async def test_a_started_instance_has_a_new_generation_and_finds_what_was_change
     await in_state(stage, instance_id, rules.RUNNING)
 
 
+async def test_without_a_root_nothing_starts(stage: Stage, leader: Leader, ebs_image_id: str) -> None:
+    instance_id = await stopped(stage, ebs_image_id)
+    (volume,) = stage.cloud.attached.of(instance_id)
+    draft = volume.draft()
+    draft.ClearField("attachment")
+    changes = Changes()
+    changes.update(volume, draft)
+    await stage.cloud.store.commit(changes)
+    with pytest.raises(CloudError) as caught:
+        await stage.run("StartInstances", instance_pb2.StartInstancesRequest(instance_ids=[instance_id]))
+    assert caught.value.code == "IncorrectInstanceState"
+
+
 async def test_a_start_that_fails_leaves_it_stopped(stage: Stage, leader: Leader, ebs_image_id: str) -> None:
     instance_id = await stopped(stage, ebs_image_id)
     zone_of(stage, instance_id).refuse[instance_id] = ("InvalidParameterValue", "no such thing")
