@@ -28,7 +28,7 @@ from xml.etree import ElementTree
 from bench.figures import report
 from common import netns
 from common.ids import InstanceId
-from services.nc.drivers.base import Domain
+from services.nc.drivers.base import Disk, Domain, FileSource
 from services.nc.drivers.domain_xml import Engine, domain_xml
 from tests.cloud_fixture import RunningCloud, free_ranges, new_home
 from tests.e2e.guest_machine import ADDRESS, GATEWAY, MAC, Surroundings, surroundings
@@ -206,11 +206,13 @@ class Bare:
         return Took(running_s, ssh_s)
 
     def _prepare(self) -> None:
-        self.domain.disk.unlink(missing_ok=True)
-        backing = ("-b", str(self.domain.backing), "-F", str(self.domain.backing_format))
+        root = self.domain.disks[0].source
+        assert isinstance(root, FileSource)
+        root.path.unlink(missing_ok=True)
+        backing = ("-b", str(root.backing), "-F", root.backing_format)
         create = ("qemu-img", "create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on", *backing)
-        subprocess.run([*create, str(self.domain.disk), "1G"], check=True)
-        os.chown(self.domain.disk, self.engine.uid, self.engine.gid)
+        subprocess.run([*create, str(root.path), "1G"], check=True)
+        os.chown(root.path, self.engine.uid, self.engine.gid)
         if "tap0" in netns.link_kinds(self.around.name):
             netns.links(["link del tap0"], namespace=self.around.name)
         owner = f"user {self.engine.uid}"
@@ -262,14 +264,17 @@ def copy_of(told: ElementTree.Element, place: Path) -> tuple[Domain, Engine]:
     assert form is not None
     uid, gid = (int(part.lstrip("+")) for part in label.split(":"))
     instance_id = InstanceId("i-00000000000000001")
+    root = FileSource(
+        path=place / "disk.qcow2",
+        format="qcow2",
+        backing=Path(backing.attrib["file"]),
+        backing_format=form.attrib["type"],
+    )
     domain = Domain(
         instance_id=instance_id,
         vcpus=int(text("vcpu")),
         memory_bytes=int(text("memory")) * 1024,
-        disk=place / "disk.qcow2",
-        disk_format="qcow2",
-        backing=Path(backing.attrib["file"]),
-        backing_format=form.attrib["type"],
+        disks=(Disk(slot=0, source=root, size_bytes=0, boots=True),),
         kernel=Path(text("os/kernel")),
         ramdisk=Path(text("os/initrd")),
         kernel_arguments=text("os/cmdline"),

@@ -114,7 +114,7 @@ class Launch:
                     placement.generation, placement.written = spec.generation, False
                 standing.append(placement)
         wants = [
-            Want(instance_id=i, need=Room.of(spec.shape), vpc_id=spec.interface.vpc_id, host=hosts.get(i, ""))
+            Want(instance_id=i, need=Room.needed_by(spec), vpc_id=spec.interface.vpc_id, host=hosts.get(i, ""))
             for i, spec in fresh.items()
         ]
         made = self._ledger.reserve(wants, lambda i, node: _placement(fresh[i], node))
@@ -194,7 +194,7 @@ def _placement(spec: Spec, node: str) -> Placement:
         instance_id=spec.instance_id,
         node=node,
         generation=spec.generation,
-        need=Room.of(spec.shape),
+        need=Room.needed_by(spec),
         vpc_id=spec.interface.vpc_id,
     )
 

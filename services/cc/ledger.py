@@ -68,6 +68,8 @@ class Placement:
     mod_revision: int = 0
     # It is to be taken away. In memory alone: who wants it gone says so again after a change of leaders.
     terminating: bool = False
+    # With `terminating`, by this process's monotonic clock: how long its guest may take to shut down.
+    grace_until_s: float = 0.0
 
     def to_record(self) -> record_pb2.PlacementRecord:
         return record_pb2.PlacementRecord(

@@ -23,8 +23,15 @@ class Room:
     disk_bytes: int = 0
 
     @classmethod
-    def of(cls, resources: service_pb2.Resources | instance_pb2.InstanceShape) -> Self:
+    def of(cls, resources: service_pb2.Resources) -> Self:
         return cls(vcpus=resources.vcpus, memory_bytes=resources.memory_bytes, disk_bytes=resources.disk_bytes)
+
+    @classmethod
+    def needed_by(cls, spec: instance_pb2.InstanceSpec) -> Self:
+        """Volumes take nothing of a node's own disk."""
+        shape, root_bytes = spec.shape, spec.shape.disk_bytes if spec.boot.machine.image_id else 0
+        own_bytes = root_bytes + sum(disk.size_bytes for disk in spec.disks.disks if not disk.volume_id)
+        return cls(vcpus=shape.vcpus, memory_bytes=shape.memory_bytes, disk_bytes=own_bytes)
 
     def __add__(self, other: Room) -> Room:
         return Room(

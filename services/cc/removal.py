@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Iterable
 
 from common.errors import CloudError
 from common.reconcile import Reconciler
+from mallee.cc.v1.service_pb2 import InstanceGeneration
 from mallee.nc.v1 import instance_pb2, service_pb2
 from services.cc.feeds import InstanceFeed
 from services.cc.ledger import Ledger, Placement
@@ -35,11 +38,11 @@ class Removal:
     async def run(self) -> None:
         await self._reconciler.run()
 
-    async def terminate(self, instances: Iterable[tuple[str, int]]) -> list[str]:
-        """Of (id, generation): orders each, all at once. Returns the ids of which nothing is left."""
-        orders = dict(instances)
+    async def terminate(self, instances: Iterable[InstanceGeneration]) -> list[str]:
+        """Orders each, all at once. Returns the ids of which nothing is left."""
+        orders = {order.instance_id: order for order in instances}
         async with asyncio.TaskGroup() as tasks:
-            done = {i: tasks.create_task(self._terminate(i, generation)) for i, generation in orders.items()}
+            done = {i: tasks.create_task(self._terminate(order)) for i, order in orders.items()}
         return [instance_id for instance_id, task in done.items() if task.result()]
 
     def start(self, placement: Placement) -> None:
@@ -86,12 +89,15 @@ class Removal:
         )
         self._plans.nudge(placement.vpc_id, placement.node)
 
-    async def _terminate(self, instance_id: str, generation: int) -> bool:
+    async def _terminate(self, order: InstanceGeneration) -> bool:
+        instance_id = order.instance_id
         placement = self._ledger.placements.get(instance_id)
         if placement is None:
             return not any(instance_id == orphan for _, orphan in self._orphans)
+        until_s = time.monotonic() + order.grace_s
+        placement.grace_until_s = min(placement.grace_until_s, until_s) if placement.terminating else until_s
         placement.terminating = True
-        placement.generation = max(placement.generation, generation)
+        placement.generation = max(placement.generation, order.generation)
         try:
             return await self._remove(placement)
         except CloudError:
@@ -114,14 +120,15 @@ class Removal:
             self._orphans.pop((node, instance_id), None)
 
     async def _remove(self, placement: Placement) -> bool:
-        gone = await self._order(placement.node, placement.instance_id, placement.generation)
+        grace_s = max(0, math.ceil(placement.grace_until_s - time.monotonic()))
+        gone = await self._order(placement.node, placement.instance_id, placement.generation, grace_s=grace_s)
         if gone:
             await self.release(placement)
         return gone and placement.instance_id not in self._ledger.placements
 
-    async def _order(self, node: str, instance_id: str, generation: int) -> bool:
-        answer = await self._nodes.stub(node).TerminateInstance(
-            service_pb2.TerminateInstanceRequest(epoch=self._epoch, instance_id=instance_id, generation=generation),
-            timeout=ORDER_TIMEOUT_S,
+    async def _order(self, node: str, instance_id: str, generation: int, *, grace_s: int = 0) -> bool:
+        order = service_pb2.TerminateInstanceRequest(
+            epoch=self._epoch, instance_id=instance_id, generation=generation, grace_s=grace_s
         )
+        answer = await self._nodes.stub(node).TerminateInstance(order, timeout=ORDER_TIMEOUT_S)
         return answer.gone

@@ -16,6 +16,7 @@ from mallee.cc.v1 import service_pb2 as cc
 from mallee.cc.v1.service_pb2_grpc import ClusterControllerServiceServicer
 from mallee.nc.v1 import service_pb2 as nc
 from services.cc.checks import check
+from services.cc.nodes import ORDER_TIMEOUT_S
 from services.cc.term import Term, ZoneRules, leading
 
 # Of ApplyVpcPlan. A VPC's next plan waits for its last one, so that a node that hangs holds up the others by no more.
@@ -59,9 +60,18 @@ class ClusterController(ClusterControllerServiceServicer):
         self, request: cc.TerminateInstancesRequest, context: Context
     ) -> cc.TerminateInstancesResponse:
         term = self._leader()
-        instances = [(order.instance_id, order.generation) for order in request.instances]
-        async with term.launch.alone(instance_id for instance_id, _ in instances):
-            return cc.TerminateInstancesResponse(gone=await term.removal.terminate(instances))
+        async with term.launch.alone(order.instance_id for order in request.instances):
+            return cc.TerminateInstancesResponse(gone=await term.removal.terminate(request.instances))
+
+    async def SetDisks(self, request: cc.SetDisksRequest, context: Context) -> cc.SetDisksResponse:
+        term = self._leader()
+        node = self._node_of(term, request.instance_id)
+        order = nc.SetDisksRequest(
+            epoch=term.epoch, instance_id=request.instance_id, generation=request.generation, plan=request.plan
+        )
+        answer = await term.nodes.stub(node).SetDisks(order, timeout=ORDER_TIMEOUT_S)
+        term.answered(node, answer.observation)
+        return cc.SetDisksResponse(observation=answer.observation)
 
     async def RebootInstance(self, request: cc.RebootInstanceRequest, context: Context) -> cc.RebootInstanceResponse:
         term = self._leader()

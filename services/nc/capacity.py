@@ -30,7 +30,7 @@ class HostRoom:
     # Of an instance's memory so much has to be free. 0: its memory is pretended.
     memory_share: float
 
-    def check(self, wanted: instance_pb2.InstanceShape) -> None:
+    def check(self, wanted: service_pb2.Resources) -> None:
         """Raises NoCapacity if the host itself has run out, whatever was promised. Blocks.
 
         Guests take their memory as they touch it, so this sees less than was promised, but also what others took.
@@ -53,18 +53,26 @@ def measure(node: NodeConfig, nodes: NodesConfig, folder: Path) -> service_pb2.R
     )
 
 
-def used_by(shapes: Iterable[instance_pb2.InstanceShape], used: service_pb2.Resources) -> service_pb2.Resources:
-    """`used` and what the shapes take beside it."""
-    for shape in shapes:
-        used.vcpus += shape.vcpus
-        used.memory_bytes += shape.memory_bytes
-        used.disk_bytes += shape.disk_bytes
+def need_of(spec: instance_pb2.InstanceSpec) -> service_pb2.Resources:
+    """Volumes take nothing of the node's own disk."""
+    disk_bytes = spec.shape.disk_bytes if spec.boot.machine.image_id else 0
+    return service_pb2.Resources(
+        vcpus=spec.shape.vcpus,
+        memory_bytes=spec.shape.memory_bytes,
+        disk_bytes=disk_bytes + sum(disk.size_bytes for disk in spec.disks.disks if not disk.volume_id),
+    )
+
+
+def used_by(needs: Iterable[service_pb2.Resources], used: service_pb2.Resources) -> service_pb2.Resources:
+    """`used` and the needs beside it."""
+    for need in needs:
+        used.vcpus += need.vcpus
+        used.memory_bytes += need.memory_bytes
+        used.disk_bytes += need.disk_bytes
     return used
 
 
-def check_fits(
-    wanted: instance_pb2.InstanceShape, *, total: service_pb2.Resources, used: service_pb2.Resources
-) -> None:
+def check_fits(wanted: service_pb2.Resources, *, total: service_pb2.Resources, used: service_pb2.Resources) -> None:
     """Raises NoCapacity that says of what there is too little."""
     for name in ("vcpus", "memory_bytes", "disk_bytes"):
         free = getattr(total, name) - getattr(used, name)

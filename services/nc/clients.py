@@ -1,14 +1,21 @@
-"""Walrus, as the node needs it."""
+"""Walrus and the storage controller of the zone, as the node needs them."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from typing import Final
 
 from common.errors import Unavailable
 from common.rpc.channel import cloud_errors
 from common.rpc.peers import Peers
 from mallee.nc.v1 import instance_pb2
+from mallee.sc.v1 import service_pb2 as sc
+from mallee.sc.v1 import volume_pb2
+from mallee.sc.v1.service_pb2_grpc import StorageControllerServiceStub
 from mallee.walrus.v1 import service_pb2, service_pb2_grpc
+
+# Of one try: the storage controller waits for the grant for less.
+_REDEEM_S: Final = 30.0
 
 
 class WalrusImages:
@@ -35,3 +42,19 @@ class WalrusImages:
                     yield answer.chunk
             finally:
                 call.cancel()
+
+
+class StorageExports:
+    """Implements Exports. Without `storage` yet (etcd has not answered) it is Unavailable."""
+
+    def __init__(self, host_id: str) -> None:
+        self.storage: Peers | None = None
+        self._host_id = host_id
+
+    async def redeem(self, volume_id: str, generation: int) -> volume_pb2.Export:
+        if self.storage is None:
+            raise Unavailable("the storage controller is not known yet")
+        stub = self.storage.leader_stub(StorageControllerServiceStub)
+        request = sc.RedeemExportRequest(volume_id=volume_id, generation=generation, host_id=self._host_id)
+        answer = await stub.RedeemExport(request, timeout=_REDEEM_S)
+        return answer.export

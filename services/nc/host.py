@@ -15,9 +15,10 @@ from common.errors import InvalidArgument
 from common.ids import InstanceId, InterfaceId, VpcId
 from common.metrics import histogram
 from mallee.nc.v1 import instance_pb2
-from services.nc.drivers.base import Domain, Hypervisor, Network
+from services.nc.disks import ROOT_SLOT, Exports, engine_disk, volumes_of
+from services.nc.drivers.base import Disk, Domain, FileSource, Hypervisor, Network
 from services.nc.images import ImageCache, images_of
-from services.nc.overlay import MakeOverlay, Overlay
+from services.nc.overlay import MakeOverlay, Overlay, make_space
 from services.nc.paths import NodePaths
 from services.nc.plans import Plans
 
@@ -45,6 +46,7 @@ class Host:
     hypervisor: Hypervisor
     network: Network
     images: ImageCache
+    exports: Exports
     make_overlay: MakeOverlay
     plans: Plans
     metadata: Metadata
@@ -57,26 +59,21 @@ class Host:
 
     async def launch(self, spec: instance_pb2.InstanceSpec) -> None:
         """Image, disk, interface, and the domain, paused."""
-        instance_id, boot = InstanceId(spec.instance_id), spec.boot
-        if boot.machine.format not in FORMATS:
+        boot = spec.boot
+        if boot.machine.image_id and boot.machine.format not in FORMATS:
             raise InvalidArgument(f"{boot.machine.image_id} has no known format")
         async with contextlib.AsyncExitStack() as held:
             wanted = images_of(spec)
             with _timed("images"):
                 found = await _all(*(held.enter_async_context(self.images.hold(image)) for image in wanted))
             file_of = dict(zip((image.image_id for image in wanted), found, strict=True))
-            overlay = Overlay(
-                path=self.paths.disk(instance_id),
-                backing=file_of[boot.machine.image_id],
-                backing_format=FORMATS[boot.machine.format],
-                size_bytes=spec.shape.disk_bytes,
-                owner=self.owner,
-            )
-            # Side by side: each is a process or a round through the kernel.
+            # Side by side: each is a process or a round through the kernel, or waits for a grant.
             with _timed("disk and interface"):
-                _, tap = await _all(self.make_overlay(overlay), self._prepare_interface(spec))
+                own, volumes, tap = await _all(
+                    self._own_disks(spec, file_of), self._volumes(spec), self._prepare_interface(spec)
+                )
             with _timed("domain"):
-                await self.hypervisor.prepare(self._domain(spec, overlay, file_of, tap))
+                await self.hypervisor.prepare(self._domain(spec, (*own, *volumes), file_of, tap))
 
     async def plug(self, spec: instance_pb2.InstanceSpec) -> None:
         """Its interface into the VPC with all that guards it, its metadata, and only then its vCPUs."""
@@ -101,26 +98,60 @@ class Host:
                 await self.metadata.stop(vpc_id)
         if vpc_id not in self.other_vpcs(instance_id):
             await self.plans.forget(vpc_id)
-        await asyncio.to_thread(self.paths.disk(instance_id).unlink, missing_ok=True)
+        await asyncio.to_thread(self._unlink_disks, instance_id)
 
     def tidy(self) -> None:
         """What only instances that are gone would have wanted goes too."""
         self.images.tidy()
 
+    def _unlink_disks(self, instance_id: InstanceId) -> None:
+        for disk in (self.paths.disk(instance_id), *self.paths.spaces(instance_id)):
+            disk.unlink(missing_ok=True)
+
+    async def _own_disks(self, spec: instance_pb2.InstanceSpec, file_of: dict[str, Path]) -> list[Disk]:
+        """In files of the node: made of the machine image, and empty space."""
+        instance_id, machine = InstanceId(spec.instance_id), spec.boot.machine
+        disks = []
+        if machine.image_id:
+            overlay = Overlay(
+                path=self.paths.disk(instance_id),
+                backing=file_of[machine.image_id],
+                backing_format=FORMATS[machine.format],
+                size_bytes=spec.shape.disk_bytes,
+                owner=self.owner,
+            )
+            await self.make_overlay(overlay)
+            source = FileSource(
+                path=overlay.path, format="qcow2", backing=overlay.backing, backing_format=overlay.backing_format
+            )
+            disks.append(Disk(slot=ROOT_SLOT, source=source, size_bytes=overlay.size_bytes, boots=True))
+        for space in spec.disks.disks:
+            if not space.volume_id:
+                path = self.paths.space(instance_id, space.ephemeral_index)
+                await asyncio.to_thread(make_space, path, space.size_bytes, self.owner)
+                source = FileSource(path=path, format="raw")
+                disks.append(Disk(slot=space.slot, source=source, size_bytes=space.size_bytes))
+        return disks
+
+    async def _volumes(self, spec: instance_pb2.InstanceSpec) -> list[Disk]:
+        async def redeem(disk: instance_pb2.Disk) -> Disk:
+            return engine_disk(disk, await self.exports.redeem(disk.volume_id, disk.grant_generation))
+
+        return await _all(*map(redeem, volumes_of(spec.disks).values()))
+
     async def _prepare_interface(self, spec: instance_pb2.InstanceSpec) -> str:
         async with self._vpc_locks[VpcId(spec.interface.vpc_id)]:
             return await self.network.prepare_interface(spec.interface)
 
-    def _domain(self, spec: instance_pb2.InstanceSpec, overlay: Overlay, file_of: dict[str, Path], tap: str) -> Domain:
+    def _domain(
+        self, spec: instance_pb2.InstanceSpec, disks: tuple[Disk, ...], file_of: dict[str, Path], tap: str
+    ) -> Domain:
         boot = spec.boot
         return Domain(
             instance_id=InstanceId(spec.instance_id),
             vcpus=spec.shape.vcpus,
             memory_bytes=spec.shape.memory_bytes,
-            disk=overlay.path,
-            disk_format="qcow2",
-            backing=overlay.backing,
-            backing_format=overlay.backing_format,
+            disks=disks,
             kernel=file_of.get(boot.kernel.image_id),
             ramdisk=file_of.get(boot.ramdisk.image_id),
             kernel_arguments=boot.kernel_arguments,

@@ -46,8 +46,10 @@ class Do(enum.Enum):
     LAUNCH = "launch"
     # The interface of a paused domain into its VPC, then its vCPUs.
     PLUG = "plug"
-    # The vCPUs of one that the host's disk had stopped.
+    # The vCPUs of one that the host's disk, or a volume, had stopped.
     RESUME = "resume"
+    # Its guest is asked to, and has some time left.
+    SHUT_DOWN = "shut-down"
     # The domain alone goes: a newer generation follows.
     CLEAR = "clear"
     # Everything but the record goes.
@@ -80,14 +82,17 @@ _SHOWN: Final = {
 }
 
 
-def next_step(goal: Goal, phase: Phase, power: Power | None, *, held: bool = False) -> Do | Phase | None:
+def next_step(
+    goal: Goal, phase: Phase, power: Power | None, *, held: bool = False, has_grace: bool = False
+) -> Do | Phase | None:
     """Act, record a new phase, or nothing.
 
     `power` is what the engine said just now (None: it knows no such domain); an engine that is silent is not asked
     about. `held`: we powered it off together with the host, so that it is off is no decision of its guest.
+    `has_grace`: its guest may still take time to shut down before it goes.
     """
     if goal is Goal.GONE:
-        return Do.REMOVE
+        return Do.SHUT_DOWN if has_grace and power is Power.RUNNING else Do.REMOVE
     match phase:
         case Phase.PREPARING | Phase.RUNNING:
             return _keep_running(phase, power, held=held)

@@ -23,8 +23,10 @@ from typing import Final, NoReturn
 from common.config import CloudConfig, ConfigError, NodeConfig, load
 from common.errors import CloudError, Unavailable
 from common.etcd.client import Etcd
+from common.etcd.election import Leaders
 from common.etcd.membership import Membership
-from common.ids import VpcId
+from common.host import host_id
+from common.ids import InstanceId, VpcId
 from common.log import get_logger
 from common.metrics import gauge
 from common.pki import load_document_signer
@@ -35,7 +37,8 @@ from mallee.common.v1.caller_pb2 import Member
 from mallee.nc.v1 import service_pb2_grpc
 from services.nc.capacity import HostRoom, measure
 from services.nc.check import GuestCheck
-from services.nc.clients import WalrusImages
+from services.nc.clients import StorageExports, WalrusImages
+from services.nc.disks import DiskReconciler, Exports
 from services.nc.drivers.base import Hypervisor, Network
 from services.nc.drivers.power import choose_kind
 from services.nc.host import Host
@@ -81,24 +84,30 @@ async def build(ctx: ServiceContext) -> None:
     _, node = ctx.config.node(ctx.member)
     paths = paths_of(ctx.config, ctx.member)
     paths.make()
-    images = WalrusImages()
-    server = await assemble(ctx, drivers_of(ctx.config, node, paths), images)
+    images, exports = WalrusImages(), StorageExports(host_id(ctx.config.home_path))
+    server = await assemble(ctx, drivers_of(ctx.config, node, paths), images, exports)
     await ctx.serve(server)
     if ctx.config.nodes.hypervisor == "fake":
         # It stands for another machine: the cores of this one go first to those whom it is to serve.
         os.nice(_YIELDS)
-    ctx.tasks.create_task(_join(ctx, images, f"{node.address}:{server.ports[0]}"))
+    ctx.tasks.create_task(_join(ctx, images, exports, f"{node.address}:{server.ports[0]}"))
 
 
-async def assemble(ctx: ServiceContext, drivers: Drivers, source: ImageSource) -> RpcServer:
+async def assemble(ctx: ServiceContext, drivers: Drivers, source: ImageSource, exports: Exports) -> RpcServer:
     """Everything of the node but its membership; what it recorded before is at work again when this returns."""
     config = ctx.config
     zone, node = config.node(ctx.member)
     store = InstanceStore(paths_of(config, ctx.member), now_s=time.time)
     store.open()
     ctx.stack.callback(store.close)
-    host = await _host(ctx, drivers, source, store)
+    host = await _host(ctx, drivers, source, exports, store)
     reconciler = InstanceReconciler(store, host)
+    disks = DiskReconciler(store, host.hypervisor, exports)
+
+    def nudge(instance_id: InstanceId) -> None:
+        reconciler.nudge(instance_id)
+        disks.nudge(instance_id)
+
     orders = Orders(
         store,
         paths=host.paths,
@@ -110,11 +119,12 @@ async def assemble(ctx: ServiceContext, drivers: Drivers, source: ImageSource) -
             disk_reserve_bytes=config.nodes.disk_reserve_bytes,
             memory_share=0.0 if host.hypervisor.kind == "fake" else 1 / config.nodes.memory_overcommit,
         ),
-        nudge=reconciler.nudge,
+        nudge=nudge,
         now_s=time.time,
     )
     _show(store)
     ctx.tasks.create_task(reconciler.run())
+    ctx.tasks.create_task(disks.run())
     facts = NodeFacts(
         node=ctx.member,
         zone=zone.name,
@@ -128,7 +138,9 @@ async def assemble(ctx: ServiceContext, drivers: Drivers, source: ImageSource) -
     return server.add(service_pb2_grpc.add_NodeControllerServiceServicer_to_server, service)
 
 
-async def _host(ctx: ServiceContext, drivers: Drivers, source: ImageSource, store: InstanceStore) -> Host:
+async def _host(
+    ctx: ServiceContext, drivers: Drivers, source: ImageSource, exports: Exports, store: InstanceStore
+) -> Host:
     """The engines, open; networks and metadata as they were recorded."""
     config = ctx.config
     _, node = config.node(ctx.member)
@@ -163,6 +175,7 @@ async def _host(ctx: ServiceContext, drivers: Drivers, source: ImageSource, stor
         hypervisor=hypervisor,
         network=network,
         images=cache,
+        exports=exports,
         make_overlay=drivers.make_overlay,
         plans=plans,
         metadata=metadata,
@@ -219,7 +232,7 @@ def host_boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-async def _join(ctx: ServiceContext, images: WalrusImages, address: str) -> None:
+async def _join(ctx: ServiceContext, images: WalrusImages, exports: StorageExports, address: str) -> None:
     """Beside the rest: a node whose etcd is down still looks after its VMs."""
     zone, _ = ctx.config.node(ctx.member)
     member = Member(
@@ -235,9 +248,11 @@ async def _join(ctx: ServiceContext, images: WalrusImages, address: str) -> None
             async with (
                 Etcd(ctx.config.etcd.endpoints, ctx.identity) as etcd,
                 Membership(etcd) as membership,
+                Leaders(etcd) as leaders,
                 Peers(membership, ctx.identity, "walrus") as walrus,
+                Peers(membership, ctx.identity, "sc", zone.name, leaders=leaders) as storage,
             ):
-                images.walrus = walrus
+                images.walrus, exports.storage = walrus, storage
                 await membership.register(member)
                 await asyncio.get_running_loop().create_future()
         except* Unavailable as error:

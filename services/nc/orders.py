@@ -5,23 +5,25 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from common.errors import InvalidArgument, NotFound, Stale, WrongState
-from common.ids import InstanceId, InterfaceId, VpcId
+from common.ids import InstanceId, InterfaceId, VolumeId, VpcId
 from common.rpc.context import current_request_id
 from mallee.nc.v1 import instance_pb2, record_pb2, service_pb2
-from services.nc.capacity import HostRoom, check_fits, used_by
+from services.nc.capacity import HostRoom, check_fits, need_of, used_by
 from services.nc.console import tail
+from services.nc.disks import ROOT_SLOT, SLOTS
 from services.nc.drivers.base import Hypervisor
 from services.nc.images import ImageCache, images_of
-from services.nc.instance import Goal, Phase, observation_of
+from services.nc.instance import Goal, Phase
 from services.nc.paths import NodePaths
 from services.nc.screen import jpeg
 from services.nc.store import InstanceStore
 
 REBOOT_GRACE_S: Final = 60.0
+SECTOR_BYTES: Final = 512
 _MAC: Final = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}\Z")
 
 
@@ -53,7 +55,7 @@ class Orders:
 
     @property
     def used(self) -> service_pb2.Resources:
-        on_the_way = (spec.shape for i, spec in self._admitted.items() if self._store.get(i) is None)
+        on_the_way = (need_of(spec) for i, spec in self._admitted.items() if self._store.get(i) is None)
         return used_by(on_the_way, self._store.usage.resources)
 
     async def ensure(self, epoch: int, spec: instance_pb2.InstanceSpec) -> instance_pb2.InstanceObservation:
@@ -64,9 +66,10 @@ class Orders:
         if spec.generation <= self._store.gone_generation(instance_id):
             raise Stale(f"{instance_id} is gone from here")
         if self._store.get(instance_id) is None:
-            await asyncio.to_thread(self._room.check, spec.shape)
+            need = need_of(spec)
+            await asyncio.to_thread(self._room.check, need)
             # No await from here to the entry in _admitted: two orders cannot both take the last place.
-            check_fits(spec.shape, total=self.total, used=self.used)
+            check_fits(need, total=self.total, used=self.used)
             self._images.check_room(image for each in (spec, *self._admitted.values()) for image in images_of(each))
             self._admitted[instance_id] = spec
         try:
@@ -75,11 +78,35 @@ class Orders:
             self._admitted.pop(instance_id, None)
         assert record is not None
         self._nudge(instance_id)
-        return observation_of(record)
+        return self._store.observation(record)
 
-    async def terminate(self, epoch: int, instance_id: InstanceId, generation: int) -> bool:
+    async def set_disks(
+        self, epoch: int, instance_id: InstanceId, generation: int, plan: instance_pb2.DiskPlan
+    ) -> instance_pb2.InstanceObservation:
+        """Raises NotFound, Stale, InvalidArgument."""
+        check_disks(plan)
+        await self._store.obey(epoch)
+
+        def take(record: record_pb2.InstanceRecord | None) -> record_pb2.InstanceRecord | None:
+            if record is None:
+                return None
+            if generation != record.spec.generation:
+                raise Stale(f"{instance_id} is here in generation {record.spec.generation}, not {generation}")
+            if plan.revision > record.spec.disks.revision:
+                record.spec.disks.CopyFrom(plan)
+                record.request_id = current_request_id()
+            return record
+
+        record = await self._store.update(instance_id, take)
+        if record is None:
+            raise NotFound(f"{instance_id} is not on this node", code="InvalidInstanceID.NotFound")
+        self._nudge(instance_id)
+        return self._store.observation(record)
+
+    async def terminate(self, epoch: int, instance_id: InstanceId, generation: int, *, grace_s: int) -> bool:
         """True when nothing of it is left. Raises Stale."""
         await self._store.obey(epoch)
+        deadline_ms = int(self._now_s() * 1000) + grace_s * 1000
 
         def want_gone(record: record_pb2.InstanceRecord | None) -> record_pb2.InstanceRecord | None:
             if record is None:
@@ -88,6 +115,8 @@ class Orders:
                 raise Stale(f"{instance_id} is here in generation {record.spec.generation}, not {generation}")
             if Goal(record.goal) is not Goal.GONE:
                 record.goal, record.request_id = Goal.GONE.value, current_request_id()
+                record.grace_until_ms = deadline_ms
+            record.grace_until_ms = min(record.grace_until_ms, deadline_ms)
             return record
 
         gone = await self._store.update(instance_id, want_gone) is None
@@ -136,6 +165,8 @@ class Orders:
             if new.ticket and new.sha256 == kept.sha256:
                 kept.ticket = new.ticket
                 kept.ticket_expires.CopyFrom(new.ticket_expires)
+        if spec.disks.revision > old.spec.disks.revision:
+            old.spec.disks.CopyFrom(spec.disks)
         return old
 
 
@@ -156,10 +187,27 @@ def check_spec(spec: instance_pb2.InstanceSpec) -> None:
         "private_ipv4": ipaddress.IPv4Address(spec.interface.private_ipv4) in subnet,
         "vcpus": 0 < spec.shape.vcpus <= 1024,
         "memory_bytes": spec.shape.memory_bytes >= 1 << 20,
-        "disk_bytes": spec.shape.disk_bytes > 0,
-        "machine": bool(spec.boot.machine.image_id),
+        "disk_bytes": spec.shape.disk_bytes > 0 or not spec.boot.machine.image_id,
+        "machine": bool(spec.boot.machine.image_id) != any(disk.root for disk in spec.disks.disks),
         "ramdisk": bool(spec.boot.kernel.image_id) or not spec.boot.ramdisk.image_id,
         "kernel_arguments": spec.boot.kernel_arguments.isprintable(),
     }
     if wrong := [name for name, holds in checks.items() if not holds]:
         raise InvalidArgument(f"the spec of {spec.instance_id} is malformed: {', '.join(wrong)}")
+    check_disks(spec.disks, other_slots=[ROOT_SLOT] if spec.boot.machine.image_id else [])
+
+
+def check_disks(plan: instance_pb2.DiskPlan, *, other_slots: Iterable[int] = ()) -> None:
+    """Raises InvalidArgument that names what is wrong. `other_slots`: of disks that are in no plan."""
+    slots = [*other_slots, *(disk.slot for disk in plan.disks)]
+    volumes = [disk.volume_id for disk in plan.disks if disk.volume_id]
+    spaces = [disk.ephemeral_index for disk in plan.disks if not disk.volume_id]
+    checks = {
+        "volume_id": all(map(VolumeId.matches, volumes)) and len(set(volumes)) == len(volumes),
+        "slot": all(slot < SLOTS for slot in slots) and len(set(slots)) == len(slots),
+        "ephemeral_index": len(set(spaces)) == len(spaces),
+        "size_bytes": all(disk.size_bytes > 0 and disk.size_bytes % SECTOR_BYTES == 0 for disk in plan.disks),
+        "root": sum(disk.root for disk in plan.disks) <= 1 and all(d.volume_id for d in plan.disks if d.root),
+    }
+    if wrong := [name for name, holds in checks.items() if not holds]:
+        raise InvalidArgument(f"the plan of disks is malformed: {', '.join(wrong)}")

@@ -76,6 +76,17 @@ async def ensure_empty_overlay(overlay: Overlay) -> None:
     overlay.path.touch(0o600)
 
 
+def make_space(path: Path, size_bytes: int, owner: tuple[int, int] | None) -> None:
+    """An empty disk that takes what is written to it. One that is there is left alone. Blocks."""
+    if path.exists():
+        return
+    new = path.with_name(path.name + ".new")
+    with new.open("wb") as file:
+        file.truncate(size_bytes)
+    _give(new, owner)
+    new.replace(path)
+
+
 def check_backing(overlay: Overlay) -> None:
     with overlay.backing.open("rb") as file:
         header = file.read(_FEATURES_AT + _FEATURES.size)

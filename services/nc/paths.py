@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +58,13 @@ class NodePaths:
 
     def disk(self, instance_id: InstanceId) -> Path:
         return self.instance(instance_id) / "disk.qcow2"
+
+    def space(self, instance_id: InstanceId, index: int) -> Path:
+        """An ephemeral disk."""
+        return self.instance(instance_id) / f"ephemeral{index}.raw"
+
+    def spaces(self, instance_id: InstanceId) -> Iterator[Path]:
+        yield from self.instance(instance_id).glob("ephemeral*.raw")
 
     def console(self, instance_id: InstanceId) -> Path:
         return self.instance(instance_id) / "console.log"

@@ -32,6 +32,8 @@ _RESTARTS: Final = counter("mallee_nc_restarts", "VMs found not running and star
 AT_ONCE: Final = 512
 # A guest that the host's full disk has stopped is tried again after this long.
 STALLED_S: Final = 10.0
+# A guest that is to shut down is asked again after this long: it may have been too young to hear.
+ASKED_AGAIN_S: Final = 10.0
 # A guest that crashes again and again waits longer each time, up to this.
 LONGEST_CRASH_WAIT_S: Final = 60.0
 
@@ -54,6 +56,8 @@ class InstanceReconciler:
         self._tries: Counter[InstanceId] = Counter()
         self._launching: dict[InstanceId, asyncio.Future[None]] = {}
         self._stalled: set[InstanceId] = set()
+        # When its guest was last asked to shut down.
+        self._asked_s: dict[InstanceId, float] = {}
         # Per instance: restarts in a row, and when the last one was.
         self._crashes: dict[InstanceId, tuple[int, float]] = {}
 
@@ -83,9 +87,12 @@ class InstanceReconciler:
         while (record := self._store.get(instance_id)) is not None:
             with context.bind(request_id=record.request_id or None):
                 power = await self._host.hypervisor.power_of(instance_id)
-                step = next_step(Goal(record.goal), Phase(record.phase), power, held=record.held)
+                grace_s = record.grace_until_ms / 1000 - self._now_s()
+                step = next_step(Goal(record.goal), Phase(record.phase), power, held=record.held, has_grace=grace_s > 0)
                 if step is None:
                     return None
+                if step is Do.SHUT_DOWN:
+                    return await self._shut_down(instance_id, grace_s)
                 if (wait_s := self._wait_s(instance_id, record, power, step)) is not None:
                     return wait_s
                 if isinstance(step, Phase):
@@ -98,6 +105,15 @@ class InstanceReconciler:
         await self._host.hypervisor.remove(instance_id)
         await self._store.remove(instance_id)
         return None
+
+    async def _shut_down(self, instance_id: InstanceId, grace_s: float) -> float:
+        """Seconds until the next look; that its guest is off wakes earlier."""
+        since_s = self._now_s() - self._asked_s.get(instance_id, 0.0)
+        if since_s >= ASKED_AGAIN_S:
+            self._asked_s[instance_id] = self._now_s()
+            await self._host.hypervisor.shut_down(instance_id)
+            since_s = 0.0
+        return min(grace_s, ASKED_AGAIN_S - since_s)
 
     async def _perform(self, act: Do, instance_id: InstanceId, record: record_pb2.InstanceRecord) -> None:
         match act:
@@ -233,6 +249,7 @@ class InstanceReconciler:
                 await self._host.network.remove_interface(interface_id, vpc_id)
 
     def _forget(self, instance_id: InstanceId) -> None:
+        self._asked_s.pop(instance_id, None)
         self._tries.pop(instance_id, None)
         self._crashes.pop(instance_id, None)
         self._stalled.discard(instance_id)

@@ -43,10 +43,16 @@ class NodeControllerService(service_pb2_grpc.NodeControllerServiceServicer):
         observation = await self._orders.ensure(request.epoch, request.spec)
         return service_pb2.EnsureInstanceResponse(observation=observation)
 
+    async def SetDisks(self, request: service_pb2.SetDisksRequest, context: Any) -> service_pb2.SetDisksResponse:
+        instance_id = _instance_id(request.instance_id)
+        observation = await self._orders.set_disks(request.epoch, instance_id, request.generation, request.plan)
+        return service_pb2.SetDisksResponse(observation=observation)
+
     async def TerminateInstance(
         self, request: service_pb2.TerminateInstanceRequest, context: Any
     ) -> service_pb2.TerminateInstanceResponse:
-        gone = await self._orders.terminate(request.epoch, _instance_id(request.instance_id), request.generation)
+        instance_id = _instance_id(request.instance_id)
+        gone = await self._orders.terminate(request.epoch, instance_id, request.generation, grace_s=request.grace_s)
         return service_pb2.TerminateInstanceResponse(gone=gone)
 
     async def RebootInstance(

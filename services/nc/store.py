@@ -11,7 +11,7 @@ import fcntl
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from common.errors import Stale
@@ -41,6 +41,8 @@ class InstanceStore:
         self._locks: defaultdict[InstanceId, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._epoch = 0
         self._epoch_lock = asyncio.Lock()
+        # What stands of each plan of disks, as last told: (revision, disks).
+        self._disks: dict[InstanceId, tuple[int, Sequence[instance_pb2.DiskObservation]]] = {}
         self._listeners: set[_Listener] = set()
         self._lock_file: int | None = None
 
@@ -73,6 +75,19 @@ class InstanceStore:
     def all(self) -> Mapping[InstanceId, record_pb2.InstanceRecord]:
         return self._records
 
+    def observation(self, record: record_pb2.InstanceRecord) -> instance_pb2.InstanceObservation:
+        """What others are told of it. Of its disks: nothing as long as nobody has looked."""
+        seen = observation_of(record)
+        seen.disks_revision, disks = self._disks.get(InstanceId(record.spec.instance_id), (0, ()))
+        seen.disks.extend(disks)
+        return seen
+
+    def tell_disks(self, instance_id: InstanceId, revision: int, disks: Sequence[instance_pb2.DiskObservation]) -> None:
+        record = self._records.get(instance_id)
+        if record is not None and self._disks.get(instance_id) != (revision, disks):
+            self._disks[instance_id] = revision, disks
+            self._publish(self.observation(record))
+
     def gone_generation(self, instance_id: InstanceId) -> int:
         """0: it never was here, or long ago."""
         return self._gone.generation(instance_id)
@@ -99,7 +114,7 @@ class InstanceStore:
             self._records[instance_id] = new
             self.usage.change(old, new)
             if old is None or observation_of(old) != observation_of(new):
-                self._publish(observation_of(new))
+                self._publish(self.observation(new))
             return new
 
     async def remove(self, instance_id: InstanceId) -> None:
@@ -110,6 +125,7 @@ class InstanceStore:
             await asyncio.to_thread(self._erase, instance_id, generation)
             if record is not None:
                 del self._records[instance_id]
+                self._disks.pop(instance_id, None)
                 self.usage.change(record, None)
                 self._gone.add(instance_id, generation)
                 self._publish(observation_of_gone(instance_id, generation))
@@ -138,7 +154,7 @@ class InstanceStore:
             for instance_id, generation in self._gone:
                 yield observation_of_gone(instance_id, generation)
             for record in list(self._records.values()):
-                yield observation_of(record)
+                yield self.observation(record)
             yield None
             while True:
                 yield await listener.next()

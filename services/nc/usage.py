@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from common.ids import VpcId
 from mallee.nc.v1 import record_pb2, service_pb2
+from services.nc.capacity import need_of
 from services.nc.images import images_of
 from services.nc.instance import Phase
 
@@ -51,9 +52,10 @@ class Usage:
     def _count(self, record: Record, step: int) -> None:
         spec = record.spec
         if Phase(record.phase) is not Phase.FAILED:
-            self._vcpus += step * spec.shape.vcpus
-            self._memory_bytes += step * spec.shape.memory_bytes
-            self._disk_bytes += step * spec.shape.disk_bytes
+            need = need_of(spec)
+            self._vcpus += step * need.vcpus
+            self._memory_bytes += step * need.memory_bytes
+            self._disk_bytes += step * need.disk_bytes
         _add(self._vpcs, VpcId(spec.interface.vpc_id), step)
         for image in images_of(spec):
             _add(self._contents, image.sha256, step)

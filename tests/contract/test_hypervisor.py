@@ -18,7 +18,7 @@ from PIL import Image
 
 from common.errors import NotFound, Unavailable, WrongState
 from common.ids import InstanceId
-from services.nc.drivers.base import Domain, Hypervisor, Power
+from services.nc.drivers.base import Disk, Domain, FileSource, Hypervisor, Power
 from services.nc.drivers.fake import FakeHypervisor
 from services.nc.screen import jpeg
 
@@ -110,10 +110,7 @@ def _domain(instance_id: InstanceId, disk: Path, tap: str, folder: Path) -> Doma
         instance_id=instance_id,
         vcpus=1,
         memory_bytes=64 << 20,
-        disk=disk,
-        disk_format="qcow2",
-        backing=None,
-        backing_format="",
+        disks=(Disk(slot=0, source=FileSource(path=disk, format="qcow2"), size_bytes=16 << 20, boots=True),),
         kernel=None,
         ramdisk=None,
         kernel_arguments="",

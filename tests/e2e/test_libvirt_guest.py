@@ -17,7 +17,7 @@ from common.ids import InstanceId
 from images import cpio
 from images.packages import BOOT_LOADER_PACKAGES, KERNEL, ROOT_PACKAGES, fetch, unpack
 from images.trees import make_ramdisk_tree
-from services.nc.drivers.base import Domain, Power
+from services.nc.drivers.base import Disk, Domain, FileSource, Power
 from services.nc.drivers.domain_xml import domain_name, smbios_uuid
 from services.nc.drivers.libvirt import LibvirtHypervisor
 from services.nc.overlay import Overlay, QemuOverlays
@@ -92,14 +92,14 @@ class Bench:
         return self.console.read_text() if self.console.exists() else ""
 
     def _domain(self, overlay: Overlay, then: str) -> Domain:
+        root = FileSource(
+            path=overlay.path, format="qcow2", backing=overlay.backing, backing_format=overlay.backing_format
+        )
         return Domain(
             instance_id=ID,
             vcpus=1,
             memory_bytes=128 << 20,
-            disk=overlay.path,
-            disk_format="qcow2",
-            backing=overlay.backing,
-            backing_format=overlay.backing_format,
+            disks=(Disk(slot=0, source=root, size_bytes=overlay.size_bytes, boots=True),),
             kernel=self.host.folder / "vmlinuz",
             ramdisk=self.host.folder / "ramdisk",
             kernel_arguments=f"console=ttyS0 quiet then={then}",

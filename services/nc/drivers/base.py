@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import socket
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -37,19 +37,80 @@ class Power(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FileSource:
+    """A disk in a file of the node's own, with its format told, never guessed."""
+
+    path: Path
+    format: str
+    # What an overlay stands on, told as well, and nothing below it. None: the disk stands alone.
+    backing: Path | None = None
+    backing_format: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportSource:
+    """A volume where the storage controller exports it: NBD, raw blocks."""
+
+    # NBD export name.
+    name: str
+    # On this host; None: over TLS at the address, with the node's certificate.
+    socket: Path | None = None
+    address: str = ""
+    port: int = 0
+    # Name in the server's certificate.
+    server_name: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disk:
+    # Where it is plugged in, 0 to 25: the guest finds it by that.
+    slot: int
+    source: FileSource | ExportSource
+    # What the guest is to see.
+    size_bytes: int
+    boots: bool = False
+    # Empty: it is the node's own, and stays as long as the domain.
+    volume_id: str = ""
+    # Of the volume's grant.
+    generation: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttachedDisk:
+    """A volume that a domain has, as its engine says."""
+
+    volume_id: str
+    slot: int
+    # Of the grant that its source was told with.
+    generation: int
+    # As the guest sees it.
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskUse:
+    """What a guest did with one disk since its domain came up."""
+
+    instance_id: InstanceId
+    slot: int
+    reads: int
+    writes: int
+    read_bytes: int
+    written_bytes: int
+    read_s: float
+    write_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Domain:
     """What the hypervisor runs: everything is local and checked by now."""
 
     instance_id: InstanceId
     vcpus: int
     memory_bytes: int
-    # Root disk: an overlay (or a plain file) made by the node, with its format told, never guessed.
-    disk: Path
-    disk_format: str
-    # What the overlay stands on, told as well, and nothing below it. None: the disk stands alone.
-    backing: Path | None
-    backing_format: str
-    # None: the disk boots by its own loader.
+    # One of them boots.
+    disks: tuple[Disk, ...]
+    # None: the disk that boots has its own loader.
     kernel: Path | None
     ramdisk: Path | None
     kernel_arguments: str
@@ -83,6 +144,9 @@ class Hypervisor(Protocol):
     async def resume(self, instance_id: InstanceId) -> None:
         """Starts the vCPUs of a prepared domain; a running one is left alone."""
 
+    async def shut_down(self, instance_id: InstanceId) -> None:
+        """Asks the guest (ACPI) and returns. Unknown or not running: nothing."""
+
     async def power_off(self, instance_id: InstanceId, *, grace_s: float) -> None:
         """Asks the guest (ACPI), then pulls the plug after `grace_s`. The definition stays. Unknown or off: nothing."""
 
@@ -106,6 +170,31 @@ class Hypervisor(Protocol):
 
     async def power_of(self, instance_id: InstanceId) -> Power | None:
         """One domain, asked of the engine. None: it does not know it. Raises Unavailable if it does not answer."""
+
+    async def attach_disk(self, instance_id: InstanceId, disk: Disk) -> None:
+        """Plugs a volume into a domain that is up; one that is attached is left alone, whatever its source.
+
+        Raises WrongState if the domain is not up, NotFound if there is none, CloudError if the engine refuses (the slot
+        is taken, the export cannot be reached).
+        """
+
+    async def detach_disk(self, instance_id: InstanceId, volume_id: str) -> None:
+        """Asks the guest to let go of it and returns; `disks_of` says when it has. Repeating asks again. Nothing if it
+        is not attached, or the domain is not up."""
+
+    async def refresh_disk(self, instance_id: InstanceId, disk: Disk) -> None:
+        """The guest goes on with the same disk at its new source, in its new size. What it has written before is
+        written. Raises WrongState if it is not attached, NotFound if there is no domain, CloudError if the engine
+        refuses; then the old source stays."""
+
+    async def disks_of(self, instance_id: InstanceId) -> Sequence[AttachedDisk]:
+        """The volumes it has, asked of the engine. None if the domain is not up or not known."""
+
+    async def disk_uses(self) -> Sequence[DiskUse]:
+        """Of all disks of all domains that are up."""
+
+    def disk_changes(self) -> AsyncIterator[InstanceId]:
+        """Whose guest has let go of a disk, from this call on, pushed by the engine."""
 
     def changes(self) -> AsyncIterator[PowerChange]:
         """Changes from this call on, pushed by the engine. After a reconnect to it every domain is told again."""

@@ -14,11 +14,16 @@ from xml.etree import ElementTree
 
 from common.ids import InstanceId
 from services.nc.drivers.base import Domain
+from services.nc.drivers.disk_xml import add_disk
+from services.nc.drivers.element import Element, add_pci_slot
 
 VENDOR: Final = "Amazon EC2"
 # Translated code per TCG guest. QEMU's own default, an eighth of the host, outweighs a small guest.
 TCG_CODE_MIB: Final = 128
 SCREEN_KIB: Final = 4096
+# Below those of the disks; the chipset has 0 and 1, the screen 2.
+_INTERFACE_SLOT: Final = 3
+_RNG_SLOT: Final = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +59,7 @@ def smbios_uuid(instance_id: InstanceId) -> str:
 
 
 def domain_xml(domain: Domain, engine: Engine) -> str:
-    root = _Element("domain", type=engine.kind)
+    root = Element("domain", type=engine.kind)
     root.add("name", domain_name(engine.cloud_id, domain.instance_id))
     root.add("uuid", smbios_uuid(domain.instance_id))
     root.add("memory", str(domain.memory_bytes // 1024), unit="KiB")
@@ -63,7 +68,8 @@ def domain_xml(domain: Domain, engine: Engine) -> str:
     _identity(root, domain)
     _machine(root, engine)
     devices = root.add("devices")
-    _disk(devices, domain)
+    for disk in domain.disks:
+        add_disk(devices, disk)
     _interface(devices, domain)
     _console(devices, domain)
     devices.add("controller", type="usb", model="none")
@@ -72,25 +78,13 @@ def domain_xml(domain: Domain, engine: Engine) -> str:
     devices.add("video").add("model", type="vga", vram=str(SCREEN_KIB), heads="1", primary="yes")
     rng = devices.add("rng", model="virtio")
     rng.add("backend", "/dev/urandom", model="random")
+    add_pci_slot(rng, _RNG_SLOT)
     label = root.add("seclabel", type="static", model="dac", relabel="no")
     label.add("label", f"+{engine.uid}:+{engine.gid}")
     return ElementTree.tostring(root.element, encoding="unicode")
 
 
-class _Element:
-    """ElementTree with children that read like the XML they make."""
-
-    def __init__(self, tag: str, text: str | None = None, **attributes: str) -> None:
-        self.element = ElementTree.Element(tag, attributes)
-        self.element.text = text
-
-    def add(self, tag: str, text: str | None = None, **attributes: str) -> _Element:
-        child = _Element(tag, text, **attributes)
-        self.element.append(child.element)
-        return child
-
-
-def _boot(root: _Element, domain: Domain) -> None:
+def _boot(root: Element, domain: Domain) -> None:
     os = root.add("os")
     os.add("type", "hvm", arch="x86_64", machine="pc")
     if domain.kernel is not None:
@@ -98,12 +92,11 @@ def _boot(root: _Element, domain: Domain) -> None:
         if domain.ramdisk is not None:
             os.add("initrd", str(domain.ramdisk))
         os.add("cmdline", domain.kernel_arguments)
-    os.add("boot", dev="hd")
     os.add("bios", rebootTimeout="0")
     os.add("smbios", mode="sysinfo")
 
 
-def _identity(root: _Element, domain: Domain) -> None:
+def _identity(root: Element, domain: Domain) -> None:
     """cloud-init takes a guest for AWS only if the serial equals the UUID."""
     uuid = smbios_uuid(domain.instance_id)
     sysinfo = root.add("sysinfo", type="smbios")
@@ -116,7 +109,7 @@ def _identity(root: _Element, domain: Domain) -> None:
     chassis.add("entry", VENDOR, name="asset")
 
 
-def _machine(root: _Element, engine: Engine) -> None:
+def _machine(root: Element, engine: Engine) -> None:
     features = root.add("features")
     features.add("acpi")
     features.add("apic")
@@ -138,33 +131,17 @@ def _machine(root: _Element, engine: Engine) -> None:
     root.add("on_crash", "destroy")
 
 
-def _disk(devices: _Element, domain: Domain) -> None:
-    disk = devices.add("disk", type="file", device="disk")
-    # The host's page cache, flushed when the guest flushes. A full host stops the guest instead of failing its writes.
-    disk.add(
-        "driver", name="qemu", type=domain.disk_format, cache="writeback", discard="unmap", error_policy="enospace"
-    )
-    disk.add("source", file=str(domain.disk))
-    if domain.backing is None:
-        disk.add("backingStore")
-    else:
-        backing = disk.add("backingStore", type="file")
-        backing.add("format", type=domain.backing_format)
-        backing.add("source", file=str(domain.backing))
-        backing.add("backingStore")
-    disk.add("target", dev="vda", bus="virtio")
-
-
-def _interface(devices: _Element, domain: Domain) -> None:
+def _interface(devices: Element, domain: Domain) -> None:
     interface = devices.add("interface", type="ethernet")
     interface.add("mac", address=domain.mac)
     interface.add("target", dev=domain.tap, managed="no")
     interface.add("model", type="virtio")
     # No network boot: nothing in a VPC answers it, and waiting for it costs seconds.
     interface.add("rom", enabled="no")
+    add_pci_slot(interface, _INTERFACE_SLOT)
 
 
-def _console(devices: _Element, domain: Domain) -> None:
+def _console(devices: Element, domain: Domain) -> None:
     """To a file that virtlogd holds within bounds (max_size, max_backups)."""
     serial = devices.add("serial", type="file")
     serial.add("source", path=str(domain.console_log), append="on")

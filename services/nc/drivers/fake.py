@@ -6,6 +6,7 @@ Its state is files, one per domain, so that a restarted node controller finds it
     power-off INSTANCE      the guest shuts itself down
     crash INSTANCE          its engine process dies
     stall INSTANCE          the host's disk is full
+    release INSTANCE        the guest lets go of the disks that it was asked for
     reboot-host             every domain is off and nobody can say why
     forget-events           changes are not told until the engine is reached again (`reconnect`)
     reconnect               every domain is told again
@@ -20,15 +21,15 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from common.errors import CloudError, NoCapacity, NotFound, Unavailable, WrongState
 from common.ids import InstanceId
-from services.nc.drivers.base import Domain, Power, PowerChange
-from services.nc.drivers.feed import PowerFeed
+from services.nc.drivers.base import AttachedDisk, Disk, DiskUse, Domain, Power, PowerChange
+from services.nc.drivers.feed import PowerFeed, instances_of
 
 _BOOT_LINES = (
     "[    0.000000] Linux version 6.1.0-mallee-fake (fake@mallee)",
@@ -41,6 +42,7 @@ _BOOT_LINES = (
 
 
 _ANY_NUMBER: Final = 1 << 30
+_UP: Final = (Power.PAUSED, Power.RUNNING, Power.STALLED)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -55,6 +57,13 @@ class Faults:
     silent: bool = False
     # Changes are lost.
     lose_events: bool = False
+    # Guests do not shut down when they are asked.
+    ignores_power_button: bool = False
+    # Guests do not let go of disks when they are asked.
+    keeps_disks: bool = False
+    # So many of the next disks cannot be attached.
+    failing_attaches: int = 0
+    attach_delay_s: float = 0.0
     # More domains than this do not fit.
     most_domains: int = _ANY_NUMBER
 
@@ -67,6 +76,7 @@ class FakeHypervisor:
         self._folder = folder
         self._domains = folder / "domains"
         self._feed = PowerFeed()
+        self._disk_feed = PowerFeed()
         self._control: int | None = None
 
     async def open(self) -> None:
@@ -105,6 +115,11 @@ class FakeHypervisor:
             self._write(instance_id, Power.RUNNING)
             self._boot(instance_id)
 
+    async def shut_down(self, instance_id: InstanceId) -> None:
+        self._reach()
+        if not self.faults.ignores_power_button:
+            self.guest_powers_off(instance_id)
+
     async def power_off(self, instance_id: InstanceId, *, grace_s: float) -> None:
         self._reach()
         if self._read(instance_id) in (Power.PAUSED, Power.RUNNING, Power.STALLED):
@@ -138,6 +153,59 @@ class FakeHypervisor:
         self._reach()
         return self._read(instance_id)
 
+    async def attach_disk(self, instance_id: InstanceId, disk: Disk) -> None:
+        self._reach()
+        await asyncio.sleep(self.faults.attach_delay_s)
+        if self._get(instance_id) not in _UP:
+            raise WrongState(f"{instance_id} does not run")
+        told = self._told(instance_id)
+        if disk.volume_id in told["disks"]:
+            return
+        if self.faults.failing_attaches > 0:
+            self.faults.failing_attaches -= 1
+            raise CloudError("the fake hypervisor was told to fail")
+        if any(other["slot"] == disk.slot for other in told["disks"].values()):
+            raise CloudError(f"slot {disk.slot} is taken")
+        self._store(instance_id, told | {"disks": told["disks"] | {disk.volume_id: _disk_facts(disk)}})
+
+    async def detach_disk(self, instance_id: InstanceId, volume_id: str) -> None:
+        self._reach()
+        if self._read(instance_id) not in _UP or volume_id not in (told := self._told(instance_id))["disks"]:
+            return
+        told["disks"][volume_id]["asked"] = True
+        self._store(instance_id, told)
+        if not self.faults.keeps_disks:
+            self.guest_releases(instance_id)
+
+    async def refresh_disk(self, instance_id: InstanceId, disk: Disk) -> None:
+        self._reach()
+        if self._get(instance_id) not in _UP or disk.volume_id not in (told := self._told(instance_id))["disks"]:
+            raise WrongState(f"{instance_id} has no {disk.volume_id}")
+        facts = told["disks"][disk.volume_id]
+        facts["generation"], facts["size_bytes"] = disk.generation, max(disk.size_bytes, facts["size_bytes"])
+        self._store(instance_id, told)
+
+    async def disks_of(self, instance_id: InstanceId) -> Sequence[AttachedDisk]:
+        self._reach()
+        if self._read(instance_id) not in _UP:
+            return []
+        return [
+            AttachedDisk(volume_id=volume_id, **{key: facts[key] for key in ("slot", "generation", "size_bytes")})
+            for volume_id, facts in self._told(instance_id)["disks"].items()
+        ]
+
+    async def disk_uses(self) -> Sequence[DiskUse]:
+        self._reach()
+        nothing: dict[str, Any] = {"reads": 0, "writes": 0, "read_bytes": 0, "written_bytes": 0}
+        return [
+            DiskUse(instance_id=instance_id, slot=disk.slot, read_s=0.0, write_s=0.0, **nothing)
+            for instance_id in await self.observe()
+            for disk in await self.disks_of(instance_id)
+        ]
+
+    def disk_changes(self) -> AsyncIterator[InstanceId]:
+        return instances_of(self._disk_feed.subscribe())
+
     def changes(self) -> AsyncIterator[PowerChange]:
         return self._feed.subscribe()
 
@@ -154,6 +222,12 @@ class FakeHypervisor:
     def guest_stalls(self, instance_id: InstanceId) -> None:
         if self._read(instance_id) is Power.RUNNING:
             self._write(instance_id, Power.STALLED)
+
+    def guest_releases(self, instance_id: InstanceId) -> None:
+        told = self._told(instance_id)
+        kept = {volume_id: facts for volume_id, facts in told["disks"].items() if not facts.get("asked")}
+        self._store(instance_id, told | {"disks": kept})
+        self._disk_feed.publish(PowerChange(instance_id=instance_id, power=None))
 
     def host_reboots(self) -> None:
         for path in self._domains.glob("*.json"):
@@ -179,6 +253,8 @@ class FakeHypervisor:
                 self.guest_crashes(InstanceId(argument))
             case "stall":
                 self.guest_stalls(InstanceId(argument))
+            case "release":
+                self.guest_releases(InstanceId(argument))
             case "reboot-host":
                 self.host_reboots()
             case "forget-events":
@@ -208,12 +284,19 @@ class FakeHypervisor:
         return power
 
     def _write(self, instance_id: InstanceId, power: Power, domain: Domain | None = None) -> None:
-        path = self._path(instance_id)
-        told = _facts(domain) if domain is not None else json.loads(path.read_text())
-        new = path.with_suffix(".new")
-        new.write_text(json.dumps(told | {"power": power.value}))
-        new.replace(path)
+        told = _facts(domain) if domain is not None else self._told(instance_id)
+        self._store(instance_id, told | {"power": power.value})
         self._tell(instance_id, power)
+
+    def _told(self, instance_id: InstanceId) -> dict[str, Any]:
+        told: dict[str, Any] = json.loads(self._path(instance_id).read_text())
+        return told
+
+    def _store(self, instance_id: InstanceId, told: dict[str, Any]) -> None:
+        path = self._path(instance_id)
+        new = path.with_suffix(".new")
+        new.write_text(json.dumps(told))
+        new.replace(path)
 
     def _tell(self, instance_id: InstanceId, power: Power | None) -> None:
         if not self.faults.lose_events:
@@ -226,8 +309,17 @@ class FakeHypervisor:
                 console.write(line.format(instance_id=instance_id, **told) + "\r\n")
 
 
-def _facts(domain: Domain) -> dict[str, str]:
-    return {"mac": domain.mac, "arguments": domain.kernel_arguments, "console_log": str(domain.console_log)}
+def _facts(domain: Domain) -> dict[str, Any]:
+    return {
+        "mac": domain.mac,
+        "arguments": domain.kernel_arguments,
+        "console_log": str(domain.console_log),
+        "disks": {disk.volume_id: _disk_facts(disk) for disk in domain.disks if disk.volume_id},
+    }
+
+
+def _disk_facts(disk: Disk) -> dict[str, Any]:
+    return {"slot": disk.slot, "generation": disk.generation, "size_bytes": disk.size_bytes}
 
 
 def _picture(instance_id: InstanceId, *, lit: bool) -> bytes:

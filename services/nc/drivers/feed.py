@@ -47,6 +47,11 @@ class PowerFeed:
             self._listeners.discard(listener)
 
 
+async def instances_of(changes: AsyncIterator[PowerChange]) -> AsyncIterator[InstanceId]:
+    async for change in changes:
+        yield change.instance_id
+
+
 class _Listener:
     def __init__(self) -> None:
         self._pending: dict[InstanceId, Power | None] = {}

@@ -13,7 +13,7 @@ import functools
 import pwd
 import threading
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -22,10 +22,21 @@ import libvirt
 
 from common.errors import CloudError, NotFound, Unavailable, WrongState
 from common.ids import InstanceId
-from services.nc.drivers.base import Domain, Power, PowerChange
+from services.nc.drivers.base import AttachedDisk, Disk, DiskUse, Domain, Power, PowerChange
 from services.nc.drivers.domain_xml import Engine, domain_name, domain_xml, instance_of
 from services.nc.drivers.feed import PowerFeed
-from services.nc.drivers.libvirt_calls import GONE_CODES, cloud_error, gone_is_fine, press_a_key, screen_of, stop
+from services.nc.drivers.libvirt_calls import (
+    GONE_CODES,
+    cloud_error,
+    drop_logs,
+    gone_is_fine,
+    press_a_key,
+    press_power,
+    screen_of,
+    start_event_thread,
+    stop,
+)
+from services.nc.drivers.libvirt_disks import LibvirtDisks
 from services.nc.drivers.power import power_of_event, power_of_state
 
 THREADS: Final = 8
@@ -74,10 +85,12 @@ class LibvirtHypervisor:
         # QEMU was told to end by somebody else than its guest (a signal when the host goes down).
         self._ended_by_host: set[InstanceId] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        of_name = functools.partial(instance_of, cloud_id)
+        self._disks = LibvirtDisks(find=self._find, get=self._get, call=self._call, instance_of=of_name)
 
     async def open(self) -> None:
         self._loop = asyncio.get_running_loop()
-        _start_event_thread()
+        start_event_thread()
         await self._connect()
         self._spawn(self._stay_connected())
 
@@ -118,28 +131,17 @@ class LibvirtHypervisor:
 
         await self._call(instance_id, start)
 
-    async def power_off(self, instance_id: InstanceId, *, grace_s: float) -> None:
-        def ask(connection: libvirt.virConnect) -> bool:
-            domain = self._find(connection, instance_id)
-            if domain is None or not domain.isActive():
-                return False
-            with contextlib.suppress(libvirt.libvirtError):
-                domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
-            return True
+    async def shut_down(self, instance_id: InstanceId) -> None:
+        await self._call(instance_id, functools.partial(self._press_power, instance_id))
 
+    async def power_off(self, instance_id: InstanceId, *, grace_s: float) -> None:
         def pull_the_plug(connection: libvirt.virConnect) -> None:
             if (domain := self._find(connection, instance_id)) is not None:
                 stop(domain)
 
-        off = asyncio.ensure_future(
-            self._feed.wait_for(
-                instance_id,
-                *_OFF,
-                timeout_s=grace_s,
-            )
-        )
+        off = asyncio.ensure_future(self._feed.wait_for(instance_id, *_OFF, timeout_s=grace_s))
         try:
-            if await self._call(instance_id, ask):
+            if await self._call(instance_id, functools.partial(self._press_power, instance_id)):
                 await off
                 await self._call(instance_id, pull_the_plug)
         finally:
@@ -152,7 +154,8 @@ class LibvirtHypervisor:
                 with gone_is_fine():
                     stop(domain)
                     domain.undefineFlags(_UNDEFINE)
-            self._drop_logs(instance_id)
+            if self._log_folder is not None:
+                drop_logs(self._log_folder, domain_name(self._engine.cloud_id, instance_id))
 
         await self._call(instance_id, forget)
         self._ended_by_host.discard(instance_id)
@@ -210,11 +213,28 @@ class LibvirtHypervisor:
     def changes(self) -> AsyncIterator[PowerChange]:
         return self._feed.subscribe()
 
-    def _drop_logs(self, instance_id: InstanceId) -> None:
-        if self._log_folder is not None:
-            # libvirt never deletes them; virtlogd numbers those that are full.
-            for log in self._log_folder.glob(f"{domain_name(self._engine.cloud_id, instance_id)}.log*"):
-                log.unlink(missing_ok=True)
+    async def attach_disk(self, instance_id: InstanceId, disk: Disk) -> None:
+        await self._disks.attach(instance_id, disk)
+
+    async def detach_disk(self, instance_id: InstanceId, volume_id: str) -> None:
+        await self._disks.detach(instance_id, volume_id)
+
+    async def refresh_disk(self, instance_id: InstanceId, disk: Disk) -> None:
+        await self._disks.refresh(instance_id, disk)
+
+    async def disks_of(self, instance_id: InstanceId) -> Sequence[AttachedDisk]:
+        return await self._disks.of(instance_id)
+
+    async def disk_uses(self) -> Sequence[DiskUse]:
+        return await self._disks.uses()
+
+    def disk_changes(self) -> AsyncIterator[InstanceId]:
+        return self._disks.changes()
+
+    def _press_power(self, instance_id: InstanceId, connection: libvirt.virConnect) -> bool:
+        """Whether it is up."""
+        domain = self._find(connection, instance_id)
+        return domain is not None and press_power(domain)
 
     def _power(self, instance_id: InstanceId, domain: libvirt.virDomain) -> Power:
         power = power_of_state(*domain.state())
@@ -274,6 +294,7 @@ class LibvirtHypervisor:
             connection.registerCloseCallback(self._on_close, attempt)
             connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._on_lifecycle, None)
             connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_REBOOT, self._on_reboot, None)
+            connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, self._on_removed, None)
             return connection
 
         try:
@@ -332,16 +353,22 @@ class LibvirtHypervisor:
         self._post(functools.partial(self._closed, attempt))
 
     def _on_reboot(self, connection: libvirt.virConnect, domain: libvirt.virDomain, opaque: object) -> None:
-        instance_id = instance_of(self._engine.cloud_id, domain.name())
-        if instance_id is not None:
-            self._post(functools.partial(self._tell, instance_id, Power.RUNNING))
+        self._post_of(domain, self._tell, Power.RUNNING)
+
+    def _on_removed(
+        self, connection: libvirt.virConnect, domain: libvirt.virDomain, alias: str, opaque: object
+    ) -> None:
+        self._post_of(domain, self._disks.told_removed)
 
     def _on_lifecycle(
         self, connection: libvirt.virConnect, domain: libvirt.virDomain, event: int, detail: int, opaque: object
     ) -> None:
+        self._post_of(domain, self._lifecycle, event, detail)
+
+    def _post_of(self, domain: libvirt.virDomain, callback: Callable[..., None], *arguments: object) -> None:
         instance_id = instance_of(self._engine.cloud_id, domain.name())
         if instance_id is not None:
-            self._post(functools.partial(self._lifecycle, instance_id, event, detail))
+            self._post(functools.partial(callback, instance_id, *arguments))
 
     def _post(self, callback: Callable[[], None]) -> None:
         # The loop may be closed already when the process ends.
@@ -367,17 +394,3 @@ class LibvirtHypervisor:
 
 
 _OFF: Final = (Power.OFF_BY_GUEST, Power.OFF_BY_HOST, Power.OFF_UNKNOWN, Power.CRASHED, None)
-
-
-@functools.cache
-def _start_event_thread() -> None:
-    """Once per process, before the first connection: https://libvirt.org/html/libvirt-libvirt-event.html"""
-    libvirt.virEventRegisterDefaultImpl()
-    # Errors reach us as exceptions; without this libvirt also prints them.
-    libvirt.registerErrorHandler(lambda opaque, error: None, None)
-
-    def run() -> None:
-        while True:
-            libvirt.virEventRunDefaultImpl()
-
-    threading.Thread(target=run, name="libvirt-events", daemon=True).start()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
+import threading
+from pathlib import Path
 from typing import Any, Final
 
 import libvirt
@@ -38,6 +41,21 @@ def stop(domain: libvirt.virDomain) -> None:
             raise
 
 
+def press_power(domain: libvirt.virDomain) -> bool:
+    """Whether it is up, and so was asked to shut down."""
+    if not domain.isActive():
+        return False
+    with contextlib.suppress(libvirt.libvirtError):
+        domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
+    return True
+
+
+def drop_logs(folder: Path, domain: str) -> None:
+    """libvirt never deletes them; virtlogd numbers those that are full."""
+    for log in folder.glob(f"{domain}.log*"):
+        log.unlink(missing_ok=True)
+
+
 def press_a_key(domain: libvirt.virDomain) -> None:
     domain.sendKey(libvirt.VIR_KEYCODE_SET_LINUX, _HELD_MS, [_LEFT_SHIFT], 1, 0)
 
@@ -67,3 +85,17 @@ def cloud_error(error: libvirt.libvirtError) -> CloudError:
     if os.strerror(errno.ENOSPC) in text:
         return NoCapacity(f"the host has no disk space for it: {text}")
     return CloudError(f"libvirt: {text}")
+
+
+@functools.cache
+def start_event_thread() -> None:
+    """Once per process, before the first connection: https://libvirt.org/html/libvirt-libvirt-event.html"""
+    libvirt.virEventRegisterDefaultImpl()
+    # Errors reach us as exceptions; without this libvirt also prints them.
+    libvirt.registerErrorHandler(lambda opaque, error: None, None)
+
+    def run() -> None:
+        while True:
+            libvirt.virEventRunDefaultImpl()
+
+    threading.Thread(target=run, name="libvirt-events", daemon=True).start()

@@ -7,7 +7,7 @@ from services.nc.drivers.fake import FakeHypervisor, Faults
 from services.nc.drivers.network_fake import FakeNetwork
 from services.nc.main import Drivers, assemble, paths_of
 from services.nc.overlay import ensure_empty_overlay
-from tests.service.nc.stage import Shelf
+from tests.service.nc.stage import Grants, Shelf
 
 
 async def build(ctx: ServiceContext) -> None:
@@ -19,7 +19,7 @@ async def build(ctx: ServiceContext) -> None:
         make_overlay=ensure_empty_overlay,
         owner=None,
     )
-    await ctx.serve(await assemble(ctx, drivers, Shelf(chunk_bytes=100)))
+    await ctx.serve(await assemble(ctx, drivers, Shelf(chunk_bytes=100), Grants()))
 
 
 if __name__ == "__main__":

@@ -16,12 +16,13 @@ from typing import Any
 
 from common.background import Background
 from common.config import CloudConfig, NodeConfig, NodesConfig, ZoneConfig
-from common.errors import NotFound, Unavailable
+from common.errors import CloudError, NotFound, Unavailable
 from common.ids import InstanceId
 from common.pki import Identity, create_authority, create_document_signer, issue
 from common.process import ServiceContext
 from common.rpc.channel import cloud_errors, connect
 from mallee.nc.v1 import instance_pb2, service_pb2, service_pb2_grpc
+from mallee.sc.v1 import volume_pb2
 from services.nc.drivers.fake import FakeHypervisor
 from services.nc.drivers.network_fake import FakeNetwork
 from services.nc.main import Drivers, assemble, paths_of
@@ -88,6 +89,29 @@ class Shelf:
             if self.cut_after is not None and number >= self.cut_after:
                 raise Unavailable("the line was cut")
             yield content[at : at + self.chunk_bytes]
+
+
+@dataclass
+class Grants:
+    """The storage controller's word."""
+
+    # Volume → the generation that is granted to this node. One that is not here is granted whatever is asked for.
+    granted: dict[str, int] = field(default_factory=dict)
+    # → its size, as it is exported.
+    sizes: dict[str, int] = field(default_factory=dict)
+    # Each that was asked for.
+    redeemed: list[tuple[str, int]] = field(default_factory=list)
+    error: CloudError | None = None
+
+    async def redeem(self, volume_id: str, generation: int) -> volume_pb2.Export:
+        self.redeemed.append((volume_id, generation))
+        if self.error is not None:
+            raise self.error
+        if self.granted.get(volume_id, generation) != generation:
+            raise Unavailable(f"{volume_id} is not granted yet")
+        return volume_pb2.Export(
+            unix_socket=f"/run/{volume_id}", name=volume_id, size_bytes=self.sizes.get(volume_id, 0)
+        )
 
 
 @dataclass(frozen=True)
@@ -181,6 +205,7 @@ class Node:
     hypervisor: FakeHypervisor
     network: FakeNetwork
     shelf: Shelf
+    grants: Grants
     client: Client
 
     def leftovers(self) -> list[Path]:
@@ -194,9 +219,9 @@ class Node:
 
 
 @asynccontextmanager
-async def running(site: Site, shelf: Shelf | None = None) -> AsyncIterator[Node]:
+async def running(site: Site, shelf: Shelf | None = None, grants: Grants | None = None) -> AsyncIterator[Node]:
     """Its end is that of a process: everything recorded stays."""
-    shelf = shelf or Shelf()
+    shelf, grants = shelf or Shelf(), grants or Grants()
     hypervisor = FakeHypervisor(site.paths.fake)
     network = FakeNetwork(site.paths.root / "fake-network", "127.0.0.1")
     drivers = Drivers(hypervisor=hypervisor, network=network, make_overlay=ensure_empty_overlay, owner=None)
@@ -210,9 +235,9 @@ async def running(site: Site, shelf: Shelf | None = None) -> AsyncIterator[Node]
                 stack=stack,
                 tasks=tasks,
             )
-            server = await assemble(context, drivers, shelf)
+            server = await assemble(context, drivers, shelf, grants)
             async with server, connected(site) as client:
-                yield Node(site=site, hypervisor=hypervisor, network=network, shelf=shelf, client=client)
+                yield Node(site=site, hypervisor=hypervisor, network=network, shelf=shelf, grants=grants, client=client)
             # The one way to cancel a task group's tasks is to leave it by an exception.
             raise _Ended
     except* _Ended:

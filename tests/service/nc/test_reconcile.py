@@ -40,14 +40,13 @@ class Stand:
         self.launches += 1
         if self.error is not None:
             raise self.error
-        facts: dict[str, Any] = dict.fromkeys(("disk_format", "backing_format", "kernel_arguments", "mac", "tap"), "")
+        facts: dict[str, Any] = dict.fromkeys(("kernel_arguments", "mac", "tap"), "")
         await self.hypervisor.prepare(
             Domain(
                 instance_id=ID,
                 vcpus=1,
                 memory_bytes=1,
-                disk=self.paths.disk(ID),
-                backing=None,
+                disks=(),
                 kernel=None,
                 ramdisk=None,
                 console_log=self.paths.console(ID),

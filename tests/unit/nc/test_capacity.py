@@ -8,11 +8,11 @@ import pytest
 
 from common.config import NodeConfig, NodesConfig
 from common.errors import NoCapacity
-from mallee.nc.v1 import instance_pb2, service_pb2
+from mallee.nc.v1 import service_pb2
 from services.nc.capacity import HostRoom, measure
 
 NODE = NodeConfig(name="nc-1", address="127.0.0.1", cores=3, memory_bytes=1000, disk_bytes=500)
-SHAPE = instance_pb2.InstanceShape(vcpus=1, memory_bytes=1 << 20, disk_bytes=1 << 30)
+NEED = service_pb2.Resources(vcpus=1, memory_bytes=1 << 20, disk_bytes=1 << 30)
 
 
 def room(folder: Path, *, disk_reserve_bytes: int = 0, memory_share: float = 1.0) -> HostRoom:
@@ -41,10 +41,10 @@ def test_without_figures_it_offers_what_its_host_has(tmp_path: Path) -> None:
 
 
 def test_a_host_that_has_run_out_takes_nothing_whatever_was_promised(tmp_path: Path) -> None:
-    room(tmp_path).check(SHAPE)
+    room(tmp_path).check(NEED)
     with pytest.raises(NoCapacity, match="disk is full"):
-        room(tmp_path, disk_reserve_bytes=1 << 60).check(SHAPE)
-    large = instance_pb2.InstanceShape(vcpus=1, memory_bytes=1 << 50, disk_bytes=1 << 30)
+        room(tmp_path, disk_reserve_bytes=1 << 60).check(NEED)
+    large = service_pb2.Resources(vcpus=1, memory_bytes=1 << 50, disk_bytes=1 << 30)
     with pytest.raises(NoCapacity, match="memory"):
         room(tmp_path).check(large)
     # Overcommitted so much, or pretended, it does not have to be there.

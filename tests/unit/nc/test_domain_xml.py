@@ -8,19 +8,17 @@ from xml.etree import ElementTree
 import pytest
 
 from common.ids import InstanceId
-from services.nc.drivers.base import Domain
+from services.nc.drivers.base import Disk, Domain, FileSource
 from services.nc.drivers.domain_xml import Engine, domain_name, domain_xml, instance_of, smbios_uuid
 
 ID = InstanceId("i-0123456789abcdef0")
 ENGINE = Engine(cloud_id="c0de", kind="qemu", uid=64055, gid=109)
+OVERLAY = FileSource(path=Path("/n/disk.qcow2"), format="qcow2", backing=Path("/n/cache/abc"), backing_format="raw")
 DOMAIN = Domain(
     instance_id=ID,
     vcpus=2,
     memory_bytes=256 << 20,
-    disk=Path("/n/disk.qcow2"),
-    disk_format="qcow2",
-    backing=Path("/n/cache/abc"),
-    backing_format="raw",
+    disks=(Disk(slot=0, source=OVERLAY, size_bytes=1 << 30, boots=True),),
     kernel=Path("/n/cache/k"),
     ramdisk=Path("/n/cache/r"),
     kernel_arguments='root=/dev/vda quote="<&>"',
@@ -58,7 +56,8 @@ def test_no_format_is_left_to_guess() -> None:
 
 
 def test_a_disk_that_stands_alone_says_so() -> None:
-    chain = tree(dataclasses.replace(DOMAIN, backing=None)).find("devices/disk/backingStore")
+    alone = Disk(slot=0, source=FileSource(path=Path("/n/a"), format="raw"), size_bytes=1 << 30)
+    chain = tree(dataclasses.replace(DOMAIN, disks=(alone,))).find("devices/disk/backingStore")
     assert chain is not None
     assert list(chain) == []
 

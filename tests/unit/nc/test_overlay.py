@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import InvalidArgument, NoCapacity
-from mallee.nc.v1 import instance_pb2, service_pb2
+from mallee.nc.v1 import service_pb2
 from services.nc.capacity import check_fits, used_by
 from services.nc.overlay import Overlay, check_backing, plain_qcow2_bytes
 
@@ -50,8 +50,8 @@ def test_an_image_larger_than_the_disk_is_refused(tmp_path: Path) -> None:
     assert refused.value.code == "InvalidParameterCombination"
 
 
-def shape(vcpus: int, memory: int, disk: int) -> instance_pb2.InstanceShape:
-    return instance_pb2.InstanceShape(vcpus=vcpus, memory_bytes=memory, disk_bytes=disk)
+def need(vcpus: int, memory: int, disk: int) -> service_pb2.Resources:
+    return service_pb2.Resources(vcpus=vcpus, memory_bytes=memory, disk_bytes=disk)
 
 
 @pytest.mark.parametrize(
@@ -59,9 +59,9 @@ def shape(vcpus: int, memory: int, disk: int) -> instance_pb2.InstanceShape:
 )
 def test_the_last_place_is_given_away_once(wanted: tuple[int, int, int], fits: bool) -> None:
     total = service_pb2.Resources(vcpus=3, memory_bytes=3, disk_bytes=3)
-    used = used_by([shape(1, 1, 1)], service_pb2.Resources(vcpus=1, memory_bytes=1, disk_bytes=1))
+    used = used_by([need(1, 1, 1)], service_pb2.Resources(vcpus=1, memory_bytes=1, disk_bytes=1))
     if fits:
-        check_fits(shape(*wanted), total=total, used=used)
+        check_fits(need(*wanted), total=total, used=used)
     else:
         with pytest.raises(NoCapacity):
-            check_fits(shape(*wanted), total=total, used=used)
+            check_fits(need(*wanted), total=total, used=used)

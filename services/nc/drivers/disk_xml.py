@@ -1,0 +1,114 @@
+"""How a disk is told to libvirt, and what libvirt says of those that a domain has. Pure.
+
+https://libvirt.org/formatdomain.html#hard-drives-floppy-disks-cdroms
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from dataclasses import dataclass
+from typing import Final
+from xml.etree import ElementTree
+
+from services.nc.drivers.base import Disk, ExportSource, FileSource
+from services.nc.drivers.element import Element, add_pci_slot
+
+# The letter a is here, so guests tell letters by PCI slots (images/): z has the last slot of the bus.
+FIRST_PCI_SLOT: Final = 6
+# How long a write waits for a storage daemon that went away before QEMU stops the guest, which is then resumed again
+# and again. Meanwhile the rest of the guest goes on, but nothing can be plugged out.
+RECONNECT_S: Final = 60
+_ALIAS: Final = re.compile(r"ua-(vol-[0-9a-f]+)-(\d+)\Z")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DefinedDisk:
+    """A volume as a domain's XML has it."""
+
+    volume_id: str
+    slot: int
+    # Of the grant that it was attached with.
+    generation: int
+    alias: str
+
+
+def serial_of(volume_id: str) -> str:
+    """As the guest reads it: the 20 bytes that a virtio disk may have."""
+    return volume_id.replace("-", "")
+
+
+def alias_of(volume_id: str, generation: int) -> str:
+    """libvirt keeps it as long as the disk is attached, so it tells a later node controller what it has found."""
+    return f"ua-{volume_id}-{generation}"
+
+
+def disk_xml(disk: Disk) -> str:
+    root = Element("devices")
+    add_disk(root, disk)
+    return ElementTree.tostring(root.element[0], encoding="unicode")
+
+
+def add_disk(devices: Element, disk: Disk) -> None:
+    match disk.source:
+        case FileSource():
+            told = _file(devices, disk.source)
+        case ExportSource():
+            told = _export(devices, disk.source)
+    told.add("target", dev=f"vd{string.ascii_lowercase[disk.slot]}", bus="virtio")
+    if disk.boots:
+        told.add("boot", order="1")
+    if disk.volume_id:
+        told.add("serial", serial_of(disk.volume_id))
+        told.add("alias", name=alias_of(disk.volume_id, disk.generation))
+    add_pci_slot(told, FIRST_PCI_SLOT + disk.slot)
+
+
+def volumes_in(domain_xml: str) -> list[DefinedDisk]:
+    found = []
+    for disk in ElementTree.fromstring(domain_xml).iterfind("devices/disk"):
+        alias, address = disk.find("alias"), disk.find("address")
+        named = _ALIAS.match(alias.get("name", "")) if alias is not None else None
+        if alias is not None and named is not None and address is not None:
+            slot = int(address.get("slot", "0"), 0) - FIRST_PCI_SLOT
+            found.append(
+                DefinedDisk(volume_id=named[1], slot=slot, generation=int(named[2]), alias=alias.get("name", ""))
+            )
+    return found
+
+
+def slot_of_target(target: str) -> int | None:
+    """vdc: 2. None: not one of ours."""
+    if len(target) == 3 and target.startswith("vd") and target[2] in string.ascii_lowercase:
+        return string.ascii_lowercase.index(target[2])
+    return None
+
+
+def _file(devices: Element, source: FileSource) -> Element:
+    disk = devices.add("disk", type="file", device="disk")
+    # The host's page cache, flushed when the guest flushes. A full host stops the guest instead of failing its writes.
+    disk.add("driver", name="qemu", type=source.format, cache="writeback", discard="unmap", error_policy="enospace")
+    disk.add("source", file=str(source.path))
+    if source.backing is None:
+        disk.add("backingStore")
+    else:
+        backing = disk.add("backingStore", type="file")
+        backing.add("format", type=source.backing_format)
+        backing.add("source", file=str(source.backing))
+        backing.add("backingStore")
+    return disk
+
+
+def _export(devices: Element, export: ExportSource) -> Element:
+    disk = devices.add("disk", type="network", device="disk")
+    # Its cache is the storage controller's to decide. A volume that is away for long stops the guest: it loses nothing.
+    disk.add("driver", name="qemu", type="raw", cache="none", discard="unmap", error_policy="stop")
+    if export.socket is not None:
+        source = disk.add("source", protocol="nbd", name=export.name)
+        source.add("host", transport="unix", socket=str(export.socket))
+    else:
+        server = {"tlsHostname": export.server_name} if export.server_name else {}
+        source = disk.add("source", protocol="nbd", name=export.name, tls="yes", **server)
+        source.add("host", name=export.address, port=str(export.port))
+    source.add("reconnect", delay=str(RECONNECT_S))
+    return disk

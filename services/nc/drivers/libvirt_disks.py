@@ -1,0 +1,243 @@
+"""Volumes of libvirt's domains: attached, asked back, and moved to another source while the guest goes on.
+
+What a domain has stands in its XML, by alias; where a disk reads from after it was moved only QEMU knows, by the names
+of its block nodes. https://www.qemu.org/docs/master/interop/qemu-qmp-ref.html
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+import libvirt
+import libvirt_qemu
+
+from common.errors import CloudError, WrongState
+from common.ids import InstanceId
+from services.nc.drivers.base import AttachedDisk, Disk, DiskUse, ExportSource, PowerChange
+from services.nc.drivers.disk_xml import RECONNECT_S, DefinedDisk, disk_xml, serial_of, slot_of_target, volumes_in
+from services.nc.drivers.feed import PowerFeed, instances_of
+
+# What QEMU says when a guest has been asked before and has not answered yet.
+_ASKED_ALREADY: Final = "in the process of unplug"
+
+T = TypeVar("T")
+Ask = Callable[[libvirt.virConnect], T]
+
+
+class LibvirtDisks:
+    """The disks' half of Hypervisor. `find` and `call` are the other half's."""
+
+    def __init__(
+        self,
+        find: Callable[[libvirt.virConnect, InstanceId], libvirt.virDomain | None],
+        get: Callable[[libvirt.virConnect, InstanceId], libvirt.virDomain],
+        call: Callable[[InstanceId | None, Ask[Any]], Awaitable[Any]],
+        instance_of: Callable[[str], InstanceId | None],
+    ) -> None:
+        self._find = find
+        self._get = get
+        self._call = call
+        self._instance_of = instance_of
+        self._feed = PowerFeed()
+
+    async def attach(self, instance_id: InstanceId, disk: Disk) -> None:
+        xml = disk_xml(disk)
+
+        def ask(connection: libvirt.virConnect) -> None:
+            domain = self._get(connection, instance_id)
+            if not domain.isActive():
+                raise WrongState(f"{instance_id} does not run")
+            if _defined(domain, disk.volume_id) is None:
+                domain.attachDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+        await self._call(instance_id, ask)
+
+    async def detach(self, instance_id: InstanceId, volume_id: str) -> None:
+        def ask(connection: libvirt.virConnect) -> None:
+            domain = self._find(connection, instance_id)
+            if domain is None or not domain.isActive():
+                return
+            found = _defined(domain, volume_id)
+            if found is None:
+                return
+            try:
+                domain.detachDeviceAlias(found.alias, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+            except libvirt.libvirtError as error:
+                gone = error.get_error_code() == libvirt.VIR_ERR_DEVICE_MISSING
+                if not gone and _ASKED_ALREADY not in str(error):
+                    raise
+
+        await self._call(instance_id, ask)
+
+    async def refresh(self, instance_id: InstanceId, disk: Disk) -> None:
+        def ask(connection: libvirt.virConnect) -> None:
+            domain = self._get(connection, instance_id)
+            found = _defined(domain, disk.volume_id) if domain.isActive() else None
+            if found is None:
+                raise WrongState(f"{instance_id} has no {disk.volume_id}")
+            _move(_Monitor(domain), found, disk)
+
+        await self._call(instance_id, ask)
+
+    async def of(self, instance_id: InstanceId) -> Sequence[AttachedDisk]:
+        def look(connection: libvirt.virConnect) -> list[AttachedDisk]:
+            domain = self._find(connection, instance_id)
+            if domain is None or not domain.isActive():
+                return []
+            defined = volumes_in(domain.XMLDesc())
+            return _attached(_Monitor(domain), defined) if defined else []
+
+        found: list[AttachedDisk] = await self._call(instance_id, look)
+        return found
+
+    async def uses(self) -> Sequence[DiskUse]:
+        def look(connection: libvirt.virConnect) -> list[DiskUse]:
+            told = connection.getAllDomainStats(
+                libvirt.VIR_DOMAIN_STATS_BLOCK,
+                libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT,
+            )
+            return [
+                use
+                for domain, stats in told
+                if (instance_id := self._instance_of(domain.name())) is not None
+                for use in _uses(instance_id, stats)
+            ]
+
+        found: list[DiskUse] = await self._call(None, look)
+        return found
+
+    def changes(self) -> AsyncIterator[InstanceId]:
+        return instances_of(self._feed.subscribe())
+
+    def told_removed(self, instance_id: InstanceId) -> None:
+        """On the event loop: the guest of this one has let go of a device."""
+        self._feed.publish(PowerChange(instance_id=instance_id, power=None))
+
+
+class _Monitor:
+    """QEMU's own, through libvirt."""
+
+    def __init__(self, domain: libvirt.virDomain) -> None:
+        self._domain = domain
+
+    def __call__(self, command: str, **arguments: Any) -> Any:
+        order = json.dumps({"execute": command, "arguments": arguments})
+        answer = json.loads(libvirt_qemu.qemuMonitorCommand(self._domain, order, 0))
+        if "error" in answer:
+            raise CloudError(f"QEMU: {command}: {answer['error']['desc']}")
+        return answer["return"]
+
+
+def _defined(domain: libvirt.virDomain, volume_id: str) -> DefinedDisk | None:
+    return next((disk for disk in volumes_in(domain.XMLDesc()) if disk.volume_id == volume_id), None)
+
+
+def _attached(monitor: _Monitor, defined: Sequence[DefinedDisk]) -> list[AttachedDisk]:
+    blocks = _blocks(monitor)
+    moved = _sources(monitor) if _own_nodes(monitor) else {}
+    return [
+        AttachedDisk(
+            volume_id=disk.volume_id,
+            slot=disk.slot,
+            generation=_generation_of(moved.get(block["node-name"], ""), disk),
+            size_bytes=block["image"]["virtual-size"],
+        )
+        for disk in defined
+        if (block := blocks.get(disk.alias)) is not None
+    ]
+
+
+def _blocks(monitor: _Monitor) -> dict[str, Any]:
+    """What each device reads from, by alias: its format node."""
+    return {
+        entry["qdev"].split("/")[3]: entry["inserted"]
+        for entry in monitor("query-block")
+        if entry.get("qdev", "").startswith("/machine/peripheral/") and "inserted" in entry
+    }
+
+
+def _own_nodes(monitor: _Monitor) -> list[str]:
+    """Those that a move made: `vol<17 digits>.<generation>.<number>`. libvirt names its own otherwise."""
+    return [
+        node["node-name"]
+        for node in monitor("query-named-block-nodes", flat=True)
+        if node["node-name"].startswith("vol") and node["node-name"].count(".") == 2
+    ]
+
+
+def _sources(monitor: _Monitor) -> Mapping[str, str]:
+    """Each format node's source. Nodes may be there that nothing uses: of a move that was cut short."""
+    graph = monitor("x-debug-query-block-graph")
+    names = {node["id"]: node["name"] for node in graph["nodes"]}
+    return {names[edge["parent"]]: names[edge["child"]] for edge in graph["edges"] if edge["name"] == "file"}
+
+
+def _generation_of(source: str, disk: DefinedDisk) -> int:
+    serial, _, rest = source.partition(".")
+    return int(rest.split(".")[0]) if serial == serial_of(disk.volume_id) else disk.generation
+
+
+def _move(monitor: _Monitor, found: DefinedDisk, disk: Disk) -> None:
+    assert isinstance(disk.source, ExportSource)
+    block = _blocks(monitor)[found.alias]
+    serial, layer = serial_of(disk.volume_id), block["node-name"]
+    used = _sources(monitor).get(layer, "")
+    others = [name for name in _own_nodes(monitor) if name.startswith(f"{serial}.")]
+    for name in others:
+        if name != used:
+            monitor("blockdev-del", **{"node-name": name})
+    number = 1 + max((int(name.rpartition(".")[2]) for name in others), default=0)
+    fresh = f"{serial}.{disk.generation}.{number}"
+    behaviour = {"cache": {"direct": True, "no-flush": False}, "discard": "unmap", "read-only": False}
+    monitor("blockdev-add", **{"node-name": fresh}, **behaviour, **_node(monitor, disk.source))
+    try:
+        monitor("blockdev-reopen", options=[{"driver": "raw", "node-name": layer, "file": fresh, **behaviour}])
+    except CloudError:
+        monitor("blockdev-del", **{"node-name": fresh})
+        raise
+    if disk.size_bytes > block["image"]["virtual-size"]:
+        monitor("block_resize", **{"node-name": layer, "size": disk.size_bytes})
+    if used:
+        # libvirt's own it would miss only when the disk goes, and then does without.
+        with contextlib.suppress(CloudError):
+            monitor("blockdev-del", **{"node-name": used})
+
+
+def _node(monitor: _Monitor, export: ExportSource) -> dict[str, Any]:
+    node: dict[str, Any] = {"driver": "nbd", "export": export.name, "reconnect-delay": RECONNECT_S}
+    if export.socket is not None:
+        return {**node, "server": {"type": "unix", "path": str(export.socket)}}
+    credentials = [o["name"] for o in monitor("qom-list", path="/objects") if o["type"] == "child<tls-creds-x509>"]
+    if not credentials:
+        raise CloudError("QEMU has no certificate to reach the volume with")
+    server = {"type": "inet", "host": export.address, "port": str(export.port)}
+    name = {"tls-hostname": export.server_name} if export.server_name else {}
+    return {**node, "server": server, "tls-creds": credentials[0], **name}
+
+
+def _uses(instance_id: InstanceId, stats: Mapping[str, Any]) -> list[DiskUse]:
+    found = []
+    for number in range(stats.get("block.count", 0)):
+        told = {key: stats.get(f"block.{number}.{key}", 0) for key in _TOLD}
+        slot = slot_of_target(stats.get(f"block.{number}.name", ""))
+        # Backing files are told of, too, under the name of their disk.
+        if slot is not None and f"block.{number}.backingIndex" not in stats:
+            found.append(
+                DiskUse(
+                    instance_id=instance_id,
+                    slot=slot,
+                    reads=told["rd.reqs"],
+                    writes=told["wr.reqs"],
+                    read_bytes=told["rd.bytes"],
+                    written_bytes=told["wr.bytes"],
+                    read_s=told["rd.times"] / 1e9,
+                    write_s=told["wr.times"] / 1e9,
+                )
+            )
+    return found
+
+
+_TOLD: Final = ("rd.reqs", "wr.reqs", "rd.bytes", "wr.bytes", "rd.times", "wr.times")
