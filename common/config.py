@@ -53,6 +53,9 @@ class ZoneConfig:
     name: str
     cc_port: int
     cc_metrics_port: int
+    # 0: any that is free.
+    sc_port: int = 0
+    sc_metrics_port: int = 0
     nodes: tuple[NodeConfig, ...] = ()
 
 
@@ -102,6 +105,29 @@ class WalrusConfig:
     inline_bytes: int = 32768
     # Writes are refused when the file system would have less than this left.
     reserve_bytes: int = 1 << 30
+
+
+VolumeEngine = Literal["auto", "qsd", "fake"]
+VolumeTransport = Literal["auto", "tls"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScConfig:
+    """What holds for the volumes of every zone."""
+
+    # qsd: qcow2 files, each served by a qemu-storage-daemon. fake: the shipped fake. auto: as the hypervisor is.
+    driver: VolumeEngine = "auto"
+    # auto: a unix socket for nodes on the same host, TLS for others. tls: TLS for all.
+    transport: VolumeTransport = "auto"
+    # Volumes may be as large, together, as the room for them times this. Volumes are thin: with more than 1 they may
+    # find the disk full; their guests then wait at their next write until there is room.
+    overcommit: float = 1.0
+    # Kept free for the host on the file system that volumes are on.
+    reserve_bytes: int = 2 << 30
+
+    def __post_init__(self) -> None:
+        if not 0 < self.overcommit < math.inf:
+            raise ConfigError("overcommit: expected more than 0")
 
 
 Hypervisor = Literal["auto", "kvm", "qemu", "fake"]
@@ -196,6 +222,7 @@ class CloudConfig:
     clc: ClcConfig = field(default_factory=ClcConfig)
     cc: CcConfig = field(default_factory=CcConfig)
     walrus: WalrusConfig = field(default_factory=WalrusConfig)
+    sc: ScConfig = field(default_factory=ScConfig)
     nodes: NodesConfig = field(default_factory=NodesConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     machine: MachineConfig = field(default_factory=MachineConfig)
@@ -224,6 +251,11 @@ class CloudConfig:
     def pki_path(self) -> Path:
         """ca.pem, and <member id>.pem with <member id>-key.pem beside it."""
         return self.home_path / "pki"
+
+    @property
+    def sockets_path(self) -> Path:
+        """Short, as a socket's path has 107 bytes at most. Who may not write to /run has it in the home."""
+        return Path(f"/run/mallee-{self.cloud_id}") if self.user else self.home_path / "run"
 
     def zone(self, name: str) -> ZoneConfig:
         """Raises ConfigError for a zone that is not there."""
@@ -307,7 +339,7 @@ def _port(value: int) -> None:
         raise ValueError(f"{value} is no port: expected 1 to 65535")
 
 
-def _metrics_port(value: int) -> None:
+def _any_port(value: int) -> None:
     """0: any that is free."""
     if value:
         _port(value)
@@ -329,9 +361,11 @@ def _cloud_id(value: str) -> None:
 _CHECKS: Final[dict[str, Callable[[Any], object]]] = {
     "cloud_id": _cloud_id,
     "port": _port,
-    "metrics_port": _metrics_port,
+    "metrics_port": _any_port,
     "cc_port": _port,
-    "cc_metrics_port": _metrics_port,
+    "cc_metrics_port": _any_port,
+    "sc_port": _any_port,
+    "sc_metrics_port": _any_port,
     "endpoints": _endpoint,
     "listen": ipaddress.ip_address,
     "management_address": ipaddress.IPv4Address,

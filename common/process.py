@@ -100,6 +100,8 @@ def metrics_address(config: CloudConfig, role: str, member: str) -> str:
             port = config.walrus.metrics_port
         case "cc":
             port = config.zone(member.removeprefix("cc-")).cc_metrics_port
+        case "sc":
+            port = config.zone(member.removeprefix("sc-")).sc_metrics_port
         case "nc":
             _, node = config.node(member)
             return f"{node.address}:{node.metrics_port}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import grp
 import os
 import secrets
 import shutil
@@ -23,7 +24,7 @@ from deploy.config_file import FILE_NAME, write
 from deploy.guests import end_all_processes, power_off_all
 from deploy.home import LOST_AND_FOUND, check_new, check_place
 from deploy.layout import Shape, new_config, reshaped, shape_of
-from deploy.libvirt import write_files
+from deploy.libvirt import QEMU_GROUP, write_files
 from deploy.names import ADMIN, CLC, ETCD, FACADE, WALRUS
 from deploy.processes import Code, engine_services, services
 from deploy.s6 import Supervisor
@@ -195,10 +196,21 @@ def _make_files(site: Site, config: CloudConfig) -> None:
     machine.own([home / "run", home / "log"], "", 0o755)
     # QEMU's user passes through to the disks of its guests, and nobody lists them.
     machine.own([home / "nodes"], "", 0o711)
-    machine.own([home / "etcd", home / "walrus"], user, 0o700)
+    machine.own([home / "etcd", home / "walrus", home / "volumes"], user, 0o700)
+    _make_socket_folders(config)
     if fake:
         machine.own((home / "nodes" / node.name for zone in config.zones for node in zone.nodes), "", 0o755)
     _make_keys(config)
+
+
+def _make_socket_folders(config: CloudConfig) -> None:
+    """QEMU's user may go through a folder to a socket whose name it knows, and what is made in it is its group's."""
+    for zone in config.zones:
+        folder = config.sockets_path / f"sc-{zone.name}"
+        machine.own([folder], config.user, 0o700)
+        if not is_fake(config):
+            os.chown(folder, -1, grp.getgrnam(QEMU_GROUP).gr_gid)
+            folder.chmod(0o2710)
 
 
 def _make_keys(config: CloudConfig) -> None:
@@ -211,7 +223,8 @@ def _make_keys(config: CloudConfig) -> None:
         issue(pki, member, role, ips=own, owner=service)
     issue(pki, ADMIN, ADMIN, owner=root)
     for zone in config.zones:
-        issue(pki, f"cc-{zone.name}", "cc", ips=own, owner=service)
+        for role in ("cc", "sc"):
+            issue(pki, f"{role}-{zone.name}", role, ips=own, owner=service)
         for node in zone.nodes:
             issue(pki, node.name, "nc", ips=(node.address,), owner=root if node.namespace else service)
     create_document_signer(pki, owner=service if is_fake(config) else root)

@@ -89,15 +89,16 @@ def allow_members(config: CloudConfig, identity: Identity) -> None:
 
     async def allow() -> None:
         async with Etcd(config.etcd.endpoints, identity) as client:
-            await ensure_auth(client, _users(config))
+            await ensure_auth(client, users(config))
 
     asyncio.run(allow())
 
 
-def _users(config: CloudConfig) -> Iterator[EtcdUser]:
+def users(config: CloudConfig) -> Iterator[EtcdUser]:
     for member, role in ((CLC, "clc"), (WALRUS, "walrus"), (FACADE, "facade")):
         yield EtcdUser(member_id=member, role=role)
     for zone in config.zones:
-        yield EtcdUser(member_id=f"cc-{zone.name}", role="cc", zone=zone.name)
+        for role in ("cc", "sc"):
+            yield EtcdUser(member_id=f"{role}-{zone.name}", role=role, zone=zone.name)
         for node in zone.nodes:
             yield EtcdUser(member_id=node.name, role="nc")

@@ -1,7 +1,8 @@
 """What a new cloud looks like: zones, nodes, ports and shares of the machine. Pure: the host is an argument.
 
-Ports follow one base P (default 8773): facade P, CLC P+1, Walrus P+2, NC P+3, etcd P+6 and P+7, the CC of the nth zone
-P+10+n, and with the fake hypervisor, whose nodes share one address, the nth NC P+40+n. Each /metrics is 1000 above.
+Ports follow one base P (default 8773): facade P, CLC P+1, Walrus P+2, NC P+3, etcd P+6 and P+7, of the nth zone the CC
+P+10+n and the SC P+110+n, and with the fake hypervisor, whose nodes share one address, the nth NC P+40+n. Each /metrics
+is 1000 above.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ DEFAULT_PORT_BASE: Final = 8773
 METRICS_ABOVE: Final = 1000
 MAX_ZONES: Final = 26
 MAX_NODES: Final = 64
-_CC_FROM, _FAKE_NC_FROM = 10, 40
+_CC_FROM, _FAKE_NC_FROM, _SC_FROM = 10, 40, 110
 # The first node's place in the underlay; the management address is the first of the range.
 _NODES_FROM: Final = 11
 # vCPUs per core: three guests of one vCPU run on two cores, with room to spare.
@@ -186,6 +187,8 @@ def ports(config: CloudConfig) -> Iterator[tuple[str, int, str]]:
     for zone in config.zones:
         yield own, zone.cc_port, f"the CC of {zone.name}"
         yield own, zone.cc_metrics_port, f"the metrics of the CC of {zone.name}"
+        yield own, zone.sc_port, f"the SC of {zone.name}"
+        yield own, zone.sc_metrics_port, f"the metrics of the SC of {zone.name}"
         for node in zone.nodes:
             if not node.namespace:
                 yield node.address, node.port, node.name
@@ -226,11 +229,13 @@ def _share(host: Host, count: int) -> _Share:
 
 
 def _zone(shape: Shape, zone: int, share: _Share, cloud_id: str) -> ZoneConfig:
-    port = shape.port_base + _CC_FROM + zone
+    cc_port, sc_port = shape.port_base + _CC_FROM + zone, shape.port_base + _SC_FROM + zone
     return ZoneConfig(
         name=f"us-east-1{string.ascii_lowercase[zone]}",
-        cc_port=port,
-        cc_metrics_port=port + METRICS_ABOVE,
+        cc_port=cc_port,
+        cc_metrics_port=cc_port + METRICS_ABOVE,
+        sc_port=sc_port,
+        sc_metrics_port=sc_port + METRICS_ABOVE,
         nodes=tuple(_node(shape, zone, number, share, cloud_id) for number in range(shape.nodes_per_zone)),
     )
 
@@ -270,7 +275,7 @@ def _check(shape: Shape) -> None:
         raise LayoutError(
             f"--nodes {shape.nodes_per_zone}: choose 1 to {MAX_NODES // shape.zones} for {shape.zones} zones"
         )
-    if not 1024 <= shape.port_base <= 65535 - METRICS_ABOVE - _FAKE_NC_FROM - MAX_NODES:
+    if not 1024 <= shape.port_base <= 65535 - METRICS_ABOVE - _SC_FROM - MAX_ZONES:
         raise LayoutError(f"--port-base {shape.port_base}: choose 1024 to 64000")
     for option, cidr in (("--underlay", shape.underlay_cidr), ("--public-pool", shape.public_pool)):
         try:

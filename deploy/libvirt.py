@@ -25,9 +25,10 @@ _MOUNTS: Final = {
     "/var/cache/libvirt": "libvirt/cache",
 }
 
-_QEMU_CONF: Final = """\
+QEMU_GROUP: Final = "libvirt-qemu"
+_QEMU_CONF: Final = f"""\
 user = "libvirt-qemu"
-group = "libvirt-qemu"
+group = "{QEMU_GROUP}"
 dynamic_ownership = 1
 remember_owner = 0
 seccomp_sandbox = 1

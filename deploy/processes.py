@@ -55,6 +55,7 @@ def services(config: CloudConfig, code: Code) -> Iterator[Service]:
     yield _python(config, code, "ec2_facade.main", FACADE)
     for zone in config.zones:
         yield _python(config, code, "services.cc.main", f"cc-{zone.name}")
+        yield _python(config, code, "services.sc.main", f"sc-{zone.name}")
         for node in zone.nodes:
             yield _python(config, code, "services.nc.main", node.name, node)
 

@@ -2,7 +2,7 @@
 
     admin    everything
     clc      its records and its election
-    cc       its zone's placements and its zone's election
+    cc, sc   its zone's records and its zone's election
     all      its own membership; to read: all memberships and elections
 
 So a node can write nothing but that it is there.
@@ -31,7 +31,7 @@ _WRITE: Final = auth_pb2.Permission.READWRITE
 class EtcdUser:
     member_id: str
     role: str
-    # Of a CC.
+    # Of a CC or an SC.
     zone: str = ""
 
 
@@ -50,8 +50,9 @@ def permissions(user: EtcdUser) -> frozenset[Permission]:
     match user.role:
         case "clc":
             return frozenset({own, _all("/mallee/clc/"), _all(f"{election.PREFIX}clc/")})
-        case "cc":
-            return frozenset({own, _all(f"/mallee/cc/{user.zone}/"), _all(f"{election.PREFIX}cc/{user.zone}/")})
+        case "cc" | "sc":
+            name = f"{user.role}/{user.zone}/"
+            return frozenset({own, _all(f"/mallee/{name}"), _all(f"{election.PREFIX}{name}")})
         case _:
             return frozenset({own})
 

@@ -1,0 +1,67 @@
+"""The storage controller of one zone: membership, election, and the server that answers while it leads."""
+
+from __future__ import annotations
+
+import secrets
+
+from common.config import CloudConfig
+from common.etcd.client import Etcd
+from common.etcd.election import Election
+from common.etcd.membership import Membership
+from common.host import host_id
+from common.process import ServiceContext, run_service
+from common.rpc.server import RpcServer
+from mallee.common.v1.caller_pb2 import Member
+from mallee.sc.v1.service_pb2_grpc import add_StorageControllerServiceServicer_to_server
+from services.sc.drivers.base import VolumeDriver
+from services.sc.drivers.fake import FakeVolumes
+from services.sc.paths import ScPaths, paths_of
+from services.sc.service import StorageController
+from services.sc.term import Parts
+from services.sc.unserved import NoUploads, no_import
+
+
+def main() -> None:
+    run_service("sc", build)
+
+
+async def build(ctx: ServiceContext) -> None:
+    zone = ctx.config.zone(ctx.member.removeprefix("sc-"))
+    etcd = await ctx.stack.enter_async_context(Etcd(ctx.config.etcd.endpoints, ctx.identity))
+    membership = await ctx.stack.enter_async_context(Membership(etcd))
+    paths = paths_of(ctx.config, ctx.member)
+    uploads = NoUploads()
+    parts = Parts(
+        driver=driver_of(ctx.config, ctx.member, paths),
+        uploader=uploads,
+        sources=uploads,
+        import_image=no_import,
+        work=paths.work,
+        overcommit=ctx.config.sc.overcommit,
+    )
+    here = host_id(ctx.config.home_path) if ctx.config.sc.transport == "auto" else ""
+    controller = StorageController(zone.name, ctx.member, host_id=here)
+    server = RpcServer(ctx.identity, addresses=[f"{ctx.config.management_address}:{zone.sc_port}"])
+    await ctx.serve(server.add(add_StorageControllerServiceServicer_to_server, controller))
+    ctx.on_stop(controller.stop)
+    ctx.tasks.create_task(
+        Election(etcd, f"sc/{zone.name}", ctx.member).run(lambda term: controller.lead(term, etcd, parts))
+    )
+    await membership.register(
+        Member(
+            id=ctx.member,
+            role="sc",
+            zone=zone.name,
+            address=f"{ctx.config.management_address}:{server.ports[0]}",
+            metrics_address=ctx.metrics_address,
+            boot_id=secrets.token_hex(8),
+        )
+    )
+
+
+def driver_of(config: CloudConfig, member: str, paths: ScPaths) -> VolumeDriver:
+    return FakeVolumes(paths.volumes)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""One term of the zone's leader: everything it knows and does, from winning the election to losing it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.background import Background
+from common.etcd.client import Etcd
+from common.etcd.election import Leadership
+from common.ids import VolumeId
+from services.sc.capacity import Capacity
+from services.sc.clients import Sources, Uploader
+from services.sc.drivers.base import VolumeDriver
+from services.sc.engine import Engine
+from services.sc.exports import Exports
+from services.sc.orders import Orders
+from services.sc.reconcile import VolumeReconciler
+from services.sc.snapshots import Import, Snapshots
+from services.sc.storage_feed import StorageFeed
+from services.sc.store import StorageStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a term works with; it outlives the term."""
+
+    driver: VolumeDriver
+    uploader: Uploader
+    sources: Sources
+    import_image: Import
+    # Scratch of snapshots, imports and exports.
+    work: Path
+    overcommit: float
+
+
+class Term:
+    def __init__(self, store: StorageStore, engine: Engine, parts: Parts) -> None:
+        self.store = store
+        self.engine = engine
+        self.feed = StorageFeed()
+        self.capacity = Capacity(store.volumes, engine, overcommit=parts.overcommit)
+        self.orders = Orders(store.volumes, self.capacity)
+        self.exports = Exports(store.volumes, engine)
+        self.snapshots = Snapshots(
+            store.snapshots,
+            store.volumes,
+            engine,
+            parts.uploader,
+            self.feed,
+            folder=parts.work / "snapshots",
+            import_image=parts.import_image,
+        )
+        self.volumes = VolumeReconciler(store.volumes, engine, parts.sources, self.feed, is_read=self.snapshots.reads)
+        self.snapshots.ended = self.volumes.nudge
+        store.volume_changed = self._volume_changed
+        store.snapshot_changed = self.snapshots.nudge
+        engine.looked = self._looked
+
+    def end(self) -> None:
+        """Watchers are told to look for the new leader."""
+        self.feed.close()
+
+    def publish_all(self) -> None:
+        for volume in self.store.volumes.all().values():
+            self.feed.volume(self.volumes.observation(volume))
+        for snapshot in self.store.snapshots.all().values():
+            self.feed.snapshot(self.snapshots.observation(snapshot))
+        self.feed.capacity(self.capacity.describe())
+
+    def _volume_changed(self, volume_id: str) -> None:
+        self.exports.changed(volume_id)
+        self.volumes.nudge(volume_id)
+        self.feed.capacity(self.capacity.describe())
+
+    def _looked(self, volume_ids: Sequence[VolumeId]) -> None:
+        for volume_id in volume_ids:
+            self.volumes.nudge(volume_id)
+        if volume_ids:
+            self.volumes.tidy()
+        self.feed.capacity(self.capacity.describe())
+
+
+@contextlib.asynccontextmanager
+async def leading(etcd: Etcd, parts: Parts, *, zone: str, leadership: Leadership) -> AsyncIterator[Term]:
+    """Entered, every record is known, and the engine was asked what it has."""
+    store = StorageStore(etcd, zone, leadership)
+    await store.load()
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(parts.driver.close)
+        engine = Engine(parts.driver)
+        await engine.open()
+        stack.push_async_callback(parts.sources.close)
+        await parts.sources.open()
+        term = Term(store, engine, parts)
+        term.publish_all()
+        tasks = await stack.enter_async_context(Background())
+        for work in (engine.run(), term.volumes.run_volumes(), term.volumes.run_sources(), term.snapshots.run()):
+            tasks.start(work)
+        stack.callback(term.end)
+        yield term
