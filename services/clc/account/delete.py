@@ -120,9 +120,9 @@ def _claims_of(record: Message) -> list[str]:
         case record_pb2.AddressRecord():
             return claims_of_address(record)
         case record_pb2.SecurityGroupRecord():
-            return [f"group-name/{record.vpc_id}/{record.name}"]
+            return [f"group-name/{record.vpc_id}/{record.name}", f"group-use/{record.group_id}"]
         case record_pb2.VpcRecord():
-            claims = [f"vni/{record.vni}", f"group-use/{record.vpc_id}"]
+            claims = [f"vni/{record.vni}"]
             return [*claims, f"default-vpc/{record.account_id}"] if record.is_default else claims
         case _:
             return []

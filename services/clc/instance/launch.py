@@ -16,7 +16,7 @@ from services.clc.instance.limit import within_limit
 from services.clc.instance.request import DEFAULT_ROOT_DEVICE, Wanted, check
 from services.clc.instance.rules import EBS, INSTANCE_STORE
 from services.clc.instance.volumes import add_volumes, room_for_volumes
-from services.clc.security_group.groups import group_use
+from services.clc.security_group.groups import name_groups
 from services.clc.store import Changes, Stored, token_id, until_committed
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
 from services.clc.vpc.addresses import public_claim
@@ -199,10 +199,10 @@ def _add(
     instances: list[record_pb2.InstanceRecord],
 ) -> None:
     """What the launch names must still be there when it is written; what it takes must be free."""
-    named = (wanted.vpc, subnet, wanted.machine, wanted.kernel, wanted.ramdisk, wanted.key, *wanted.groups)
+    named = (wanted.vpc, subnet, wanted.machine, wanted.kernel, wanted.ramdisk, wanted.key)
     for stored in {found.key: found for found in named if found is not None}.values():
         changes.require(stored)
-    changes.bump(group_use(wanted.vpc.record.vpc_id))
+    name_groups(changes, wanted.groups)
     changes.create(reservation)
     for instance in instances:
         changes.create(instance)

@@ -13,7 +13,7 @@ from services.clc.instance import rules
 from services.clc.instance.attributes import WHILE_STOPPED, not_stopped
 from services.clc.instance.request import MAX_USER_DATA_BYTES, fill_spaces, shape_of
 from services.clc.lookup import INSTANCE, SECURITY_GROUP, own, own_all
-from services.clc.security_group.groups import check_together, group_use
+from services.clc.security_group.groups import check_together, name_groups
 from services.clc.store import Changes, until_committed
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
 
@@ -115,9 +115,7 @@ def _set_groups(
         )
     groups = own_all(cloud.store, SECURITY_GROUP, call.account_id, request.groups)
     check_together(groups, draft.interface.vpc_id)
-    for group in groups:
-        changes.require(group)
-    changes.bump(group_use(draft.interface.vpc_id))
+    name_groups(changes, groups)
     del draft.interface.security_group_ids[:]
     draft.interface.security_group_ids.extend(group.record.group_id for group in groups)
 

@@ -10,11 +10,12 @@ from mallee.ec2.v1 import security_group_pb2 as ec2
 from services.clc.filters import FilterTable, is_pattern
 from services.clc.lookup import SECURITY_GROUP, SECURITY_GROUP_RULE, own
 from services.clc.paging import page, refuse_pages_of_named
-from services.clc.security_group.groups import find_group, group_use
+from services.clc.security_group.groups import find_group
 from services.clc.security_group.permissions import (
     absent,
     check_distinct,
     check_room,
+    name_peers,
     rule_of_id,
     rule_view,
     wanted_rules,
@@ -84,8 +85,7 @@ async def modify_security_group_rules(
         end_dry_run(request)
         changes = Changes()
         changes.update(group, draft)
-        if any(rule.group_id for rule in draft.rules):
-            changes.bump(group_use(draft.vpc_id))
+        name_peers(cloud.store, changes, draft.group_id, (rule for rule in draft.rules if rule.rule_id in named))
         await cloud.store.commit(changes)
         return ec2.ModifySecurityGroupRulesResult(return_value=True)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from common.errors import AlreadyExists, InvalidArgument, NoCapacity, NotFound, WrongState
@@ -76,7 +76,7 @@ async def delete_security_group(
     async def attempt() -> ec2.DeleteSecurityGroupResult:
         store = cloud.store
         group = find_group(store, call.account_id, group_id=request.group_id, name=request.group_name)
-        use = group_use(group.record.vpc_id)
+        use = group_use(group.record.group_id)
         # Read before looking for users: whoever comes after bumps it, and the commit below fails.
         seen = store.bumped(use)
         _check_unused(store, group.record)
@@ -84,6 +84,7 @@ async def delete_security_group(
         changes = Changes()
         changes.unchanged(use, seen)
         changes.delete(group)
+        changes.release(use)
         changes.release(group_name_claim(group.record.vpc_id, group.record.name))
         await store.commit(changes)
         return ec2.DeleteSecurityGroupResult(return_value=True, group_id=group.record.group_id)
@@ -138,9 +139,16 @@ def group_name_claim(vpc_id: str, name: str) -> str:
     return f"group-name/{vpc_id}/{name}"
 
 
-def group_use(vpc_id: str) -> str:
-    """Bumped whenever an instance or a rule begins to name a group of the VPC."""
-    return f"group-use/{vpc_id}"
+def group_use(group_id: str) -> str:
+    """Bumped whenever an instance or another group's rule begins to name the group."""
+    return f"group-use/{group_id}"
+
+
+def name_groups(changes: Changes, groups: Iterable[Stored[record_pb2.SecurityGroupRecord]]) -> None:
+    """An instance or a rule begins to name them: they must still be there, and whoever deletes one looks again."""
+    for group in groups:
+        changes.require(group)
+        changes.bump(group_use(group.record.group_id))
 
 
 def _check_room(cloud: Cloud, call: Call) -> None:

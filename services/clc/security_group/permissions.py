@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from common.errors import AlreadyExists, InvalidArgument, NoCapacity, NotFound
 from common.ids import SecurityGroupRuleId
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import security_group_pb2 as ec2
 from services.clc.lookup import SECURITY_GROUP, SECURITY_GROUP_RULE, own
-from services.clc.security_group.groups import find_group, group_use
+from services.clc.security_group.groups import find_group, name_groups
 from services.clc.security_group.rules import MAX_RULES, Rule, meaning, permissions_of, rules_of, words
 from services.clc.store import Changes, Store, until_committed
 from services.clc.tag import rules as tags
@@ -78,8 +78,7 @@ async def _authorize(
         end_dry_run(request)
         changes = Changes()
         changes.update(group, draft)
-        if any(rule.group_id for rule in new):
-            changes.bump(group_use(draft.vpc_id))
+        name_peers(cloud.store, changes, draft.group_id, new)
         await cloud.store.commit(changes)
         return [rule_view(cloud, draft, rule) for rule in new]
 
@@ -151,6 +150,15 @@ def rule_of_id(group: record_pb2.SecurityGroupRecord, rule_id: str, *, egress: b
         if rule.rule_id == rule_id and egress in (None, rule.egress):
             return rule
     raise SECURITY_GROUP_RULE.missing([rule_id])
+
+
+def name_peers(store: Store, changes: Changes, group_id: str, rules: Iterable[Rule]) -> None:
+    """What rules of that group refer to. Raises NotFound for one that has just gone."""
+    peers = {rule.group_id: store.get(record_pb2.SecurityGroupRecord, rule.group_id) for rule in rules if rule.group_id}
+    peers.pop(group_id, None)
+    if gone := [peer_id for peer_id, peer in peers.items() if peer is None]:
+        raise SECURITY_GROUP.missing(gone)
+    name_groups(changes, filter(None, peers.values()))
 
 
 def absent() -> NotFound:

@@ -1,13 +1,16 @@
-"""Calls about many instances whose records change all the time, as those of machines that start do."""
+"""Calls whose records change under them: of many instances that start, of groups that are named and deleted."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import pytest
 
-from mallee.ec2.v1 import image_pb2, instance_pb2
+from common.errors import CloudError
+from mallee.clc.v1 import record_pb2
+from mallee.ec2.v1 import image_pb2, instance_pb2, security_group_pb2
 from services.clc.instance import rules
 from services.clc.store import Changes, Conflict, Store
 from tests.service.clc.stage import Stage
@@ -35,10 +38,7 @@ async def test_many_that_change_all_the_time_are_ended_in_parts(stage: Stage, mo
     image_id = (await stage.run("RegisterImage", image)).image_id
     launch = instance_pb2.RunInstancesRequest(image_id=image_id, min_count=7, max_count=7)
     ids = [instance.instance_id for instance in (await stage.run("RunInstances", launch)).instances]
-    store = cast(Store, Contested(stage.cloud.store, most=most))
-    contested = Stage(
-        dataclasses.replace(stage.cloud, store=store), stage.zones, stage.images, stage.callers, stage.storage
-    )
+    contested = on(stage, cast(Store, Contested(stage.cloud.store, most=most)))
     request = instance_pb2.TerminateInstancesRequest(instance_ids=[*ids, ids[0]])
     if not most:
         # One alone that never stands still is the client's to try again.
@@ -48,3 +48,79 @@ async def test_many_that_change_all_the_time_are_ended_in_parts(stage: Stage, mo
     answer = await contested.run("TerminateInstances", request)
     assert [change.instance_id for change in answer.terminating_instances] == ids
     assert {stage.instance(instance_id).state for instance_id in ids} == {rules.SHUTTING_DOWN}
+
+
+class Meanwhile:
+    """A store where something else is committed just before each of the first commits."""
+
+    def __init__(self, store: Store, *others: Callable[[], Awaitable[object]]) -> None:
+        self._store = store
+        self._others = list(others)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def commit(self, changes: Changes) -> int:
+        if self._others:
+            await self._others.pop(0)()
+        return await self._store.commit(changes)
+
+
+async def group(stage: Stage, name: str) -> str:
+    request = security_group_pb2.CreateSecurityGroupRequest(group_name=name, description=name)
+    return str((await stage.run("CreateSecurityGroup", request)).group_id)
+
+
+def let_in(group_id: str, peer_id: str) -> security_group_pb2.AuthorizeSecurityGroupIngressRequest:
+    pair = security_group_pb2.UserIdGroupPair(group_id=peer_id)
+    permission = security_group_pb2.IpPermission(ip_protocol="-1", user_id_group_pairs=[pair])
+    return security_group_pb2.AuthorizeSecurityGroupIngressRequest(group_id=group_id, ip_permissions=[permission])
+
+
+def in_a_race(stage: Stage, *others: Callable[[], Awaitable[object]]) -> Stage:
+    return on(stage, cast(Store, Meanwhile(stage.cloud.store, *others)))
+
+
+def on(stage: Stage, store: Store) -> Stage:
+    cloud = dataclasses.replace(stage.cloud, store=store)
+    return Stage(cloud, stage.zones, stage.images, stage.callers, stage.storage)
+
+
+async def test_what_goes_on_in_other_groups_does_not_hinder_a_groups_deletion(stage: Stage, image_id: str) -> None:
+    web, database, idle = [await group(stage, name) for name in ("web", "database", "idle")]
+
+    async def launch() -> None:
+        request = instance_pb2.RunInstancesRequest(
+            image_id=image_id, min_count=1, max_count=1, security_group_ids=[web]
+        )
+        await stage.run("RunInstances", request)
+
+    async def authorize() -> None:
+        await stage.run("AuthorizeSecurityGroupIngress", let_in(database, web))
+
+    busy = in_a_race(stage, launch, authorize)
+    await busy.run("DeleteSecurityGroup", security_group_pb2.DeleteSecurityGroupRequest(group_id=idle))
+    others = cast(Meanwhile, busy.cloud.store)._others
+    assert len(others) == 1, "it was done at once"
+
+
+async def test_a_group_that_is_named_while_it_is_deleted_stays_and_one_that_goes_first_is_not_named(
+    stage: Stage,
+) -> None:
+    web, database = [await group(stage, name) for name in ("web", "database")]
+    delete = security_group_pb2.DeleteSecurityGroupRequest(group_id=web)
+    naming = in_a_race(stage, lambda: stage.run("AuthorizeSecurityGroupIngress", let_in(database, web)))
+    with pytest.raises(CloudError) as caught:
+        await naming.run("DeleteSecurityGroup", delete)
+    assert caught.value.code == "DependencyViolation"
+    revoked = security_group_pb2.RevokeSecurityGroupIngressRequest(
+        group_id=database, ip_permissions=let_in(database, web).ip_permissions
+    )
+    await stage.run("RevokeSecurityGroupIngress", revoked)
+    deleting = in_a_race(stage, lambda: stage.run("DeleteSecurityGroup", delete))
+    with pytest.raises(CloudError) as caught:
+        await deleting.run("AuthorizeSecurityGroupIngress", let_in(database, web))
+    assert caught.value.code == "InvalidGroup.NotFound"
+    record = stage.cloud.store.get(record_pb2.SecurityGroupRecord, database)
+    assert record is not None
+    assert not any(rule.group_id for rule in record.record.rules)
