@@ -16,12 +16,11 @@ DIGEST_BYTES: Final = 32
 _LEVEL: Final = 1
 
 
-def encoded(content: bytes) -> tuple[bytes, bytes, bool]:
-    """Its digest, what is to be stored, and whether that is compressed. Releases the GIL: use threads."""
-    digest = hashlib.sha256(content).digest()
-    # Neither object may be used by two threads at once; making one costs little beside a block.
+def compressed(content: bytes | memoryview) -> tuple[bytes | memoryview, bool]:
+    """What is to be stored, and whether that is compressed. Releases the GIL: use threads."""
+    # One compressor may not be used by two threads at once; making one costs little beside a block.
     packed = zstandard.ZstdCompressor(level=_LEVEL).compress(content)
-    return (digest, packed, True) if len(packed) < len(content) else (digest, content, False)
+    return (packed, True) if len(packed) < len(content) else (content, False)
 
 
 def decoded(digest: bytes, stored: bytes, *, compressed: bool) -> bytes:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
-from common.blocks import BLOCK_BYTES, decoded, encoded
+from common.blocks import BLOCK_BYTES, compressed, decoded
 from common.rpc.channel import cloud_errors
 from mallee.walrus.v1 import service_pb2
 
@@ -14,8 +15,8 @@ ACCOUNT = "1" * 12
 
 
 def block_of(content: bytes) -> service_pb2.Block:
-    digest, stored, compressed = encoded(content)
-    return service_pb2.Block(digest=digest, content=stored, compressed=compressed)
+    stored, smaller = compressed(content)
+    return service_pb2.Block(digest=hashlib.sha256(content).digest(), content=bytes(stored), compressed=smaller)
 
 
 async def missing(walrus: Any, snapshot_id: str, digests: Iterable[bytes]) -> list[bytes]:
@@ -56,7 +57,7 @@ async def seal(
 
 
 async def manifest(walrus: Any, snapshot_id: str) -> dict[int, bytes]:
-    found = {}
+    found: dict[int, bytes] = {}
     with cloud_errors():
         async for answer in walrus.ReadSnapshot(service_pb2.ReadSnapshotRequest(snapshot_id=snapshot_id)):
             found |= {entry.index: entry.digest for entry in answer.entries}
