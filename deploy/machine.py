@@ -31,6 +31,7 @@ _NEEDED_FOR_GUESTS: Final = {
     "virtlogd": "libvirt-daemon",
     "qemu-system-x86_64": "qemu-system-x86",
     "qemu-img": "qemu-utils",
+    "qemu-storage-daemon": "qemu-system-common",
     "nft": "nftables",
     "dnsmasq": "dnsmasq-base",
     "conntrack": "conntrack",
