@@ -21,7 +21,7 @@ from common.config import CloudConfig, load
 from common.pki import Identity, create_authority, create_document_signer, issue
 from deploy import etcd, fabric, machine
 from deploy.config_file import FILE_NAME, write
-from deploy.guests import end_all_processes, power_off_all
+from deploy.guests import end_all_processes, end_storage, power_off_all
 from deploy.home import LOST_AND_FOUND, check_new, check_place
 from deploy.layout import Shape, new_config, reshaped, shape_of
 from deploy.libvirt import QEMU_GROUP, write_files
@@ -161,6 +161,9 @@ def _power_off_guests(config: CloudConfig, code: Code, supervisor: Supervisor, t
     supervisor.ensure(engines)
     tell("Powering off the virtual machines")
     power_off_all(config, code)
+    for zone in config.zones:
+        supervisor.stop_one(f"sc-{zone.name}")
+    end_storage(config)
 
 
 def remove(site: Site, tell: Tell) -> None:
@@ -169,6 +172,7 @@ def remove(site: Site, tell: Tell) -> None:
     check_place(site.home)
     tell("Stopping the services")
     site.supervisor.stop(last=ETCD)
+    end_storage(config)
     if not is_fake(config):
         tell("Removing virtual machines, networks and rules")
         end_all_processes(config)

@@ -1,4 +1,5 @@
-"""The guests of this machine's nodes, beside their node controllers: power them off, or end all that is left."""
+"""The guests of this machine's nodes, and what serves their volumes, beside their controllers: power guests off, or end
+all that is left."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import os
 import select
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +17,10 @@ from deploy.processes import Code, power_off_services
 from deploy.s6 import SupervisorError
 
 _NAMESPACES: Final = Path("/run/netns")
+# In the cloud's home.
+VOLUMES: Final = "volumes"
+# As the kernel names processes: 15 bytes of it. The interpreter serves snapshots to new volumes.
+_STORAGE_PROGRAMS: Final = frozenset({"qemu-storage-daemon"[:15], "qemu-img", "python3", "python", "python3.11"})
 
 
 def power_off_all(config: CloudConfig, code: Code) -> None:
@@ -36,12 +41,27 @@ def power_off_all(config: CloudConfig, code: Code) -> None:
 def end_all_processes(config: CloudConfig) -> None:
     """Kills whatever lives in a network namespace of this cloud: guests, engines, dnsmasq, node controllers."""
     ours = {_identity(path) for path in _namespaces(config.cloud_id)}
+    _end(lambda process: _identity(process / "ns" / "net") in ours)
+
+
+def end_storage(config: CloudConfig) -> None:
+    """Kills what serves volumes, and what works on their files: it outlives its controllers, as guests do, and names
+    their folder. Nobody reads or writes a volume any more."""
+    folder = f"{config.home_path / VOLUMES}/".encode()
+    _end(
+        lambda process: (
+            (process / "comm").read_text().strip() in _STORAGE_PROGRAMS and folder in (process / "cmdline").read_bytes()
+        )
+    )
+
+
+def _end(is_ours: Callable[[Path], bool]) -> None:
     waiting = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         with contextlib.suppress(OSError):
-            if _identity(entry / "ns" / "net") in ours:
+            if is_ours(entry):
                 waiting.append(os.pidfd_open(int(entry.name)))
                 os.kill(int(entry.name), signal.SIGKILL)
     for descriptor in waiting:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
 
 from common.config import CloudConfig
@@ -10,15 +11,18 @@ from common.etcd.election import Election
 from common.etcd.membership import Membership
 from common.host import host_id
 from common.process import ServiceContext, run_service
+from common.rpc.peers import Peers
 from common.rpc.server import RpcServer
 from mallee.common.v1.caller_pb2 import Member
 from mallee.sc.v1.service_pb2_grpc import add_StorageControllerServiceServicer_to_server
+from mallee.walrus.v1.service_pb2_grpc import WalrusServiceStub
 from services.sc.drivers.base import VolumeDriver
 from services.sc.drivers.fake import FakeVolumes
 from services.sc.paths import ScPaths, paths_of
 from services.sc.service import StorageController
 from services.sc.term import Parts
 from services.sc.unserved import NoUploads, no_import
+from services.sc.upload import WalrusUploader
 
 
 def main() -> None:
@@ -30,11 +34,13 @@ async def build(ctx: ServiceContext) -> None:
     etcd = await ctx.stack.enter_async_context(Etcd(ctx.config.etcd.endpoints, ctx.identity))
     membership = await ctx.stack.enter_async_context(Membership(etcd))
     paths = paths_of(ctx.config, ctx.member)
-    uploads = NoUploads()
+    peers = await ctx.stack.enter_async_context(Peers(membership, ctx.identity, "walrus"))
+    uploader = WalrusUploader(functools.partial(peers.stub, WalrusServiceStub))
+    ctx.stack.push_async_callback(uploader.close)
     parts = Parts(
         driver=driver_of(ctx.config, ctx.member, paths),
-        uploader=uploads,
-        sources=uploads,
+        uploader=uploader,
+        sources=NoUploads(),
         import_image=no_import,
         work=paths.work,
         overcommit=ctx.config.sc.overcommit,

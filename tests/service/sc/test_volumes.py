@@ -137,7 +137,7 @@ async def test_a_grant_is_redeemed_when_its_volume_is_made(stage: Stage) -> None
     await zone.ensure(spec(1))
     await zone.grant(1, 1)
     assert (await zone.redeem(1, 1)).size_bytes == 4 * MIB
-    assert zone.state(1) == AVAILABLE
+    await eventually(lambda: zone.state(1) == AVAILABLE)
 
 
 async def test_nobody_gets_a_volume_whose_client_may_still_write(stage: Stage) -> None:
