@@ -134,6 +134,30 @@ SNAPSHOT: Final = Noun(
     not_found_code="InvalidSnapshot.NotFound",
     words="snapshot",
 )
+IMPORT_SNAPSHOT_TASK: Final = Noun(
+    record=record_pb2.TaskRecord,
+    resource_type="import-snapshot-task",
+    prefixes=("import-snap",),
+    malformed_code="InvalidConversionTaskId.Malformed",
+    not_found_code="InvalidConversionTaskId",
+    words="conversion task ID",
+)
+IMPORT_IMAGE_TASK: Final = Noun(
+    record=record_pb2.TaskRecord,
+    resource_type="import-image-task",
+    prefixes=("import-ami",),
+    malformed_code="InvalidConversionTaskId.Malformed",
+    not_found_code="InvalidConversionTaskId",
+    words="conversion task ID",
+)
+EXPORT_IMAGE_TASK: Final = Noun(
+    record=record_pb2.TaskRecord,
+    resource_type="export-image-task",
+    prefixes=("export-ami",),
+    malformed_code="InvalidExportTaskID.Malformed",
+    not_found_code="InvalidExportTaskID.NotFound",
+    words="export task ID",
+)
 
 # Resources that live in another's record.
 SECURITY_GROUP_RULE: Final = Kind(
@@ -198,6 +222,9 @@ NOUNS: Final[tuple[Noun[Message], ...]] = (  # type: ignore[assignment]
     ADDRESS,
     VOLUME,
     SNAPSHOT,
+    IMPORT_SNAPSHOT_TASK,
+    IMPORT_IMAGE_TASK,
+    EXPORT_IMAGE_TASK,
 )
 
 

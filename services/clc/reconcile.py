@@ -19,8 +19,10 @@ from services.clc.account.delete import finish_deletion
 from services.clc.clusters import Cluster
 from services.clc.image.reconcile import ImageReconciler
 from services.clc.instance.reconcile import InstanceReconciler
+from services.clc.snapshot.work import SnapshotWork
 from services.clc.store import Changes
 from services.clc.use_case import Cloud
+from services.clc.volume.work import VolumeWork
 from services.clc.vpc.reconcile import NetworkReconciler
 
 _RETRY_S: Final = 0.5
@@ -36,10 +38,12 @@ class Leader:
         self._cloud = cloud
         self._instances = InstanceReconciler(cloud, ticket_key)
         self._networks = NetworkReconciler(cloud)
+        self._volumes = VolumeWork(cloud, self._instances.observed, self._nudge_instance)
         images = ImageReconciler(cloud)
         self._reservations = Reconciler("instances", self._instances.step, concurrency=_RESERVATIONS)
         self._vpcs = Reconciler("network-plans", self._networks.step)
         self._images = Reconciler("images", images.step)
+        self._snapshots = SnapshotWork(cloud, self._images.nudge)
         self._sweep = Reconciler("image-sweep", images.sweep)
         self._accounts = Reconciler("accounts", lambda account_id: finish_deletion(cloud, account_id))
         self._orphans = Reconciler("orphans", self._remove_orphan)
@@ -50,8 +54,17 @@ class Leader:
         self._cloud.store.listen(self._heard)
         try:
             await self._add_subnets_of_new_zones()
-            async with asyncio.TaskGroup() as tasks:
-                for loop in (self._reservations, self._vpcs, self._images, self._sweep, self._accounts, self._orphans):
+            async with asyncio.TaskGroup() as tasks, self._volumes.listening(), self._snapshots.listening():
+                for loop in (
+                    self._reservations,
+                    self._vpcs,
+                    self._images,
+                    self._sweep,
+                    self._accounts,
+                    self._orphans,
+                    *self._volumes.loops,
+                    *self._snapshots.loops,
+                ):
                     tasks.create_task(loop.run())
                 self._sweep.nudge()
                 for cluster in self._cloud.clusters:
@@ -70,6 +83,8 @@ class Leader:
 
     def _heard(self, kind: type[Message], latest: Message, new: Message | None) -> None:
         """A record changed: whoever works on it looks again."""
+        self._volumes.heard(latest)
+        self._snapshots.heard(latest)
         match latest:
             case record_pb2.InstanceRecord():
                 self._networks.heard(latest, new)  # type: ignore[arg-type]
@@ -90,6 +105,10 @@ class Leader:
                 self._accounts.nudge(latest.account_id)
             case _:
                 pass
+
+    def _nudge_instance(self, instance_id: str) -> None:
+        if (instance := self._cloud.store.get(record_pb2.InstanceRecord, instance_id)) is not None:
+            self._reservations.nudge(instance.record.reservation_id)
 
     async def _follow(self, cluster: Cluster) -> None:
         """What the zone's instances do. Without end."""
@@ -116,6 +135,7 @@ class Leader:
         if instance is not None:
             self._instances.observed[observation.instance_id] = observation
             self._reservations.nudge(instance.record.reservation_id)
+            self._volumes.heard_node(observation)
         elif observation.state != nc.VM_STATE_GONE:
             self._orphan_zones[observation.instance_id] = (zone, observation.generation)
             self._orphans.nudge(observation.instance_id)

@@ -1,4 +1,5 @@
-"""What the CLC asks of Walrus: to look at images and keep their bytes, and to clear out an account."""
+"""What the CLC asks of Walrus: to look at images and keep their bytes, to copy and forget snapshots, to clear out an
+account."""
 
 from __future__ import annotations
 
@@ -31,6 +32,15 @@ class ImageStore(Protocol):
     async def unpin(self, image_id: str) -> None:
         """Idempotent."""
 
+    async def copy_snapshot(self, source_id: str, snapshot_id: str, account_id: str) -> int:
+        """A second one of the same content; nominal bytes of its blocks that are not zero. Idempotent.
+
+        Raises NotFound if there is no such source.
+        """
+
+    async def forget_snapshot(self, snapshot_id: str) -> None:
+        """Idempotent."""
+
     async def delete_account_data(self, account_id: str) -> None:
         """Every bucket and object of it. Idempotent."""
 
@@ -56,6 +66,15 @@ class WalrusImages:
 
     async def unpin(self, image_id: str) -> None:
         await self._stub().UnpinImage(service_pb2.UnpinImageRequest(image_id=image_id))
+
+    async def copy_snapshot(self, source_id: str, snapshot_id: str, account_id: str) -> int:
+        request = service_pb2.CopySnapshotRequest(
+            source_snapshot_id=source_id, snapshot_id=snapshot_id, account_id=account_id
+        )
+        return (await self._stub().CopySnapshot(request)).full_bytes
+
+    async def forget_snapshot(self, snapshot_id: str) -> None:
+        await self._stub().ForgetSnapshot(service_pb2.ForgetSnapshotRequest(snapshot_id=snapshot_id))
 
     async def delete_account_data(self, account_id: str) -> None:
         request = service_pb2.DeleteAccountDataRequest(account_id=account_id)

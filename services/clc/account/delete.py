@@ -33,6 +33,8 @@ async def delete_account(cloud: Cloud, account: Stored[record_pb2.AccountRecord]
     if not force:
         if any(_alive(cloud, account_id)):
             raise WrongState(f"account {account.record.name} has instances: terminate them, or use --force")
+        if any(cloud.store.owned(record_pb2.VolumeRecord, account_id)):
+            raise WrongState(f"account {account.record.name} has volumes: delete them, or use --force")
         if await cloud.images.has_data(account_id):
             raise WrongState(f"account {account.record.name} has buckets: delete them, or use --force")
 
@@ -66,6 +68,8 @@ async def finish_deletion(cloud: Cloud, account_id: str) -> float | None:
         if changes:
             await store.commit(changes)
         return _AGAIN_S
+    if await _delete_volumes(cloud, account_id):
+        return _AGAIN_S
     for image in list(store.owned(record_pb2.ImageRecord, account_id)):
         await cloud.images.unpin("ami-" + image.record.image_id.rpartition("-")[2])
     await cloud.images.delete_account_data(account_id)
@@ -79,6 +83,20 @@ def _alive(cloud: Cloud, account_id: str) -> list[Stored[record_pb2.InstanceReco
         for instance in cloud.store.owned(record_pb2.InstanceRecord, account_id)
         if instance.record.state != rules.TERMINATED
     ]
+
+
+async def _delete_volumes(cloud: Cloud, account_id: str) -> int:
+    """Those that are still there, on their way out. Those of instances are let go with them first."""
+    volumes = list(cloud.store.owned(record_pb2.VolumeRecord, account_id))
+    changes = Changes()
+    for volume in volumes[:_BATCH]:
+        if volume.record.state != record_pb2.VOLUME_STATE_DELETING and not volume.record.HasField("attachment"):
+            draft = volume.draft()
+            draft.state = record_pb2.VOLUME_STATE_DELETING
+            changes.update(volume, draft)
+    if changes:
+        await cloud.store.commit(changes)
+    return len(volumes)
 
 
 async def _delete_records(cloud: Cloud, account: Stored[record_pb2.AccountRecord]) -> None:

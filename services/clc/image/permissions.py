@@ -8,7 +8,9 @@ from common.errors import InvalidArgument, Unsupported
 from common.ids import AccountId
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import image_pb2 as ec2
-from services.clc.image.use_cases import check_description, own_image
+from services.clc.image.describe import mapping_view
+from services.clc.image.use_cases import own_image
+from services.clc.snapshot.create import check_description
 from services.clc.store import Changes, until_committed
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
 
@@ -66,8 +68,10 @@ async def describe_image_attribute(
             answer.launch_permissions.extend(ec2.LaunchPermission(user_id=user) for user in image.launch_account_ids)
             if image.public:
                 answer.launch_permissions.add(group="all")
-        case "productCodes" | "blockDeviceMapping":
-            pass  # An image has none: the lists are empty.
+        case "blockDeviceMapping":
+            answer.block_device_mappings.extend(mapping_view(device) for device in image.block_devices)
+        case "productCodes":
+            pass  # An image has none: the list is empty.
         case "imdsSupport" | "tpmSupport" | "uefiData" | "lastLaunchedTime":
             raise Unsupported(f"The attribute '{request.attribute}' is not supported.")
         case "":

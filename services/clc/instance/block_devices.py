@@ -18,6 +18,7 @@ from services.clc.volume.types import DEFAULT_TYPE, Shape
 
 _EPHEMERAL: Final = re.compile(r"ephemeral([0-9]|1[0-9]|2[0-3])\Z")
 _GIB: Final = 1 << 30
+_MOST_NAME: Final = 32
 
 Mapping = record_pb2.BlockDeviceMappingRecord
 # By id, and whether the image names it: then it is the image's to share. Raises NotFound, WrongState.
@@ -46,6 +47,9 @@ def mappings_of(
             raise _invalid(f"The device '{mapping.device_name}' is used in more than one block-device mapping")
         seen.add(slot)
         if mapping.HasField("no_device"):
+            # AWS's clients send an empty one, `true`, or the device's name.
+            if len(mapping.no_device) > _MOST_NAME:
+                raise _invalid("The value of NoDevice is too long")
             if slot == root and slot in by_slot:
                 raise _invalid(f"The root device '{mapping.device_name}' cannot be left out")
             by_slot.pop(slot, None)

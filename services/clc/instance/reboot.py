@@ -29,9 +29,9 @@ async def reboot_instances(
     end_dry_run(request)
     async with asyncio.TaskGroup() as tasks:
         for instance in instances:
-            tasks.create_task(_reboot(cloud, instance.record))
+            tasks.create_task(reboot(cloud, instance.record))
     return ec2.RebootInstancesResponse()
 
 
-async def _reboot(cloud: Cloud, record: record_pb2.InstanceRecord) -> None:
+async def reboot(cloud: Cloud, record: record_pb2.InstanceRecord) -> None:
     await cloud.clusters.stub(record.zone).RebootInstance(cc.RebootInstanceRequest(instance_id=record.instance_id))

@@ -57,7 +57,9 @@ def all_carriers(store: Store, account_id: str) -> Iterator[Carrier]:
     """The account's own, in no order."""
     for noun in NOUNS:
         for stored in store.owned(noun.record, account_id):
-            yield _of_record(noun, stored)
+            # Tasks of several kinds are one type of record.
+            if stored.key.rpartition("/")[2].rpartition("-")[0] in noun.prefixes:
+                yield _of_record(noun, stored)
     for _, parts in _PARTS:
         yield from parts(store, account_id)
 

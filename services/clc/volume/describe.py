@@ -1,22 +1,41 @@
-"""DescribeVolumes and DescribeSnapshots of a cloud without block storage: there is none, and one that is named is not
-there."""
+"""DescribeVolumes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Final
 
-from mallee.ec2.v1 import snapshot_pb2, volume_pb2
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from mallee.clc.v1 import record_pb2
+from mallee.ec2.v1 import volume_pb2 as ec2
 from services.clc.filters import FilterTable
-from services.clc.lookup import SNAPSHOT, VOLUME, Kind, check_accounts
-from services.clc.paging import page
-from services.clc.tag.view import as_mapping
+from services.clc.lookup import VOLUME
+from services.clc.paging import page, refuse_pages_of_named
+from services.clc.region.describe import zone_id
+from services.clc.tag.view import as_mapping, shown
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
-from services.clc.vpc.describe import max_results_of
+from services.clc.volume.types import TYPES
+from services.clc.vpc.describe import creation_key, matching, max_results_of, select
 
-_VOLUME_FILTERS = FilterTable[volume_pb2.Volume](
+# As AWS calls them.
+STATES: Final[dict[int, str]] = {
+    record_pb2.VOLUME_STATE_CREATING: "creating",
+    record_pb2.VOLUME_STATE_AVAILABLE: "available",
+    record_pb2.VOLUME_STATE_IN_USE: "in-use",
+    record_pb2.VOLUME_STATE_DELETING: "deleting",
+    record_pb2.VOLUME_STATE_ERROR: "error",
+}
+ATTACHMENT_STATES: Final[dict[int, str]] = {
+    record_pb2.ATTACHMENT_STATE_ATTACHING: "attaching",
+    record_pb2.ATTACHMENT_STATE_ATTACHED: "attached",
+    record_pb2.ATTACHMENT_STATE_DETACHING: "detaching",
+    record_pb2.ATTACHMENT_STATE_BUSY: "busy",
+}
+
+_FILTERS = FilterTable[ec2.Volume](
     "ec2.DescribeVolumes",
     {
-        "attachment.attach-time": lambda v: [a.attach_time.ToJsonString() for a in v.attachments],
+        "attachment.attach-time": lambda v: [time_of(a.attach_time) for a in v.attachments],
         "attachment.delete-on-termination": lambda v: [
             "true" if a.delete_on_termination else "false" for a in v.attachments
         ],
@@ -25,7 +44,7 @@ _VOLUME_FILTERS = FilterTable[volume_pb2.Volume](
         "attachment.status": lambda v: [a.state for a in v.attachments],
         "availability-zone": lambda v: v.availability_zone,
         "availability-zone-id": lambda v: v.availability_zone_id,
-        "create-time": lambda v: v.create_time.ToJsonString(),
+        "create-time": lambda v: time_of(v.create_time),
         "encrypted": lambda v: v.encrypted,
         "multi-attach-enabled": lambda v: v.multi_attach_enabled,
         "size": lambda v: v.size,
@@ -41,56 +60,56 @@ _VOLUME_FILTERS = FilterTable[volume_pb2.Volume](
         "operator.principal",
     ),
 )
-_SNAPSHOT_FILTERS = FilterTable[snapshot_pb2.Snapshot](
-    "ec2.DescribeSnapshots",
-    {
-        "description": lambda s: s.description,
-        "encrypted": lambda s: s.encrypted,
-        "owner-alias": lambda s: s.owner_alias,
-        "owner-id": lambda s: s.owner_id,
-        "progress": lambda s: s.progress,
-        "snapshot-id": lambda s: s.snapshot_id,
-        "start-time": lambda s: s.start_time.ToJsonString(),
-        "status": lambda s: s.state,
-        "volume-id": lambda s: s.volume_id,
-        "volume-size": lambda s: s.volume_size,
-    },
-    tags=lambda s: as_mapping(s.tags),
-    absent=(
-        "storage-tier",
-        "transfer-type",
-    ),
-)
 
 
 @use_case("ec2.DescribeVolumes")
-async def describe_volumes(
-    cloud: Cloud, call: Call, request: volume_pb2.DescribeVolumesRequest
-) -> volume_pb2.DescribeVolumesResult:
-    matches, limit = _VOLUME_FILTERS.matcher(request.filters), max_results_of(request)
+async def describe_volumes(cloud: Cloud, call: Call, request: ec2.DescribeVolumesRequest) -> ec2.DescribeVolumesResult:
+    refuse_pages_of_named(request, request.volume_ids, "volumesSet")
+    matches, limit = _FILTERS.matcher(request.filters), max_results_of(request)
     end_dry_run(request)
-    _find_none(VOLUME, request.volume_ids)
-    there: list[volume_pb2.Volume] = []
-    shown, token = page(filter(matches, there), key=lambda v: v.volume_id, max_results=limit, request=request)
-    return volume_pb2.DescribeVolumesResult(volumes=shown, next_token=token)
+    pairs = ((volume, volume_view(cloud, volume.record)) for volume in select(cloud, call, VOLUME, request.volume_ids))
+    found, token = page(
+        matching(pairs, matches),
+        key=lambda pair: creation_key(pair[0]),
+        max_results=limit,
+        request=request,
+        size_bytes=lambda pair: pair[1].ByteSize(),
+    )
+    return ec2.DescribeVolumesResult(volumes=[view for _, view in found], next_token=token)
 
 
-@use_case("ec2.DescribeSnapshots")
-async def describe_snapshots(
-    cloud: Cloud, call: Call, request: snapshot_pb2.DescribeSnapshotsRequest
-) -> snapshot_pb2.DescribeSnapshotsResult:
-    matches, limit = _SNAPSHOT_FILTERS.matcher(request.filters), max_results_of(request)
-    check_accounts(request.owner_ids, words=("self", "amazon", "aws-marketplace"))
-    check_accounts(request.restorable_by_user_ids, words=("self", "all"))
-    end_dry_run(request)
-    _find_none(SNAPSHOT, request.snapshot_ids)
-    there: list[snapshot_pb2.Snapshot] = []
-    shown, token = page(filter(matches, there), key=lambda s: s.snapshot_id, max_results=limit, request=request)
-    return snapshot_pb2.DescribeSnapshotsResult(snapshots=shown, next_token=token)
+def volume_view(cloud: Cloud, volume: record_pb2.VolumeRecord) -> ec2.Volume:
+    its = TYPES.get(volume.volume_type)
+    return ec2.Volume(
+        volume_id=volume.volume_id,
+        state=STATES[volume.state],
+        size=volume.size_gib,
+        volume_type=volume.volume_type,
+        iops=volume.iops or None,
+        throughput=volume.throughput_mibps if its and its.throughput_mibps else None,
+        snapshot_id=volume.snapshot_id,
+        availability_zone=volume.zone,
+        availability_zone_id=zone_id(cloud, volume.zone),
+        create_time=volume.created,
+        encrypted=False,
+        multi_attach_enabled=False,
+        attachments=[attachment_view(volume)] if volume.HasField("attachment") else [],
+        tags=shown(volume.tags),
+    )
 
 
-def _find_none(kind: Kind, ids: Sequence[str]) -> None:
-    for given in ids:
-        kind.check(given)
-    if ids:
-        raise kind.missing(ids)
+def attachment_view(volume: record_pb2.VolumeRecord) -> ec2.VolumeAttachment:
+    attachment = volume.attachment
+    return ec2.VolumeAttachment(
+        volume_id=volume.volume_id,
+        instance_id=attachment.instance_id,
+        device=attachment.device_name,
+        state=ATTACHMENT_STATES[attachment.state],
+        attach_time=attachment.attached,
+        delete_on_termination=attachment.delete_on_termination,
+    )
+
+
+def time_of(stamp: Timestamp) -> str:
+    """As EC2 writes it, and takes it in filters: 2026-01-31T12:00:00.000Z."""
+    return f"{stamp.ToDatetime():%Y-%m-%dT%H:%M:%S}.{stamp.nanos // 1_000_000:03}Z"

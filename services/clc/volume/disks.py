@@ -1,4 +1,4 @@
-"""The disks of an instance as its node is told of them."""
+"""The disks of an instance: as its node is told of them, and as it tells of them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from typing import Final
 
 from mallee.clc.v1 import record_pb2
 from mallee.nc.v1 import instance_pb2 as nc
+from services.clc.store import Stored
 from services.clc.use_case import Cloud
+from services.clc.volume import rules
 from services.clc.volume.device import slot_of
 from services.clc.volume.types import GIB
 
 # The attachments whose volumes are to be plugged in.
-_WANTED: Final = (record_pb2.ATTACHMENT_STATE_ATTACHING, record_pb2.ATTACHMENT_STATE_ATTACHED)
+_WANTED: Final = (rules.ATTACHING, rules.ATTACHED)
 
 
 def plan_of(cloud: Cloud, instance: record_pb2.InstanceRecord) -> nc.DiskPlan:
@@ -20,10 +22,15 @@ def plan_of(cloud: Cloud, instance: record_pb2.InstanceRecord) -> nc.DiskPlan:
     return nc.DiskPlan(
         revision=cloud.store.revision,
         disks=[
-            *(_of_volume(volume, instance) for volume in volumes if volume.attachment.state in _WANTED),
+            *(_of_volume(volume, instance) for volume in volumes if is_wanted(volume)),
             *(_of_node(mapping) for mapping in instance.ephemeral),
         ],
     )
+
+
+def is_wanted(volume: record_pb2.VolumeRecord) -> bool:
+    """Its instance is to have it, rather than to let go of it."""
+    return volume.attachment.state in _WANTED
 
 
 def is_root(volume: record_pb2.VolumeRecord, instance: record_pb2.InstanceRecord) -> bool:
@@ -50,3 +57,32 @@ def _of_node(mapping: record_pb2.BlockDeviceMappingRecord) -> nc.Disk:
         size_bytes=mapping.size_gib * GIB,
         ephemeral_index=int(mapping.virtual_name.removeprefix("ephemeral")),
     )
+
+
+def place_of(instance: record_pb2.InstanceRecord | None) -> rules.Place:
+    match instance.state if instance is not None else None:
+        case None | record_pb2.INSTANCE_STATE_TERMINATED:
+            return rules.Place.ENDED
+        case record_pb2.INSTANCE_STATE_STOPPED:
+            return rules.Place.STOPPED
+        case _:
+            return rules.Place.NODE if instance is not None and instance.node else rules.Place.COMING
+
+
+def heard_disk(
+    volume: Stored[record_pb2.VolumeRecord],
+    instance: record_pb2.InstanceRecord | None,
+    observation: nc.InstanceObservation | None,
+) -> rules.Heard:
+    """What the node said of the volume that answers its record as it stands."""
+    if instance is None or observation is None or observation.generation != instance.generation:
+        return rules.Heard.NOTHING
+    attachment = volume.record.attachment
+    disk = next((disk for disk in observation.disks if disk.volume_id == volume.record.volume_id), None)
+    if is_wanted(volume.record):
+        known = disk is not None and disk.grant_generation == attachment.generation
+        return rules.DISK_STATES.get(disk.state, rules.Heard.NOTHING) if disk and known else rules.Heard.NOTHING
+    if disk is not None:
+        return rules.DISK_STATES.get(disk.state, rules.Heard.NOTHING)
+    # A plan of an older revision may have had it.
+    return rules.Heard.ABSENT if observation.disks_revision >= volume.revision else rules.Heard.NOTHING

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Final
 
 _CODES: Final = """
-AuthFailure DryRunOperation FilterLimitExceeded InstanceLimitExceeded InvalidAMIAttributeItemValue
-InvalidAMIID.Malformed InvalidAMIID.NotFound InvalidAMIName.Malformed InvalidAddress.NotFound
-InvalidAllocationID.NotFound InvalidAssociationID.NotFound InvalidCharacter InvalidDhcpOptionID.NotFound
-InvalidDhcpOptionsId.Malformed InvalidGroup.NotFound InvalidGroup.Reserved InvalidGroupId.Malformed
+AuthFailure DryRunOperation FilterLimitExceeded IncorrectState InstanceLimitExceeded
+InvalidAMIAttributeItemValue InvalidAMIID.Malformed InvalidAMIID.NotFound InvalidAMIID.Unavailable
+InvalidAMIName.Malformed InvalidAddress.NotFound InvalidAllocationID.NotFound InvalidAssociationID.NotFound
+InvalidBlockDeviceMapping InvalidCharacter InvalidConversionTaskId InvalidConversionTaskId.Malformed
+InvalidDhcpOptionID.NotFound InvalidDhcpOptionsId.Malformed InvalidExportTaskID.Malformed
+InvalidExportTaskID.NotFound InvalidGroup.NotFound InvalidGroup.Reserved InvalidGroupId.Malformed
 InvalidHostID.NotFound InvalidID InvalidInstanceID.Malformed InvalidInstanceID.NotFound InvalidInstanceType
 InvalidInternetGatewayID.NotFound InvalidInternetGatewayId.Malformed InvalidKey.Format InvalidKeyPair.NotFound
 InvalidNetworkAclID.NotFound InvalidNetworkAclId.Malformed InvalidNetworkInterfaceID.NotFound
@@ -18,6 +20,8 @@ InvalidRouteTableID.NotFound InvalidRouteTableId.Malformed InvalidSecurityGroupR
 InvalidSecurityGroupRuleId.NotFound InvalidSnapshot.NotFound InvalidSnapshotID.Malformed
 InvalidSubnetID.Malformed InvalidSubnetID.NotFound InvalidUserData.Malformed InvalidUserID.Malformed
 InvalidVolume.NotFound InvalidVolumeID.Malformed InvalidVpcID.Malformed InvalidVpcID.NotFound
+IncorrectState InvalidAttachment.NotFound InvalidVolume.ZoneMismatch InvalidVolumeModification.NotFound
+InvalidZone.NotFound
 MalformedQueryString MissingParameter TagLimitExceeded UnknownParameter UnsupportedOperation
 """
 DOCUMENTED: Final = frozenset(_CODES.split())

@@ -34,11 +34,11 @@ _TYPES: Final = {
 _INVALID: Final = frozenset({"InvalidParameterValue"})
 _UNKNOWN: Final = frozenset({"UnknownParameter"})
 _ID: Final = re.compile(
-    r"(i|ami|aki|ari|sg|sgr|vpc|subnet|eni|key|eipalloc|eipassoc|rtb|igw|acl|dopt|vol|snap|pl)-[0-9a-f]{17}"
+    r"(i|ami|aki|ari|sg|sgr|vpc|subnet|eni|key|eipalloc|eipassoc|rtb|igw|acl|dopt|vol|snap|pl|import-snap|import-ami|export-ami)-[0-9a-f]{17}"
 )
 # Codes for an id that does not look like one, and for one that stands for nothing that the caller may know of.
 MALFORMED: Final = re.compile(r".*\.Malformed|InvalidParameterValue|InvalidID|Invalid.*\.NotFound|MissingParameter")
-ABSENT: Final = re.compile(r"Invalid\w+\.NotFound|AuthFailure|UnsupportedOperation")
+ABSENT: Final = re.compile(r"Invalid\w+\.NotFound|InvalidConversionTaskId|AuthFailure|UnsupportedOperation")
 LONG: Final = 70_000
 
 
@@ -128,7 +128,7 @@ def _wrong(right: Parameters, path: str, value: str, shape: Shape, foreign: str)
 
 def _matches_nothing(path: str) -> bool:
     """A filter's value may be anything: what it cannot match is not there."""
-    return re.fullmatch(r"Filter\.\d+\.Value\.\d+", path) is not None
+    return re.fullmatch(r"Filters?\.\d+\.Value\.\d+", path) is not None
 
 
 def _unserved(operation: Operation, right: Parameters) -> Iterator[Mistake]:

@@ -23,7 +23,9 @@ from services.clc.vpc.parts import twin_id
 from tests.service.clc.address_requests import address, booted
 from tests.service.clc.making import Make, group, image, of, running, tagged, vpc
 from tests.service.clc.security_group_requests import authorize, permission
+from tests.service.clc.snapshot_requests import SNAPSHOTS_NAMED
 from tests.service.clc.stage import Stage
+from tests.service.clc.volume_requests import NAMED_VOLUMES
 
 
 async def key(stage: Stage) -> str:
@@ -176,42 +178,54 @@ async def group_of_a_vpc(stage: Stage) -> Any:
 
 
 # (action, how it is asked) → its request.
-NAMED: Final[dict[tuple[str, str], Make]] = {
-    ("AssociateAddress", "by public address"): associate,
-    ("AuthorizeSecurityGroupIngress", "by ids"): authorize_by_ids,
-    ("AuthorizeSecurityGroupIngress", "of a group"): authorize_a_group,
-    ("CreateSecurityGroup", "in a VPC"): group_of_a_vpc,
-    ("CreateTags", "on everything"): everything_tagged,
-    ("DeleteTags", "of everything"): untagged,
-    ("DescribeAddresses", "by id"): of(address, address_pb2.DescribeAddressesRequest(), "allocation_ids"),
-    ("DescribeAddresses", "by address"): of(public, address_pb2.DescribeAddressesRequest(), "public_ips"),
-    ("DescribeDhcpOptions", "by id"): of(options, dhcp_options_pb2.DescribeDhcpOptionsRequest(), "dhcp_options_ids"),
-    ("DescribeImages", "by id"): of(image, image_pb2.DescribeImagesRequest(), "image_ids"),
-    ("DescribeInstances", "by id"): of(running, instance_pb2.DescribeInstancesRequest(), "instance_ids"),
-    ("DescribeInstanceStatus", "by id"): of(running, instance_pb2.DescribeInstanceStatusRequest(), "instance_ids"),
-    ("DescribeInternetGateways", "by id"): of(
-        part("igw"), internet_gateway_pb2.DescribeInternetGatewaysRequest(), "internet_gateway_ids"
-    ),
-    ("DescribeKeyPairs", "by id"): of(key, key_pair_pb2.DescribeKeyPairsRequest(), "key_pair_ids"),
-    ("DescribeNetworkAcls", "by id"): of(part("acl"), network_acl_pb2.DescribeNetworkAclsRequest(), "network_acl_ids"),
-    ("DescribeNetworkInterfaces", "by id"): of(
-        interface, network_interface_pb2.DescribeNetworkInterfacesRequest(), "network_interface_ids"
-    ),
-    ("DescribeRouteTables", "by id"): of(part("rtb"), route_table_pb2.DescribeRouteTablesRequest(), "route_table_ids"),
-    ("DescribeSecurityGroupRules", "by id"): of(
-        rule, security_group_pb2.DescribeSecurityGroupRulesRequest(), "security_group_rule_ids"
-    ),
-    ("DescribeSecurityGroups", "by id"): of(group, security_group_pb2.DescribeSecurityGroupsRequest(), "group_ids"),
-    ("DescribeSubnets", "by id"): of(subnet, subnet_pb2.DescribeSubnetsRequest(), "subnet_ids"),
-    ("DescribeVpcs", "by id"): of(vpc, vpc_pb2.DescribeVpcsRequest(), "vpc_ids"),
-    ("DisassociateAddress", "by public address"): of(associated, address_pb2.DisassociateAddressRequest(), "public_ip"),
-    ("ModifyImageAttribute", "as a structure"): shared,
-    ("ModifyImageAttribute", "description"): described,
-    ("ModifyInstanceAttribute", "groups"): other_groups,
-    ("ReleaseAddress", "by public address"): of(public, address_pb2.ReleaseAddressRequest(), "public_ip"),
-    ("RevokeSecurityGroupIngress", "by ids"): revoke_by_ids,
-    ("RevokeSecurityGroupIngress", "of a group"): revoke_a_group,
-    ("RunInstances", "in named groups"): run_in_named_groups,
-    ("RunInstances", "on an interface"): run_on_an_interface,
-    ("UpdateSecurityGroupRuleDescriptionsIngress", "by ids"): describe_rules,
-}
+NAMED: Final[dict[tuple[str, str], Make]] = (
+    SNAPSHOTS_NAMED
+    | NAMED_VOLUMES
+    | {
+        ("AssociateAddress", "by public address"): associate,
+        ("AuthorizeSecurityGroupIngress", "by ids"): authorize_by_ids,
+        ("AuthorizeSecurityGroupIngress", "of a group"): authorize_a_group,
+        ("CreateSecurityGroup", "in a VPC"): group_of_a_vpc,
+        ("CreateTags", "on everything"): everything_tagged,
+        ("DeleteTags", "of everything"): untagged,
+        ("DescribeAddresses", "by id"): of(address, address_pb2.DescribeAddressesRequest(), "allocation_ids"),
+        ("DescribeAddresses", "by address"): of(public, address_pb2.DescribeAddressesRequest(), "public_ips"),
+        ("DescribeDhcpOptions", "by id"): of(
+            options, dhcp_options_pb2.DescribeDhcpOptionsRequest(), "dhcp_options_ids"
+        ),
+        ("DescribeImages", "by id"): of(image, image_pb2.DescribeImagesRequest(), "image_ids"),
+        ("DescribeInstances", "by id"): of(running, instance_pb2.DescribeInstancesRequest(), "instance_ids"),
+        ("DescribeInstanceStatus", "by id"): of(running, instance_pb2.DescribeInstanceStatusRequest(), "instance_ids"),
+        ("DescribeInternetGateways", "by id"): of(
+            part("igw"), internet_gateway_pb2.DescribeInternetGatewaysRequest(), "internet_gateway_ids"
+        ),
+        ("DescribeKeyPairs", "by id"): of(key, key_pair_pb2.DescribeKeyPairsRequest(), "key_pair_ids"),
+        ("DescribeNetworkAcls", "by id"): of(
+            part("acl"), network_acl_pb2.DescribeNetworkAclsRequest(), "network_acl_ids"
+        ),
+        ("DescribeNetworkInterfaces", "by id"): of(
+            interface, network_interface_pb2.DescribeNetworkInterfacesRequest(), "network_interface_ids"
+        ),
+        ("DescribeRouteTables", "by id"): of(
+            part("rtb"), route_table_pb2.DescribeRouteTablesRequest(), "route_table_ids"
+        ),
+        ("DescribeSecurityGroupRules", "by id"): of(
+            rule, security_group_pb2.DescribeSecurityGroupRulesRequest(), "security_group_rule_ids"
+        ),
+        ("DescribeSecurityGroups", "by id"): of(group, security_group_pb2.DescribeSecurityGroupsRequest(), "group_ids"),
+        ("DescribeSubnets", "by id"): of(subnet, subnet_pb2.DescribeSubnetsRequest(), "subnet_ids"),
+        ("DescribeVpcs", "by id"): of(vpc, vpc_pb2.DescribeVpcsRequest(), "vpc_ids"),
+        ("DisassociateAddress", "by public address"): of(
+            associated, address_pb2.DisassociateAddressRequest(), "public_ip"
+        ),
+        ("ModifyImageAttribute", "as a structure"): shared,
+        ("ModifyImageAttribute", "description"): described,
+        ("ModifyInstanceAttribute", "groups"): other_groups,
+        ("ReleaseAddress", "by public address"): of(public, address_pb2.ReleaseAddressRequest(), "public_ip"),
+        ("RevokeSecurityGroupIngress", "by ids"): revoke_by_ids,
+        ("RevokeSecurityGroupIngress", "of a group"): revoke_a_group,
+        ("RunInstances", "in named groups"): run_in_named_groups,
+        ("RunInstances", "on an interface"): run_on_an_interface,
+        ("UpdateSecurityGroupRuleDescriptionsIngress", "by ids"): describe_rules,
+    }
+)

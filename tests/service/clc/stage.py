@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any, cast
 
 from common.config import CloudConfig, ZoneConfig
-from common.errors import InvalidArgument, Unavailable
+from common.errors import InvalidArgument, NotFound, Unavailable
 from common.etcd.client import Etcd
 from common.etcd.replica import Replica
 from common.rpc.peers import Peers
@@ -53,6 +53,8 @@ class PlayedZone:
         # How guests answer.
         self.guests = node.CHECK_STATE_PASSED
         self.refuse: dict[str, tuple[str, str]] = {}
+        # Instance → the newest plan of its disks that it was sent, apart from the one of its launch.
+        self.disk_plans: dict[str, nc.DiskPlan] = {}
         self._capacity: list[asyncio.Queue[cc.WatchCapacityResponse]] = []
         self._instances: list[asyncio.Queue[cc.WatchInstancesResponse]] = []
         self.ended: set[str] = set()
@@ -85,6 +87,10 @@ class PlayedZone:
             self.placed.pop(instance_id, None)
             self.ended.add(instance_id)
         return cc.TerminateInstancesResponse(gone=gone)
+
+    async def SetDisks(self, request: cc.SetDisksRequest) -> cc.SetDisksResponse:
+        self.disk_plans[request.instance_id] = request.plan
+        return cc.SetDisksResponse()
 
     async def ApplyVpcPlan(self, request: cc.ApplyVpcPlanRequest) -> cc.ApplyVpcPlanResponse:
         self.plans.append(request.plan)
@@ -152,6 +158,9 @@ class PlayedImages:
     def __init__(self) -> None:
         self.pins: dict[str, str] = {}
         self.data: set[str] = set()
+        # Snapshot → what it was copied of.
+        self.copies: dict[str, str] = {}
+        self.forgotten: set[str] = set()
 
     async def pin(self, image_id: str, *, bucket: str, key: str) -> Pinned:
         kinds = {"k": walrus.IMAGE_KIND_KERNEL, "r": walrus.IMAGE_KIND_RAMDISK, "m": walrus.IMAGE_KIND_MACHINE}
@@ -168,6 +177,15 @@ class PlayedImages:
 
     async def unpin(self, image_id: str) -> None:
         self.pins.pop(image_id, None)
+
+    async def copy_snapshot(self, source_id: str, snapshot_id: str, account_id: str) -> int:
+        if source_id in self.forgotten:
+            raise NotFound("no such snapshot", code="InvalidSnapshot.NotFound")
+        self.copies[snapshot_id] = source_id
+        return 1 << 20
+
+    async def forget_snapshot(self, snapshot_id: str) -> None:
+        self.forgotten.add(snapshot_id)
 
     async def delete_account_data(self, account_id: str) -> None:
         self.data.discard(account_id)

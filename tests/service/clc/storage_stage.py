@@ -8,12 +8,14 @@ from collections.abc import AsyncIterator
 from common.errors import CloudError, NotFound, Stale, Unavailable, WrongState
 from mallee.sc.v1 import service_pb2 as sc
 from mallee.sc.v1 import volume_pb2 as volumes
+from tests.service.clc.played_snapshots import PlayedSnapshots
 
 GIB = 1 << 30
 
 
-class PlayedStorage:
+class PlayedStorage(PlayedSnapshots):
     def __init__(self, zone: str, *, free_gib: int = 20_000) -> None:
+        super().__init__()
         self.zone = zone
         self.capacity = sc.StorageCapacity(total_bytes=free_gib * GIB, free_bytes=free_gib * GIB)
         self.specs: dict[str, volumes.VolumeSpec] = {}
@@ -27,7 +29,6 @@ class PlayedStorage:
         self.slow = False
         # Of every order of that name.
         self.refuse: dict[str, CloudError] = {}
-        self._streams: list[asyncio.Queue[sc.WatchStorageResponse]] = []
 
     # What Peers would give.
     def leader_stub(self, _: object) -> PlayedStorage:
@@ -92,6 +93,10 @@ class PlayedStorage:
         yield sc.WatchStorageResponse(capacity=self.capacity)
         for observation in list(self.volumes.values()):
             yield sc.WatchStorageResponse(volume=observation)
+        for snapshot in list(self.snapshots.values()):
+            yield sc.WatchStorageResponse(snapshot=snapshot)
+        for export in list(self.exports.values()):
+            yield sc.WatchStorageResponse(export=export)
         yield sc.WatchStorageResponse(snapshot_complete=True)
         while not self.away:
             yield await queue.get()
@@ -135,5 +140,4 @@ class PlayedStorage:
         self._put(observation)
 
     def _put(self, observation: volumes.VolumeObservation) -> None:
-        for queue in self._streams:
-            queue.put_nowait(sc.WatchStorageResponse(volume=observation))
+        self.send(sc.WatchStorageResponse(volume=observation))

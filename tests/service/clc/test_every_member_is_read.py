@@ -25,7 +25,9 @@ from tests.service.clc.instance_requests import INSTANCES, REFUSED
 from tests.service.clc.making import Make, boot, constantly, group, image, of, reads, running, tagged
 from tests.service.clc.named_requests import NAMED
 from tests.service.clc.security_group_requests import SECURITY_GROUPS
+from tests.service.clc.snapshot_requests import SNAPSHOTS, WITHOUT_DRY_RUN
 from tests.service.clc.stage import Stage
+from tests.service.clc.volume_requests import VOLUMES
 from tests.service.clc.vpc_requests import PLACES
 
 
@@ -115,6 +117,8 @@ REQUESTS: dict[str, Make] = (
     | PLACES
     | INSTANCES
     | ADDRESSES
+    | VOLUMES
+    | SNAPSHOTS
     | {
         "DescribeRegions": reads(
             region_pb2.DescribeRegionsRequest(region_names=["us-east-1"], all_regions=True), region_name="us-east-1"
@@ -187,7 +191,7 @@ async def test_no_member_that_is_set_stays_unread(stage: Stage, action: str, how
     assert unread(watched) == []
 
 
-@pytest.mark.parametrize("action", sorted(set(REQUESTS) - REFUSED))
+@pytest.mark.parametrize("action", sorted(set(REQUESTS) - REFUSED - WITHOUT_DRY_RUN))
 async def test_a_dry_run_ends_as_one_and_changes_nothing(stage: Stage, action: str) -> None:
     request = await REQUESTS[action](stage)
     if action == "RebootInstances":

@@ -14,7 +14,6 @@ from mallee.ec2.v1 import (
     route_table_pb2,
     snapshot_pb2,
     subnet_pb2,
-    volume_pb2,
     vpc_pb2,
 )
 from tests.service.clc.making import Make, constantly, of, reads, vpc
@@ -28,7 +27,6 @@ PLACES: dict[str, Make] = {
     "DescribeNetworkAcls": reads(network_acl_pb2.DescribeNetworkAclsRequest(), default="true"),
     "DescribeDhcpOptions": reads(dhcp_options_pb2.DescribeDhcpOptionsRequest(), key="*"),
     "DescribePrefixLists": reads(prefix_list_pb2.DescribePrefixListsRequest(), prefix_list_name="*"),
-    "DescribeVolumes": reads(volume_pb2.DescribeVolumesRequest(), status="*"),
     "DescribeSnapshots": reads(
         snapshot_pb2.DescribeSnapshotsRequest(owner_ids=["self"], restorable_by_user_ids=["all"]), status="*"
     ),

@@ -1,0 +1,174 @@
+"""Brings snapshots from pending to completed, and takes away what is deleted. By the leader alone."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from common.errors import InvalidArgument, NotFound, WrongState
+from common.log import get_logger
+from common.rpc import context
+from mallee.clc.v1 import record_pb2
+from mallee.sc.v1 import service_pb2 as sc
+from mallee.sc.v1 import snapshot_pb2 as sc_snapshot
+from mallee.sc.v1 import volume_pb2 as sc_volume
+from services.clc.clock import timestamp
+from services.clc.snapshot import rules
+from services.clc.snapshot.create import order
+from services.clc.snapshot.find import Snapshot, use_of
+from services.clc.store import Changes
+from services.clc.task.disk import import_order
+from services.clc.use_case import Cloud
+
+_AGAIN_S: Final = 2.0
+# The call that made the record fixes its point in time itself; after this long it has died.
+_CALL_S: Final = 30.0
+_GIB: Final = 1 << 30
+_log = get_logger(__name__)
+
+
+class SnapshotReconciler:
+    def __init__(self, cloud: Cloud) -> None:
+        self._cloud = cloud
+
+    async def step(self, snapshot_id: str) -> float | None:
+        snapshot = self._cloud.store.get(record_pb2.SnapshotRecord, snapshot_id)
+        if snapshot is None:
+            return None
+        record, seen = snapshot.record, self._seen(snapshot.record)
+        with context.bind(request_id=record.request_id):
+            match rules.next_step(record.state, seen.state if seen is not None else None):
+                case rules.Do.MAKE:
+                    return await self._make(snapshot)
+                case rules.Do.FORGET:
+                    return await self._forget(snapshot)
+                case None:
+                    await self._note(snapshot, seen)
+                case rules.ERROR:
+                    assert seen is not None
+                    await self._fail(snapshot, seen.reason_code, seen.message)
+                case _:
+                    assert seen is not None
+                    await self._complete(snapshot, seen.full_bytes, size_bytes=seen.size_bytes)
+        return None
+
+    def _seen(self, record: record_pb2.SnapshotRecord) -> sc_snapshot.SnapshotObservation | None:
+        if record.zone not in {zone.zone for zone in self._cloud.storage}:
+            return None
+        return self._cloud.storage[record.zone].snapshots.get(record.snapshot_id)
+
+    async def _make(self, snapshot: Snapshot) -> float | None:
+        """Given again until something is seen of it."""
+        record = snapshot.record
+        try:
+            if record.source_snapshot_id:
+                full_bytes = await self._cloud.images.copy_snapshot(
+                    record.source_snapshot_id, record.snapshot_id, record.account_id
+                )
+                await self._complete(snapshot, full_bytes, size_bytes=0)
+                return None
+            if record.import_task_id:
+                return await self._import(snapshot)
+            age_s = self._cloud.clock() - record.started.ToMilliseconds() / 1000
+            if age_s < _CALL_S:
+                return _CALL_S - age_s
+            zone = self._cloud.storage[record.zone]
+            for observation in (await zone.stub.CreateSnapshots(order(self._siblings(record)))).observations:
+                zone.note(observation)
+        except (NotFound, InvalidArgument, WrongState) as error:
+            await self._fail(snapshot, error.code, error.message)
+            return None
+        return _AGAIN_S
+
+    async def _import(self, snapshot: Snapshot) -> float | None:
+        record = snapshot.record
+        task = self._cloud.store.get(record_pb2.TaskRecord, record.import_task_id)
+        if task is None:
+            raise NotFound("The import task is gone.")
+        await self._cloud.storage[record.zone].stub.ImportSnapshot(import_order(record, task.record))
+        return _AGAIN_S
+
+    def _siblings(self, record: record_pb2.SnapshotRecord) -> list[record_pb2.SnapshotRecord]:
+        """Those of the same call: they have one point in time."""
+        return [
+            other.record
+            for other in self._cloud.store.owned(record_pb2.SnapshotRecord, record.account_id)
+            if other.record.state == rules.PENDING
+            and (other.record.request_id, other.record.zone) == (record.request_id, record.zone)
+            and not other.record.source_snapshot_id
+            and not other.record.import_task_id
+        ]
+
+    async def _note(self, snapshot: Snapshot, seen: sc_snapshot.SnapshotObservation | None) -> None:
+        """How far it is; 100 % is said when it is whole."""
+        if seen is None or snapshot.record.state != rules.PENDING:
+            return
+        percent = min(seen.progress_percent, 99)
+        if percent > snapshot.record.progress_percent:
+            draft = snapshot.draft()
+            draft.progress_percent = percent
+            await self._replace(snapshot, draft)
+
+    async def _complete(self, snapshot: Snapshot, full_bytes: int, *, size_bytes: int) -> None:
+        draft = snapshot.draft()
+        draft.state = rules.COMPLETED
+        draft.progress_percent = 100
+        draft.full_bytes = full_bytes
+        draft.completed.CopyFrom(timestamp(self._cloud.clock()))
+        if draft.import_task_id:
+            draft.volume_size_gib = max(1, -(-size_bytes // _GIB))
+        await self._replace(snapshot, draft)
+
+    async def _fail(self, snapshot: Snapshot, code: str, message: str) -> None:
+        _log.warning("a snapshot failed", snapshot_id=snapshot.record.snapshot_id, code=code, message=message)
+        draft = snapshot.draft()
+        draft.state = rules.ERROR
+        draft.reason_code = code or "InternalError"
+        draft.reason_message = message or "The storage controller does not have this snapshot any more."
+        await self._replace(snapshot, draft)
+
+    async def _replace(self, snapshot: Snapshot, draft: record_pb2.SnapshotRecord) -> None:
+        changes = Changes()
+        changes.update(snapshot, draft)
+        await self._cloud.store.commit(changes)
+
+    async def _forget(self, snapshot: Snapshot) -> float | None:
+        """In Walrus and at the storage controller that made it; then the record goes."""
+        record = snapshot.record
+        if self._is_read(record.snapshot_id):
+            return _AGAIN_S
+        await self._cloud.images.forget_snapshot(record.snapshot_id)
+        if record.zone in {zone.zone for zone in self._cloud.storage}:
+            order = sc.DeleteSnapshotRequest(snapshot_id=record.snapshot_id)
+            if not (await self._cloud.storage[record.zone].stub.DeleteSnapshot(order)).gone:
+                return _AGAIN_S
+        changes = Changes()
+        changes.delete(snapshot)
+        changes.release(use_of(record.snapshot_id))
+        await self._cloud.store.commit(changes)
+        return None
+
+    def _is_read(self, snapshot_id: str) -> bool:
+        """A copy, an export or a volume of it still needs its blocks. A volume that nothing is heard of may."""
+        store = self._cloud.store
+        return (
+            any(
+                other.record.source_snapshot_id == snapshot_id and other.record.state == rules.PENDING
+                for other in store.all(record_pb2.SnapshotRecord)
+            )
+            or any(
+                task.record.status in ("active", "deleting") and snapshot_id in task.record.snapshot_ids
+                for task in store.all(record_pb2.TaskRecord)
+                if task.record.task_id.startswith("export-")
+            )
+            or any(
+                self._is_fetching(volume.record)
+                for volume in store.all(record_pb2.VolumeRecord)
+                if volume.record.snapshot_id == snapshot_id
+            )
+        )
+
+    def _is_fetching(self, volume: record_pb2.VolumeRecord) -> bool:
+        if volume.state == record_pb2.VOLUME_STATE_ERROR:
+            return False
+        seen = self._cloud.storage.volume(volume.zone, volume.volume_id)
+        return seen is None or seen.state == sc_volume.VOLUME_STATE_CREATING or seen.missing_bytes > 0
