@@ -92,6 +92,18 @@ class SnapshotId(ResourceId):
     prefix = "snap"
 
 
+class ImportSnapshotTaskId(ResourceId):
+    prefix = "import-snap"
+
+
+class ImportImageTaskId(ResourceId):
+    prefix = "import-ami"
+
+
+class ExportImageTaskId(ResourceId):
+    prefix = "export-ami"
+
+
 class AllocationId(ResourceId):
     prefix = "eipalloc"
 
