@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -53,6 +54,19 @@ def list_(home: Home, as_json: Json = False) -> None:
         return
     rows = [(str(a["Name"]), str(a["AccountId"]), str(a["Created"]), " ".join(a["AccessKeyIds"])) for a in accounts]
     print_table(("Name", "Account", "Created", "Access keys"), rows)
+
+
+@app.command()
+def add_certificate(
+    account: Annotated[str, typer.Argument(help="Its name or id.")],
+    certificate: Annotated[Path, typer.Argument(help="X.509 in PEM, with an RSA key.", exists=True, dir_okay=False)],
+    home: Home,
+) -> None:
+    """Lets bundles of images that this certificate has signed be registered by the account."""
+    with plain_errors():
+        request = clc.AddSigningCertificateRequest(account=account, certificate_pem=certificate.read_text())
+        Client.of(site(home)).ask(lambda cloud: cloud.AddSigningCertificate(request))
+    out.print(f"Bundles that {certificate} has signed are {account}'s own now.", markup=False)
 
 
 @app.command()

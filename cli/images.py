@@ -15,6 +15,7 @@ import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from cli import credentials
+from cli.bundle import bundle
 from cli.client import Client
 from cli.options import Home, site
 from cli.output import Json, err, out, plain_errors, print_json
@@ -32,6 +33,7 @@ _BUILDS: Final = Path("/var/cache/mallee/images")
 _PART_BYTES: Final = 16 << 20
 
 app = typer.Typer(help="Guest images.", no_args_is_help=True)
+app.command()(bundle)
 
 
 class Files(Protocol):

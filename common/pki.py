@@ -3,9 +3,10 @@
     ca.pem, ca-key.pem                   the authority; its key is needed only to issue
     <member id>.pem, <member id>-key.pem CN = member id; SAN = member id, <role>.role.mallee, addresses
     instance-identity.pem, …-key.pem     what nodes sign instance identity documents with
+    bundle.pem, …-key.pem                what users seal bundles of images for
 
-Keys are ECDSA P-256, but RSA for documents, as AWS's; files of keys 0600. Repeating create or issue keeps what is there
-and still right.
+Keys are ECDSA P-256, but RSA for documents and bundles, as AWS's; files of keys 0600. Repeating create or issue keeps
+what is there and still right.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ _RENEW_BEFORE: Final = datetime.timedelta(days=90)
 # Clocks of two hosts differ.
 _BACKDATED: Final = datetime.timedelta(hours=1)
 _ROLE_SUFFIX: Final = ".role.mallee"
+# Certificates that sign themselves: whoever trusts one trusts no member of the cloud by it.
 DOCUMENT_SIGNER: Final = "instance-identity"
+BUNDLE_OPENER: Final = "bundle"
 
 
 class PkiError(ConfigError):
@@ -116,37 +119,37 @@ def issue(
         os.chown(pki_dir / f"{member_id}-key.pem", *owner)
 
 
-def create_document_signer(pki_dir: Path, *, owner: tuple[int, int] | None = None) -> None:
-    """Makes instance-identity.pem and its key unless they are there.
-
-    It signs itself: whoever trusts it trusts documents, and no member of the cloud; nor is a member's word a document.
-    """
-    path, key_path = _signer_paths(pki_dir)
+def create_self_signed(pki_dir: Path, name: str, *, owner: tuple[int, int] | None = None) -> None:
+    """Makes <name>.pem and its RSA key unless they are there. `owner` as in `issue`."""
+    path, key_path = _self_signed_paths(pki_dir, name)
     if not path.exists():
-        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "mallee instance identity")])
-        certificate = (
-            _builder(subject=name, issuer=name, key=key.public_key(), end=_now() + _VALID)
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .sign(key, hashes.SHA256())
-        )
+        certificate, key = self_signed(f"mallee {name}")
         _write(key_path, _key_pem(key), mode=0o600)
         _write(path, certificate.public_bytes(serialization.Encoding.PEM), mode=0o644)
     if owner is not None:
         os.chown(key_path, *owner)
 
 
-def load_document_signer(pki_dir: Path) -> tuple[x509.Certificate, rsa.RSAPrivateKey]:
+def self_signed(common_name: str) -> tuple[x509.Certificate, rsa.RSAPrivateKey]:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+    builder = _builder(subject=name, issuer=name, key=key.public_key(), end=_now() + _VALID).add_extension(
+        x509.BasicConstraints(ca=False, path_length=None), critical=True
+    )
+    return builder.sign(key, hashes.SHA256()), key
+
+
+def load_self_signed(pki_dir: Path, name: str) -> tuple[x509.Certificate, rsa.RSAPrivateKey]:
     """Raises PkiError."""
-    path, key_path = _signer_paths(pki_dir)
+    path, key_path = _self_signed_paths(pki_dir, name)
     key = serialization.load_pem_private_key(_read(key_path), password=None)
     if not isinstance(key, rsa.RSAPrivateKey):
         raise PkiError(f"{key_path} is not an RSA key")
     return x509.load_pem_x509_certificate(_read(path)), key
 
 
-def _signer_paths(pki_dir: Path) -> tuple[Path, Path]:
-    return pki_dir / f"{DOCUMENT_SIGNER}.pem", pki_dir / f"{DOCUMENT_SIGNER}-key.pem"
+def _self_signed_paths(pki_dir: Path, name: str) -> tuple[Path, Path]:
+    return pki_dir / f"{name}.pem", pki_dir / f"{name}-key.pem"
 
 
 def _issue(pki_dir: Path, member_id: str, names: x509.SubjectAlternativeName, ca: x509.Certificate) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from common.config import CloudConfig, load
-from common.pki import Identity, create_authority, create_document_signer, issue
+from common.pki import BUNDLE_OPENER, DOCUMENT_SIGNER, Identity, create_authority, create_self_signed, issue
 from deploy import etcd, fabric, machine
 from deploy.config_file import FILE_NAME, write
 from deploy.guests import end_all_processes, end_storage, power_off_all
@@ -231,7 +231,8 @@ def _make_keys(config: CloudConfig) -> None:
             issue(pki, f"{role}-{zone.name}", role, ips=own, owner=service)
         for node in zone.nodes:
             issue(pki, node.name, "nc", ips=(node.address,), owner=root if node.namespace else service)
-    create_document_signer(pki, owner=service if is_fake(config) else root)
+    create_self_signed(pki, DOCUMENT_SIGNER, owner=service if is_fake(config) else root)
+    create_self_signed(pki, BUNDLE_OPENER, owner=service)
     for name in ("master.key", "ticket.key"):
         path = pki / name
         if not path.exists():

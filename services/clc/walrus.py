@@ -3,6 +3,7 @@ account."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -23,11 +24,18 @@ class Pinned:
     size_bytes: int
     format: instance_pb2.ImageFormat.ValueType
     virtual_size_bytes: int
+    # As a bundle says of itself.
+    architecture: str = ""
+    kernel_id: str = ""
+    ramdisk_id: str = ""
 
 
 class ImageStore(Protocol):
-    async def pin(self, image_id: str, *, bucket: str, key: str) -> Pinned:
-        """For the current caller. Idempotent. Raises CloudError in words for the user when it is refused."""
+    async def pin(self, image_id: str, *, bucket: str, key: str, certificates: Sequence[str] = ()) -> Pinned:
+        """For the current caller, one of whose `certificates` (PEM) has signed it if it is a bundle. Idempotent.
+
+        Raises CloudError in words for the user when it is refused.
+        """
 
     async def unpin(self, image_id: str) -> None:
         """Idempotent."""
@@ -52,9 +60,15 @@ class WalrusImages:
     def __init__(self, peers: Peers) -> None:
         self._peers = peers
 
-    async def pin(self, image_id: str, *, bucket: str, key: str) -> Pinned:
+    async def pin(self, image_id: str, *, bucket: str, key: str, certificates: Sequence[str] = ()) -> Pinned:
         answer = await self._stub().PinImage(
-            service_pb2.PinImageRequest(image_id=image_id, bucket=bucket, key=key.encode()), timeout=_PIN_TIMEOUT_S
+            service_pb2.PinImageRequest(
+                image_id=image_id,
+                bucket=bucket,
+                key=key.encode(),
+                signing_certificates=[certificate.encode() for certificate in certificates],
+            ),
+            timeout=_PIN_TIMEOUT_S,
         )
         return Pinned(
             kind=answer.kind,
@@ -62,6 +76,9 @@ class WalrusImages:
             size_bytes=answer.size_bytes,
             format=answer.format,
             virtual_size_bytes=answer.virtual_size_bytes,
+            architecture=answer.architecture,
+            kernel_id=answer.kernel_id,
+            ramdisk_id=answer.ramdisk_id,
         )
 
     async def unpin(self, image_id: str) -> None:

@@ -29,7 +29,7 @@ from common.host import host_id
 from common.ids import InstanceId, VpcId
 from common.log import get_logger
 from common.metrics import gauge
-from common.pki import load_document_signer
+from common.pki import DOCUMENT_SIGNER, load_self_signed
 from common.process import EXIT_CONFIG, ServiceContext, run_service
 from common.rpc.peers import Peers
 from common.rpc.server import RpcServer
@@ -155,7 +155,7 @@ async def _host(
     metadata = MetadataServer(
         network,
         functools.partial(_find_subject, store, plans),
-        signer=DocumentSigner(*load_document_signer(config.pki_path)),
+        signer=DocumentSigner(*load_self_signed(config.pki_path, DOCUMENT_SIGNER)),
         token_key=token_key(ctx.identity),
     )
     ctx.stack.push_async_callback(metadata.close)

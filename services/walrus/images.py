@@ -10,17 +10,21 @@ import asyncio
 import hashlib
 import os
 import secrets
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, TypeVar
 
+from cryptography.hazmat.primitives.asymmetric import rsa
+
 from common import ticket
+from common.bundle.manifest import Described
 from common.errors import Denied, InvalidArgument, NotFound, WrongState
 from common.log import get_logger
 from mallee.common.v1.caller_pb2 import Caller
 from services.walrus import bucket as bucket_rules
 from services.walrus import image as rules
+from services.walrus.bundle import is_manifest, unbundle
 from services.walrus.drivers.base import BlobMissing, Inline, Object, Pin
 from services.walrus.drivers.embedded.blobs import fsync_folder
 from services.walrus.get import pieces_of
@@ -36,10 +40,19 @@ Result = TypeVar("Result")
 
 
 class Images:
-    def __init__(self, store: Store, folder: Path, *, ticket_key: bytes, now_s: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        folder: Path,
+        *,
+        ticket_key: bytes,
+        opener: rsa.RSAPrivateKey,
+        now_s: Callable[[], float],
+    ) -> None:
         self._store = store
         self._folder = folder
         self._ticket_key = ticket_key
+        self._opener = opener
         self._now_s = now_s
         # Between a content's file and its rows.
         self._change = asyncio.Lock()
@@ -53,18 +66,28 @@ class Images:
                 path.unlink()
 
     async def pin(
-        self, image_id: str, bucket_name: str, key: bytes, *, wanted: rules.Kind | None, caller: Caller | None
-    ) -> tuple[Pin, rules.Kind]:
-        """Raises NotFound or Denied (InvalidManifest, as RegisterImage says it), InvalidArgument for a bad image."""
+        self,
+        image_id: str,
+        bucket_name: str,
+        key: bytes,
+        *,
+        wanted: rules.Kind | None,
+        certificates: Sequence[bytes],
+        caller: Caller | None,
+    ) -> tuple[Pin, rules.Kind, Described | None]:
+        """And what a bundle says of itself; `certificates` are those that may have signed it.
+
+        Raises NotFound or Denied (InvalidManifest, as RegisterImage says it), InvalidArgument for a bad image.
+        """
         known = bucket_rules.caller_or_refuse(caller)
         name, source = pin_name(image_id), f"{bucket_name}/{key.decode('utf-8', 'replace')}"
         if (standing := await self._store.index.find_pin(name)) is not None:
             if (standing.source.partition(" ")[2], standing.account_id) != (source, known.account_id):
                 raise WrongState(f"{image_id} is pinned to another image already")
-            return standing, rules.Kind(standing.source.partition(" ")[0])
+            return standing, rules.Kind(standing.source.partition(" ")[0]), None
         draft = self._folder / f"draft-{secrets.token_hex(8)}"
         try:
-            await self._export(bucket_name, key, known, draft)
+            described = await self._fetch(bucket_name, key, known, draft, certificates)
             sha256, looks = await self._examine(draft, wanted)
             made = Pin(
                 image_id=name,
@@ -81,7 +104,7 @@ class Images:
         finally:
             draft.unlink(missing_ok=True)
         _log.info("pinned an image", image=image_id, kind=looks.kind.value, format=looks.format, bytes=made.size)
-        return made, looks.kind
+        return made, looks.kind, described
 
     async def unpin(self, image_id: str) -> None:
         name = pin_name(image_id)
@@ -111,6 +134,18 @@ class Images:
             file.seek(offset)
             while chunk := await _in_thread(lambda: file.read(_CHUNK_BYTES)):
                 yield chunk
+
+    async def _fetch(
+        self, bucket_name: str, key: bytes, caller: Caller, draft: Path, certificates: Sequence[bytes]
+    ) -> Described | None:
+        if not is_manifest(key):
+            await self._export(bucket_name, key, caller, draft)
+            return None
+
+        async def export(part: bytes, path: Path) -> None:
+            await self._export(bucket_name, part, caller, path)
+
+        return await unbundle(self._store, key, draft, export=export, opener=self._opener, certificates=certificates)
 
     async def _export(self, bucket_name: str, key: bytes, caller: Caller, draft: Path) -> None:
         with _as_register_image(bucket_name, key):

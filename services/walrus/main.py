@@ -8,6 +8,7 @@ import time
 from common.config import ConfigError
 from common.etcd.client import Etcd
 from common.etcd.membership import Membership
+from common.pki import BUNDLE_OPENER, load_self_signed
 from common.process import ServiceContext, run_service
 from common.rpc.server import RpcServer
 from mallee.common.v1.caller_pb2 import Member
@@ -42,7 +43,8 @@ async def build(ctx: ServiceContext) -> None:
     reclaimer = Reclaimer(store)
     store.reclaim = reclaimer.nudge
     ticket_key = (config.pki_path / "ticket.key").read_bytes()
-    images = Images(store, root / "pins", ticket_key=ticket_key, now_s=time.time)
+    _, opener = load_self_signed(config.pki_path, BUNDLE_OPENER)
+    images = Images(store, root / "pins", ticket_key=ticket_key, opener=opener, now_s=time.time)
     await images.open()
     ctx.tasks.create_task(reclaimer.run(), name="reclaimer")
     ctx.tasks.create_task(observe.follow(store), name="figures")

@@ -32,8 +32,13 @@ class WalrusService(service_pb2_grpc.WalrusServiceServicer):
         self._snapshots = Snapshots(store)
 
     async def PinImage(self, request: service_pb2.PinImageRequest, context: Any) -> service_pb2.PinImageResponse:
-        pin, kind = await self._images.pin(
-            request.image_id, request.bucket, request.key, wanted=_KINDS.get(request.kind), caller=current_caller()
+        pin, kind, described = await self._images.pin(
+            request.image_id,
+            request.bucket,
+            request.key,
+            wanted=_KINDS.get(request.kind),
+            certificates=request.signing_certificates,
+            caller=current_caller(),
         )
         return service_pb2.PinImageResponse(
             sha256=pin.sha256,
@@ -41,6 +46,9 @@ class WalrusService(service_pb2_grpc.WalrusServiceServicer):
             format=_FORMATS[pin.format],
             virtual_size_bytes=pin.virtual_size,
             kind=_KIND_NUMBERS[kind],
+            architecture=described.architecture if described else "",
+            kernel_id=described.kernel_id if described else "",
+            ramdisk_id=described.ramdisk_id if described else "",
         )
 
     async def UnpinImage(self, request: service_pb2.UnpinImageRequest, context: Any) -> service_pb2.UnpinImageResponse:

@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from common import netns
 from common.ids import VpcId
-from common.pki import create_document_signer, load_document_signer
+from common.pki import DOCUMENT_SIGNER, create_self_signed, load_self_signed
 from mallee.nc.v1 import instance_pb2
 from services.nc.identity_document import DocumentSigner
 from services.nc.metadata import MetadataServer
@@ -43,12 +43,12 @@ class Answering:
 async def answering(lab: Lab, tmp_path: Path) -> AsyncIterator[Answering]:
     vpc = VpcId.new()
     [guest] = await opened(lab, vpc, 0)
-    create_document_signer(tmp_path)
+    create_self_signed(tmp_path, DOCUMENT_SIGNER)
     it = Answering(guest, instance_pb2.InstanceSpec(instance_id="i-0123456789abcdef0"))
     server = MetadataServer(
         lab.network(guest),
         lambda vpc_id, address: Subject(it.spec) if (vpc_id, address) == (vpc, guest.private) else None,
-        signer=DocumentSigner(*load_document_signer(tmp_path)),
+        signer=DocumentSigner(*load_self_signed(tmp_path, DOCUMENT_SIGNER)),
         token_key=b"k" * 32,
     )
     await server.serve(vpc)

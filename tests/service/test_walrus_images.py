@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import hashlib
+import os
 import struct
 import subprocess
 import time
@@ -12,13 +13,18 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from common import ticket
+from common import pki, ticket
+from common.bundle import manifest as manifests
+from common.bundle.pack import pack
 from common.errors import CloudError, Denied, InvalidArgument, NotFound, WrongState
 from common.rpc.channel import cloud_errors
 from mallee.nc.v1 import instance_pb2
+from mallee.s3.v1 import object_pb2
 from mallee.walrus.v1 import service_pb2
+from services.walrus.delete import delete_object
 from services.walrus.images import Images
 from tests.service.walrus_stage import WalrusStage, make_certificates, said_by, walrus_stage
 from tests.walrus_store import ALICE, BOB, begin_upload, complete, put_bytes, upload_part
@@ -201,11 +207,64 @@ async def test_bytes_stay_until_the_last_pin_is_gone(stage: WalrusStage) -> None
     assert list((stage.root / "pins").iterdir()) == []
 
 
+async def put_bundle(stage: WalrusStage, folder: Path, image: bytes, *, sealed_for: str = "") -> bytes:
+    """Its manifest's text stands in the bucket, beside its parts, as disk.manifest.xml; the signer's certificate."""
+    path = folder / "disk"
+    path.write_bytes(image)
+    key, iv = b"k" * 16, b"i" * 16
+    packed = pack(path, folder, "disk", key=key, iv=iv, part_bytes=100_000)
+    user, signer = pki.self_signed("alice")
+    cloud, _ = pki.self_signed(sealed_for) if sealed_for else pki.load_self_signed(stage.certificates, "bundle")
+    described = manifests.Described(name="disk", account_id=ALICE.account_id, kernel_id="aki-00000000000000007")
+    text = manifests.render(described, packed, key=key, iv=iv, cloud=cloud, user=user, signer=signer)
+    await put_bytes(stage.store, "folder/disk.manifest.xml", text)
+    for part in packed.parts:
+        await put_bytes(stage.store, f"folder/{part.filename}", (folder / part.filename).read_bytes())
+    return user.public_bytes(serialization.Encoding.PEM)
+
+
+async def pin_bundle(stage: WalrusStage, *certificates: bytes) -> service_pb2.PinImageResponse:
+    request = service_pb2.PinImageRequest(
+        image_id=AMI, bucket="bucket", key=b"folder/disk.manifest.xml", signing_certificates=certificates
+    )
+    return await (await stage.walrus()).PinImage(request, metadata=said_by(ALICE), timeout=30)
+
+
+async def test_a_bundle_is_the_image_in_it(stage: WalrusStage, tmp_path: Path) -> None:
+    image = os.urandom(512 << 10)
+    certificate = await put_bundle(stage, tmp_path, image)
+    answer = await pin_bundle(stage, certificate)
+    assert answer.sha256 == hashlib.sha256(image).hexdigest()
+    assert answer.kernel_id == "aki-00000000000000007"
+    assert [path.name for path in (stage.root / "pins").iterdir()] == [answer.sha256]
+
+
+@pytest.mark.parametrize("wrong", ["signature", "cloud", "part missing", "part changed", "format"])
+async def test_a_bundle_that_is_not_whole_is_refused_and_leaves_nothing(
+    stage: WalrusStage, tmp_path: Path, wrong: str
+) -> None:
+    image = b"KDMV" + os.urandom(512 << 10) if wrong == "format" else os.urandom(512 << 10)
+    certificate = await put_bundle(stage, tmp_path, image, sealed_for="another" if wrong == "cloud" else "")
+    match wrong:
+        case "signature":
+            certificate = pki.self_signed("mallory")[0].public_bytes(serialization.Encoding.PEM)
+        case "part missing":
+            gone = object_pb2.DeleteObjectRequest(bucket="bucket", key="folder/disk.part.01")
+            await delete_object(stage.store, gone, ALICE)
+        case "part changed":
+            await put_bytes(stage.store, "folder/disk.part.01", b"else")
+    with pytest.raises(CloudError) as caught:
+        await pin_bundle(stage, certificate)
+    assert caught.value.code == ("InvalidParameterValue" if wrong == "format" else "InvalidManifest")
+    assert list((stage.root / "pins").iterdir()) == []
+
+
 async def test_leftovers_of_a_crash_are_swept_and_pins_are_not(stage: WalrusStage) -> None:
     await put_bytes(stage.store, "disk", DISK)
     sha256 = (await pin(stage)).sha256
     (stage.root / "pins" / "draft-1").write_bytes(b"x")
-    await Images(stage.store, stage.root / "pins", ticket_key=b"", now_s=time.time).open()
+    _, opener = pki.load_self_signed(stage.certificates, pki.BUNDLE_OPENER)
+    await Images(stage.store, stage.root / "pins", ticket_key=b"", opener=opener, now_s=time.time).open()
     assert [path.name for path in (stage.root / "pins").iterdir()] == [sha256]
 
 

@@ -48,6 +48,7 @@ def etcd_server(tmp_path: Path) -> Iterator[EtcdServer]:
 
 @pytest.fixture
 def home(tmp_path: Path, etcd_server: EtcdServer) -> Path:
+    pki.create_self_signed(tmp_path / "pki", pki.BUNDLE_OPENER)
     (tmp_path / "pki" / "ticket.key").write_bytes(secrets.token_bytes(32))
     (tmp_path / "mallee.toml").write_text(
         f'cloud_id = "abcd"\nhome = "{tmp_path}"\n[etcd]\nendpoints = ["{etcd_server.address}"]\n'

@@ -70,6 +70,7 @@ def make_certificates(folder: Path) -> Path:
     pki.create_authority(folder)
     for member, role in MEMBERS.items():
         pki.issue(folder, member, role)
+    pki.create_self_signed(folder, pki.BUNDLE_OPENER)
     return folder
 
 
@@ -78,7 +79,8 @@ async def walrus_stage(root: Path, certificates: Path, limits: Limits = LIMITS) 
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(opened_store(root, limits))
         key = secrets.token_bytes(32)
-        images = Images(store, root / "pins", ticket_key=key, now_s=time.time)
+        _, opener = pki.load_self_signed(certificates, pki.BUNDLE_OPENER)
+        images = Images(store, root / "pins", ticket_key=key, opener=opener, now_s=time.time)
         await images.open()
         server = RpcServer(Identity.load(certificates, "walrus-1"))
         server.add(add_S3ServiceServicer_to_server, S3Service(store))

@@ -10,7 +10,15 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from common.pki import Identity, PkiError, create_authority, create_document_signer, issue, load_document_signer
+from common.pki import (
+    DOCUMENT_SIGNER,
+    Identity,
+    PkiError,
+    create_authority,
+    create_self_signed,
+    issue,
+    load_self_signed,
+)
 
 
 @pytest.fixture
@@ -88,13 +96,13 @@ def test_what_is_missing_is_named(pki: Path) -> None:
 
 
 def test_the_signer_of_documents_is_made_once_and_vouches_for_itself_alone(pki: Path) -> None:
-    create_document_signer(pki)
-    certificate, key = load_document_signer(pki)
+    create_self_signed(pki, DOCUMENT_SIGNER)
+    certificate, key = load_self_signed(pki, DOCUMENT_SIGNER)
     assert certificate.public_key() == key.public_key()
     certificate.verify_directly_issued_by(certificate)
     authority = x509.load_pem_x509_certificate((pki / "ca.pem").read_bytes())
     assert certificate.issuer != authority.subject
     assert stat.S_IMODE((pki / "instance-identity-key.pem").stat().st_mode) == 0o600
     before = content(pki)
-    create_document_signer(pki)
+    create_self_signed(pki, DOCUMENT_SIGNER)
     assert content(pki) == before

@@ -10,6 +10,7 @@ from common.etcd.election import Leaders
 from common.etcd.membership import Membership
 from mallee.clc.v1 import record_pb2, service_pb2, service_pb2_grpc
 from services.clc.account import secrets
+from services.clc.account.certificates import add_certificate
 from services.clc.account.create import create_account
 from services.clc.account.delete import delete_account
 from services.clc.account.operators import operator_id
@@ -62,6 +63,14 @@ class AdministrationService(service_pb2_grpc.AdministrationServiceServicer):
                 self._cloud.master_key, key.record.access_key_id, key.record.sealed_secret
             ),
         )
+
+    async def AddSigningCertificate(
+        self, request: service_pb2.AddSigningCertificateRequest, context: Any
+    ) -> service_pb2.AddSigningCertificateResponse:
+        store = self._cloud.store
+        account_id = find_account(store, request.account or _operator(store)).record.account_id
+        await add_certificate(self._cloud, account_id, request.certificate_pem)
+        return service_pb2.AddSigningCertificateResponse(account=_shown(store, find_account(store, account_id).record))
 
     async def DescribeCloud(
         self, request: service_pb2.DescribeCloudRequest, context: Any

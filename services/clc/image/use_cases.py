@@ -75,6 +75,10 @@ async def _register_object(
     check_name_free(cloud.store, call.account_id, request.name)
     end_dry_run(request)
     record.image_id, pinned = await _pin(cloud, call, bucket, key)
+    # A bundle's own word, where the request has none.
+    record.architecture = request.architecture or pinned.architecture or record.architecture
+    record.kernel_id = record.kernel_id or _of_bundle(cloud, call, pinned.kernel_id, "kernel")
+    record.ramdisk_id = record.ramdisk_id or _of_bundle(cloud, call, pinned.ramdisk_id, "ramdisk")
     record.location = request.image_location
     record.image_type = _KINDS[pinned.kind][1]
     record.sha256, record.size_bytes = pinned.sha256, pinned.size_bytes
@@ -208,6 +212,12 @@ def launchable(store: Store, account_id: str, image_id: str, kind: str) -> Store
     return image
 
 
+def _of_bundle(cloud: Cloud, call: Call, image_id: str, kind: str) -> str:
+    if image_id:
+        launchable(cloud.store, call.account_id, image_id, kind)
+    return image_id
+
+
 async def _pin(cloud: Cloud, call: Call, bucket: str, key: str) -> tuple[str, Pinned]:
     """The image's id, whose prefix its content decides, and what Walrus found.
 
@@ -217,7 +227,9 @@ async def _pin(cloud: Cloud, call: Call, bucket: str, key: str) -> tuple[str, Pi
     claimed = Changes()
     claimed.claim(pinning_claim(f"ami-{digits}"), str(call.now))
     await cloud.store.commit(claimed)
-    pinned = await cloud.images.pin(f"ami-{digits}", bucket=bucket, key=key)
+    account = cloud.store.get(record_pb2.AccountRecord, call.account_id)
+    certificates = account.record.signing_certificates if account is not None else ()
+    pinned = await cloud.images.pin(f"ami-{digits}", bucket=bucket, key=key, certificates=certificates)
     return f"{_KINDS[pinned.kind][0].prefix}-{digits}", pinned
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, cast
 
 from common.config import CloudConfig, ZoneConfig
@@ -162,7 +162,7 @@ class PlayedImages:
         self.copies: dict[str, str] = {}
         self.forgotten: set[str] = set()
 
-    async def pin(self, image_id: str, *, bucket: str, key: str) -> Pinned:
+    async def pin(self, image_id: str, *, bucket: str, key: str, certificates: Sequence[str] = ()) -> Pinned:
         kinds = {"k": walrus.IMAGE_KIND_KERNEL, "r": walrus.IMAGE_KIND_RAMDISK, "m": walrus.IMAGE_KIND_MACHINE}
         if key[0] not in kinds:
             raise InvalidArgument("The image has a backing file.", code="InvalidManifest")

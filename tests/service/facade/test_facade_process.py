@@ -109,6 +109,7 @@ async def cloud(tmp_path: Path) -> AsyncIterator[Cloud]:
     pki.create_authority(certificates)
     for member, role in _MEMBERS:
         pki.issue(certificates, member, role, ips=["127.0.0.1"])
+    pki.create_self_signed(certificates, pki.BUNDLE_OPENER)
     (certificates / "ticket.key").write_bytes(b"k" * 32)
     made = Cloud(tmp_path)
     async with AsyncExitStack() as stack:

@@ -18,7 +18,7 @@ from common.background import Background
 from common.config import CloudConfig, NodeConfig, NodesConfig, ZoneConfig
 from common.errors import CloudError, NotFound, Unavailable
 from common.ids import InstanceId
-from common.pki import Identity, create_authority, create_document_signer, issue
+from common.pki import DOCUMENT_SIGNER, Identity, create_authority, create_self_signed, issue
 from common.process import ServiceContext
 from common.rpc.channel import cloud_errors, connect
 from mallee.nc.v1 import instance_pb2, service_pb2, service_pb2_grpc
@@ -150,7 +150,7 @@ def make_site(folder: Path, *, cores: int = 2) -> Site:
 def _document_signer() -> dict[str, bytes]:
     """Files; their key takes too long to make one for each test."""
     with tempfile.TemporaryDirectory() as folder:
-        create_document_signer(Path(folder))
+        create_self_signed(Path(folder), DOCUMENT_SIGNER)
         return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 

@@ -1,0 +1,72 @@
+"""Bundles in a bucket: a manifest and its parts beside it, put together as the image that they are."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from common.bundle import manifest as manifests
+from common.bundle.manifest import Described, Manifest
+from common.bundle.pack import unpack
+from services.walrus.store import Store
+
+_SUFFIX: Final = b".manifest.xml"
+
+# Makes a file of the object of this key, as the caller may read it.
+Export = Callable[[bytes, Path], Awaitable[None]]
+
+
+def is_manifest(key: bytes) -> bool:
+    """As EC2 tells a bundle by its location."""
+    return key.endswith(_SUFFIX)
+
+
+async def unbundle(
+    store: Store,
+    key: bytes,
+    image: Path,
+    *,
+    export: Export,
+    opener: rsa.RSAPrivateKey,
+    certificates: Sequence[bytes],
+) -> Described:
+    """Verified, decrypted and put together at `image`. `certificates`: PEM, of the account.
+
+    Raises InvalidArgument (InvalidManifest), NoCapacity; what was written of the image is the caller's to remove.
+    """
+    with contextlib.ExitStack() as drafts:
+        manifest = await _manifest(store, key, _draft(drafts, image, "manifest"), export)
+        manifests.check_signature(manifest, _loaded(certificates))
+        secret, iv = manifests.opened_key(manifest, opener)
+        packed, folder = manifest.packed, key.rpartition(b"/")[0]
+        paths = [_draft(drafts, image, f"part-{index}") for index in range(len(packed.parts))]
+        with store.space(packed.size, await store.blobs.free_bytes()):
+            for part, path in zip(packed.parts, paths, strict=True):
+                await export(b"/".join(filter(None, (folder, part.filename.encode()))), path)
+            await store.in_thread(lambda: unpack(paths, packed, image, key=secret, iv=iv))
+    return manifest.described
+
+
+async def _manifest(store: Store, key: bytes, path: Path, export: Export) -> Manifest:
+    await export(key, path)
+
+    def read() -> Manifest:
+        with path.open("rb") as file:
+            return manifests.parse(file.read(manifests.MAX_BYTES + 1))
+
+    return await store.in_thread(read)
+
+
+def _draft(drafts: contextlib.ExitStack, image: Path, name: str) -> Path:
+    path = image.with_name(f"{image.name}-{name}")
+    drafts.callback(path.unlink, missing_ok=True)
+    return path
+
+
+def _loaded(certificates: Sequence[bytes]) -> list[x509.Certificate]:
+    return [x509.load_pem_x509_certificate(certificate) for certificate in certificates]
