@@ -18,6 +18,7 @@ from mallee.sc.v1.service_pb2_grpc import add_StorageControllerServiceServicer_t
 from mallee.walrus.v1.service_pb2_grpc import WalrusServiceStub
 from services.sc.drivers.base import VolumeDriver
 from services.sc.drivers.fake import FakeVolumes
+from services.sc.nbd.fetch import fetch
 from services.sc.paths import ScPaths, paths_of
 from services.sc.service import StorageController
 from services.sc.term import Parts
@@ -66,7 +67,7 @@ async def build(ctx: ServiceContext) -> None:
 
 
 def driver_of(config: CloudConfig, member: str, paths: ScPaths) -> VolumeDriver:
-    return FakeVolumes(paths.volumes)
+    return FakeVolumes(paths.volumes, fetch=fetch)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -12,9 +11,9 @@ from pathlib import Path
 from typing import Protocol
 
 from common.ids import VolumeId
-from services.sc.drivers.base import BLOCK_BYTES, ExportPlace, NbdSource, VolumeDriver
+from services.sc.drivers.base import ExportPlace, NbdSource, VolumeDriver
 from services.sc.drivers.fake import FakeVolumes, Faults
-from services.sc.nbd.client import connected
+from services.sc.nbd.fetch import fetch
 from tests.eventually import eventually
 
 
@@ -81,17 +80,6 @@ class _FakeClient:
 
     async def close(self) -> None:
         return None
-
-
-async def fetch(source: NbdSource, into: Path) -> None:
-    async with connected(source.socket, source.name) as client:
-        with into.open("r+b") as file:
-            file.truncate(max(source.size_bytes, file.seek(0, os.SEEK_END)))
-            for start in range(0, source.size_bytes, BLOCK_BYTES):
-                block = await client.read(start, min(BLOCK_BYTES, source.size_bytes - start))
-                if block.strip(b"\0"):
-                    file.seek(start)
-                    file.write(block)
 
 
 @contextlib.contextmanager
