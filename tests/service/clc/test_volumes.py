@@ -315,12 +315,9 @@ async def test_what_does_not_fit_is_refused_by_its_own_code(
     new = await create(stage)
     chosen = {"attach taken": volume_id, "attach elsewhere": elsewhere, "attach new": new, "detach": volume_id}
     subject = chosen.get(what, free)
-    if what.startswith("attach"):
-        asked = attach(stage, subject, instance_id, **more)
-    else:
-        asked = detach(stage, subject, **more)
+    attaching = what.startswith("attach")
     with pytest.raises(CloudError) as refused:
-        await asked
+        await (attach(stage, subject, instance_id, **more) if attaching else detach(stage, subject, **more))
     assert refused.value.code == code
 
 
