@@ -7,13 +7,14 @@ import contextlib
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from common.background import Background
 from common.errors import NotFound, Unavailable
 from common.etcd.client import Etcd
 from common.etcd.election import Election, Leadership
 from common.etcd.sync import connected
+from common.etcd.types import Txn, TxnResult
 from common.ids import SnapshotId, VolumeId
 from common.pki import Identity
 from common.rpc.channel import cloud_errors, connect
@@ -24,8 +25,8 @@ from mallee.sc.v1.service_pb2_grpc import (
     StorageControllerServiceStub,
     add_StorageControllerServiceServicer_to_server,
 )
-from services.sc.clients import BaseMissing, Progress, Upload, Uploaded
-from services.sc.drivers.base import BLOCK_BYTES, Extent, NbdSource
+from services.sc.clients import BaseMissing, Progress, Upload, Uploaded, Uploader
+from services.sc.drivers.base import BLOCK_BYTES, Extent, NbdSource, VolumeDriver
 from services.sc.drivers.fake import FakeVolumes, Faults
 from services.sc.service import StorageController
 from services.sc.term import Parts
@@ -65,6 +66,66 @@ def spec(
         snapshot_id=snapshot,
         limits=volume_pb2.VolumeLimits(iops=iops),
     )
+
+
+class Steps:
+    """Counts what a controller does to the world: before and after each, one step. At the chosen one it stops dead."""
+
+    def __init__(self, stop_at: int) -> None:
+        self.count = 0
+        self.last = ""
+        self.dead = asyncio.Event()
+        self._stop_at = stop_at
+
+    async def step(self, name: str) -> None:
+        if not self.dead.is_set():
+            self.count += 1
+            self.last = name
+        if self.count == self._stop_at:
+            self.dead.set()
+            await asyncio.get_running_loop().create_future()
+
+    def spare(self) -> None:
+        """It does not stop any more."""
+        self._stop_at = 0
+
+    def around(self, inner: object) -> object:
+        return _Stepped(inner, self)
+
+
+class _Stepped:
+    """Of a driver or an uploader: what changes something."""
+
+    def __init__(self, inner: object, steps: Steps) -> None:
+        self._inner, self._steps = inner, steps
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._inner, name)
+        if name not in ("create", "resize", "limit", "remove", "export", "unexport", "freeze", "release", "upload"):
+            return found
+
+        async def stepped(*args: Any, **kwargs: Any) -> Any:
+            await self._steps.step(f"before {name}")
+            answer = await found(*args, **kwargs)
+            await self._steps.step(f"after {name}")
+            return answer
+
+        return stepped
+
+
+class _SteppedEtcd(Etcd):
+    def __init__(self, address: str, steps: Steps) -> None:
+        super().__init__([address], None)
+        self._steps = steps
+
+    async def txn(self, txn: Txn) -> TxnResult:
+        counts = any(b"/mallee/sc/" in compare.key for compare in txn.request.compare)
+        if counts:
+            await self._steps.step("before a write")
+        result = await super().txn(txn)
+        if counts:
+            await self._steps.step("after a write")
+        return result
 
 
 class Blocks:
@@ -143,7 +204,8 @@ class Blocks:
 class Zone:
     """One storage controller, and the CLC's and two nodes' view of it."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, steps: Steps | None = None) -> None:
+        self._steps = steps
         self.volumes: dict[str, volume_pb2.VolumeObservation] = {}
         self.snapshots: dict[str, snapshot_pb2.SnapshotObservation] = {}
         self.gone: list[str] = []
@@ -158,10 +220,12 @@ class Zone:
     async def start(self) -> None:
         """Started, elected and watched."""
         stage = self._stage
-        etcd = await self._stack.enter_async_context(Etcd([stage.etcd_address], None))
+        steps = self._steps
+        etcd = Etcd([stage.etcd_address], None) if steps is None else _SteppedEtcd(stage.etcd_address, steps)
+        await self._stack.enter_async_context(etcd)
         parts = Parts(
-            driver=self.driver,
-            uploader=stage.blocks,
+            driver=self.driver if steps is None else cast(VolumeDriver, steps.around(self.driver)),
+            uploader=stage.blocks if steps is None else cast(Uploader, steps.around(stage.blocks)),
             sources=stage.blocks,
             import_image=no_import,
             work=stage.folder / "work",
@@ -263,8 +327,8 @@ class Stage:
         self.faults = Faults()
         self._stack = stack
 
-    async def zone(self) -> Zone:
-        zone = Zone(self)
+    async def zone(self, steps: Steps | None = None) -> Zone:
+        zone = Zone(self, steps)
         self._stack.push_async_callback(zone.stop)
         await zone.start()
         return zone
