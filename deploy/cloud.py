@@ -132,6 +132,8 @@ def bring_up(site: Site, config: CloudConfig, code: Code, tell: Tell) -> None:
     supervisor.ensure([first])
     admin = Identity.load(config.pki_path, ADMIN)
     etcd.wait_until_answers(config, admin, _READY_S)
+    if etcd.ensure_room(config, admin):
+        tell("etcd was full: made room in it")
     etcd.allow_members(config, admin)
     tell(f"Starting {len(rest)} services")
     supervisor.ensure([first, *rest])

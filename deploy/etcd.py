@@ -12,6 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from common.config import CloudConfig
 from common.etcd.auth import EtcdUser, ensure_auth
 from common.etcd.client import SERVER_NAME, Etcd
+from common.etcd.space import QUOTA_BYTES, make_room
 from common.pki import Identity
 from deploy.layout import METRICS_ABOVE, peer_port
 from deploy.names import CLC, ETCD, FACADE, WALRUS
@@ -19,6 +20,8 @@ from deploy.s6 import Service, SupervisorError
 
 # Of members that etcd asks about health.
 _BACKOFF_MS: Final = 50
+# What a disk of 20 MB/s needs for a file that may not be larger than the quota.
+_DEFRAGMENT_S: Final = 240.0
 
 
 def service(config: CloudConfig) -> Service:
@@ -50,7 +53,7 @@ def service(config: CloudConfig) -> Service:
         # Watchers that were away for longer list afresh.
         "auto-compaction-mode": "periodic",
         "auto-compaction-retention": "30m",
-        "quota-backend-bytes": str(4 << 30),
+        "quota-backend-bytes": str(QUOTA_BYTES),
         # A launch of a hundred instances with their index keys is one transaction.
         "max-txn-ops": "4096",
         "logger": "zap",
@@ -92,6 +95,19 @@ def allow_members(config: CloudConfig, identity: Identity) -> None:
             await ensure_auth(client, users(config))
 
     asyncio.run(allow())
+
+
+def ensure_room(config: CloudConfig, identity: Identity) -> bool:
+    """True: it had none, and takes writes again. `identity` is admin's."""
+
+    async def ensure() -> bool:
+        made = []
+        for endpoint in config.etcd.endpoints:
+            async with Etcd([endpoint], identity, write_timeout_s=_DEFRAGMENT_S) as client:
+                made.append(await make_room(client))
+        return any(made)
+
+    return asyncio.run(ensure())
 
 
 def users(config: CloudConfig) -> Iterator[EtcdUser]:

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,8 +24,9 @@ ETCD = shutil.which("etcd") or "/usr/bin/etcd"
 class EtcdServer:
     """One member. `address` is host:port of its client side."""
 
-    def __init__(self, name: str, folder: Path, *, tls: Path | None = None, peers: Sequence[str] = ()) -> None:
+    def __init__(self, name: str, folder: Path, *, tls: Path | None = None, quota_bytes: int = 0) -> None:
         self.name = name
+        self._quota_bytes = quota_bytes
         self._folder = folder
         self._tls = tls
         self.port, self.peer_port, self._metrics_port = free_ports(3)
@@ -48,7 +49,7 @@ class EtcdServer:
         command += ["--listen-peer-urls", self.peer_url, "--initial-advertise-peer-urls", self.peer_url]
         command += ["--initial-cluster", self.cluster or f"{self.name}={self.peer_url}"]
         command += ["--listen-metrics-urls", f"http://127.0.0.1:{self._metrics_port}", "--max-txn-ops", "4096"]
-        command += ["--logger", "zap", "--log-level", "error"]
+        command += ["--logger", "zap", "--log-level", "error", "--quota-backend-bytes", str(self._quota_bytes)]
         if self._tls:
             certificate, key = self._tls / f"{self.name}.pem", self._tls / f"{self.name}-key.pem"
             for side in ("", "peer-"):
@@ -103,8 +104,9 @@ async def compact(etcd: Etcd, revision: int) -> None:
 
 
 @contextlib.contextmanager
-def running_etcd(folder: Path) -> Iterator[EtcdServer]:
-    server = EtcdServer("etcd-1", folder)
+def running_etcd(folder: Path, *, quota_bytes: int = 0) -> Iterator[EtcdServer]:
+    """`quota_bytes`: 0 is etcd's own default."""
+    server = EtcdServer("etcd-1", folder, quota_bytes=quota_bytes)
     server.start()
     try:
         server.wait_healthy()

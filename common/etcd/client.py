@@ -311,6 +311,9 @@ def _translate(error: grpc.aio.AioRpcError, *, sent_write: bool) -> Exception:
         if sent_write:
             return OutcomeUnknown(f"etcd did not answer a write: {message}")
         return Unavailable(f"etcd does not answer: {message}")
+    if code is StatusCode.RESOURCE_EXHAUSTED and message.startswith("etcdserver: "):
+        # Its quota of space is used up, or too much is asked of it at one time: it did nothing, and will do it later.
+        return Unavailable(f"etcd takes no writes now: {message}")
     if code is StatusCode.OUT_OF_RANGE and "compacted" in message:
         return Compacted(0)
     return EtcdError(code.name, message)

@@ -8,6 +8,7 @@ from common.etcd.client import Etcd
 from common.etcd.election import Election, Leaders
 from common.etcd.membership import Membership
 from common.etcd.replica import Replica
+from common.etcd.space import keep_small
 from common.process import ServiceContext, run_service
 from common.rpc.peers import Peers
 from common.rpc.server import RpcServer
@@ -73,6 +74,7 @@ async def build(ctx: ServiceContext) -> None:
     )
     await ctx.serve(server)
 
+    ctx.tasks.create_task(keep_small(etcd))
     ticket_key = (config.pki_path / "ticket.key").read_bytes()
     election = Election(etcd, "clc", ctx.member)
     ctx.tasks.create_task(election.run(lambda leadership: Leader(cloud, ticket_key).lead(leadership)))
