@@ -149,11 +149,14 @@ class VolumeReconciler:
             snapshot_id=record.snapshot_id,
         )
         storage = self._cloud.storage[record.zone]
+        before = storage.volumes.get(record.volume_id)
         try:
             answer = await storage.stub.EnsureVolume(sc.EnsureVolumeRequest(spec=spec))
         except _FINAL as error:
             return await self._refused(volume, error)
-        storage.note(answer.observation)
+        # What the stream has said meanwhile is newer.
+        if storage.volumes.get(record.volume_id) is before:
+            storage.note(answer.observation)
         return REPEAT_S
 
     async def _refused(self, volume: Volume, error: CloudError) -> float | None:
