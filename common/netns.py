@@ -12,6 +12,8 @@ import errno
 import json
 import os
 import signal
+import socket
+import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -30,6 +32,14 @@ NETNS: Final = Path("/run/netns")
 _CLONE_NEWNET: Final = 0x40000000
 _TOOL_TIMEOUT_S: Final = 20
 _ENVIRONMENT: Final = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
+
+# linux/netlink.h and linux/netfilter/nfnetlink.h: a message's header, a dump of the tables of all families.
+_HEADER: Final = struct.Struct("=IHHII")
+_NETLINK_NETFILTER: Final = 12
+_NFT_GETTABLE: Final = 10 << 8 | 1
+_REQUEST_ALL: Final = 0x301
+_ERROR, _DONE = 2, 3
+_FAMILIES: Final = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
 
 T = TypeVar("T")
 
@@ -99,6 +109,31 @@ def link_kinds(namespace: str = "") -> dict[str, dict[str, Any]]:
 def rules(ruleset: str, *, namespace: str = "") -> None:
     """Applies an nftables script as one transaction: all of it is in force on return, or none."""
     run(["nft", "-f", "-"], ruleset, namespace=namespace)
+
+
+def tables(namespace: str) -> set[str]:
+    """The nftables tables that stand there (`inet guard` …). Asked of the kernel itself: no tool is cheap enough for
+    what is looked at all the time. (linux/netfilter/nf_tables.h: NFT_MSG_GETTABLE)"""
+    return inside(namespace, _tables)
+
+
+def _tables() -> set[str]:
+    found: set[str] = set()
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER) as kernel:
+        kernel.settimeout(_TOOL_TIMEOUT_S)
+        kernel.send(_HEADER.pack(_HEADER.size + 4, _NFT_GETTABLE, _REQUEST_ALL, 0, 0) + bytes(4))
+        while True:
+            answer = kernel.recv(1 << 16)
+            while answer:
+                length, kind, *_ = _HEADER.unpack_from(answer)
+                message, answer = answer[_HEADER.size : length], answer[-(-length // 4) * 4 :]
+                if kind == _DONE:
+                    return found
+                if kind == _ERROR:
+                    raise ToolFailed(f"the kernel does not tell its nftables tables: {message[:4].hex()}")
+                # The family and three bytes more, then attributes: the name comes first.
+                size, _ = struct.unpack_from("=HH", message, 4)
+                found.add(f"{_FAMILIES.get(message[0], message[0])} {message[8 : 4 + size - 1].decode()}")
 
 
 def namespaces() -> list[str]:

@@ -18,6 +18,7 @@ from services.nc.plans import Plans
 from tests.contract.netlab import Guest, Lab, group, rule
 from tests.contract.network_fixtures import lab, whole_lab
 from tests.contract.traffic import dial, echoes, reaches
+from tests.eventually import eventually
 
 __all__ = ["lab", "whole_lab"]
 
@@ -89,6 +90,20 @@ async def test_a_node_that_lost_its_rules_is_as_before_and_its_flows_go_on(lab: 
             fabric.ensure(lab.cloud)
             assert standing(node) == before
             assert [echoes(flow) for flow in flows] == [True] * 3
+
+
+async def test_rules_that_somebody_flushes_come_back_by_themselves(lab: Lab) -> None:
+    guests, plans = await populated(lab)
+    for plan in plans.values():
+        await lab.apply(plan)
+    node = guests[0].node.namespace
+    before = standing(node)
+    places = [name for name in netns.namespaces() if name == node or name.startswith(f"{node}-vpc")]
+    for flushed in (places[:1], places[1:]):
+        for name in flushed:
+            netns.rules("flush ruleset\n", namespace=name)
+        assert standing(node) != before
+        await eventually(lambda: standing(node) == before, every_s=0.5)
 
 
 async def test_a_rebooted_node_is_as_before(lab: Lab, tmp_path: Path) -> None:

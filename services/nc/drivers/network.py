@@ -35,8 +35,8 @@ _ANSWER_WITHIN_S: Final = 0.9
 # A neighbour that looked just before the address moved asks again; whoever missed one announcement hears the next.
 _ANNOUNCE_AGAIN_S: Final = (0.25, 1.0, 3.0)
 
-# How long a VPC may be without its dnsmasq: leases last an hour, names are asked for again.
-_LOOK_AFTER_S: Final = 5.0
+# How long a VPC may be without its dnsmasq, or without rules that somebody flushed.
+_LOOK_AFTER_S: Final = 2.0
 
 T = TypeVar("T")
 
@@ -148,7 +148,7 @@ class HostNetwork:
         self._next_look = loop.call_later(_LOOK_AFTER_S, look)
 
     def _look_after(self) -> None:
-        """dnsmasq is nobody's child, and links go down and up: both are missed by looking."""
+        """dnsmasq is nobody's child, links go down and up, and rules are flushed: all are missed by looking."""
         try:
             self._site.mend()
             for vpc_id in self._site.vpcs():

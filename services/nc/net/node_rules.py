@@ -14,6 +14,9 @@ from common import netns
 from services.nc.net import names
 from services.nc.net.ruleset import NEVER, Doors
 
+# As `node` and `wire` make them.
+TABLES: Final = frozenset({"arp node", "inet node", "inet wire"})
+
 
 def node(doors: Doors) -> str:
     under = netns.UNDERLAY

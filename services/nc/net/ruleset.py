@@ -47,6 +47,9 @@ _BEFORE_DEFRAGMENTATION = -450
 NEVER = ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4")
 RESOLVER_LINK_LOCAL = "169.254.169.253"
 
+# As `guard` and `plan` make them.
+TABLES = frozenset({"arp guard", "inet guard", "inet plan"})
+
 
 def guard(cards: Sequence[Card], vpc_cidr: str, doors: Doors) -> str:
     """Drops what no plugged interface may send, and what the namespace itself need not hear.

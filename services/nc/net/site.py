@@ -77,11 +77,15 @@ class Site:
             },
             namespace=self.namespace,
         )
-        netns.rules(node_rules.node(self.doors) + node_rules.wire(), namespace=self.namespace)
+        self._make_rules()
 
     def mend(self) -> None:
         """What goes when the underlay's link goes down and does not come back with it: the way to public addresses
-        elsewhere, and the answering for those here."""
+        elsewhere, and the answering for those here. And the rules, where somebody flushed them: then no VPC is whole.
+        """
+        if not netns.tables(self.namespace) >= node_rules.TABLES:
+            self._whole.clear()
+            self._make_rules()
         underlay = f"link show dev {netns.UNDERLAY}"
         with self.lock:
             links, routes, proxies = netns.show(underlay, "route show", "neigh show proxy", namespace=self.namespace)
@@ -217,6 +221,9 @@ class Site:
         frames = list(addresses)
         if frames:
             netns.inside(self.namespace, lambda: _send_announcements(frames))
+
+    def _make_rules(self) -> None:
+        netns.rules(node_rules.node(self.doors) + node_rules.wire(), namespace=self.namespace)
 
     def _forget_proxies(self) -> None:
         routes, proxies = netns.show("route show", "neigh show proxy", namespace=self.namespace)

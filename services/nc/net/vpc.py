@@ -167,8 +167,10 @@ class Vpc:
         return {InterfaceId(here[tap].interface_id) for tap in taps}
 
     def keep_serving(self) -> None:
-        """Starts dnsmasq again if it has died."""
+        """Starts dnsmasq again if it has died, and makes rules again that somebody flushed."""
         if netns.namespace_stands(self._namespace):
+            if not (self._site.is_whole(self.vpc_id) and netns.tables(self._namespace) >= ruleset.TABLES):
+                self.repair()
             self._serve_dhcp(self._records.view())
 
     def metadata_socket(self) -> socket.socket:
