@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from common import ticket
+from common import disk_image, qemu_img, ticket
 from common.bundle.manifest import Described
 from common.errors import Denied, InvalidArgument, NotFound, WrongState
 from common.log import get_logger
@@ -28,7 +28,6 @@ from services.walrus.bundle import is_manifest, unbundle
 from services.walrus.drivers.base import BlobMissing, Inline, Object, Pin
 from services.walrus.drivers.embedded.blobs import fsync_folder
 from services.walrus.get import pieces_of
-from services.walrus.probe import confirm_qcow2
 from services.walrus.ranges import Span
 from services.walrus.store import Store
 
@@ -184,7 +183,7 @@ class Images:
         head, size = await _in_thread(lambda: _head(draft))
         looks = rules.looks(head, size, wanted)
         if looks.format == "qcow2":
-            await confirm_qcow2(draft, looks.virtual_size)
+            await qemu_img.confirm(draft, looks.format, looks.virtual_size)
         return await _in_thread(lambda: _sha256(draft)), looks
 
     def _settle(self, draft: Path, sha256: str) -> None:
@@ -229,7 +228,7 @@ def _write_durably(path: Path, body: bytes) -> None:
 
 def _head(path: Path) -> tuple[bytes, int]:
     with path.open("rb") as file:
-        return file.read(rules.HEADER_BYTES), os.fstat(file.fileno()).st_size
+        return file.read(disk_image.HEADER_BYTES), os.fstat(file.fileno()).st_size
 
 
 def _sha256(path: Path) -> str:
