@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import secrets
 import signal
-import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from aiohttp import ClientSession
 
-from common import pki
 from common.etcd.client import Etcd
 from common.etcd.membership import Membership
 from common.pki import Identity
@@ -23,54 +17,20 @@ from mallee.s3.v1 import bucket_pb2, object_pb2
 from mallee.s3.v1.service_pb2_grpc import S3ServiceStub
 from tests.etcd_fixture import EtcdServer
 from tests.eventually import eventually
-from tests.ports import free_port
+from tests.service.walrus_process import configured, etcd_of, walrus
 from tests.service.walrus_stage import said_by
 from tests.walrus_store import ALICE, stream
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
 def etcd_server(tmp_path: Path) -> Iterator[EtcdServer]:
-    folder = tmp_path / "pki"
-    pki.create_authority(folder)
-    for member, role in (("walrus-1", "walrus"), ("facade-1", "facade"), ("etcd-1", "etcd")):
-        pki.issue(folder, member, role, ips=["127.0.0.1"])
-    server = EtcdServer("etcd-1", tmp_path, tls=folder)
-    server.cluster = f"etcd-1={server.peer_url}"
-    server.start()
-    try:
-        server.wait_healthy()
+    with etcd_of(tmp_path) as server:
         yield server
-    finally:
-        server.kill()
 
 
 @pytest.fixture
 def home(tmp_path: Path, etcd_server: EtcdServer) -> Path:
-    pki.create_self_signed(tmp_path / "pki", pki.BUNDLE_OPENER)
-    (tmp_path / "pki" / "ticket.key").write_bytes(secrets.token_bytes(32))
-    (tmp_path / "mallee.toml").write_text(
-        f'cloud_id = "abcd"\nhome = "{tmp_path}"\n[etcd]\nendpoints = ["{etcd_server.address}"]\n'
-        f"[walrus]\nport = {free_port()}\nmetrics_port = {free_port()}\nreserve_bytes = 1\n"
-    )
-    return tmp_path
-
-
-@asynccontextmanager
-async def walrus(home: Path) -> AsyncIterator[asyncio.subprocess.Process]:
-    child = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "services.walrus.main", "--config", str(home / "mallee.toml"), "--member", "walrus-1"),
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'gen'}"},
-    )
-    try:
-        yield child
-    finally:
-        if child.returncode is None:
-            child.kill()
-            await child.wait()
+    return configured(tmp_path, etcd_server).parent
 
 
 async def test_it_joins_serves_and_comes_back_after_kill_9(home: Path, etcd_server: EtcdServer) -> None:

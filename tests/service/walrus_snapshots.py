@@ -75,7 +75,8 @@ async def upload(walrus: Any, snapshot_id: str, blocks: Mapping[int, bytes], *, 
     """Blocks by index; an empty one is zero."""
     made = {index: block_of(content) for index, content in blocks.items() if content}
     wanted = set(await missing(walrus, snapshot_id, (block.digest for block in made.values())))
-    await store(walrus, snapshot_id, [block for block in made.values() if block.digest in wanted])
+    # One to a message: several are soon too large for one.
+    await store(walrus, snapshot_id, *([block] for block in made.values() if block.digest in wanted))
     entries = {index: made[index].digest if index in made else b"" for index in blocks}
     await seal(walrus, snapshot_id, entries, base=base)
 
