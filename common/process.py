@@ -44,6 +44,8 @@ class ServiceContext:
     """What a service's `build` is given."""
 
     config: CloudConfig
+    # What it was read from, for processes that this one starts.
+    config_path: Path
     member: str
     identity: Identity
     # host:port of this process's /metrics.
@@ -86,7 +88,7 @@ def run_service(role: str, build: Build) -> NoReturn:
         sys.exit(EXIT_CONFIG)
     log.configure(role=role, member=arguments.member)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        sys.exit(runner.run(_run(build, config, identity, address)))
+        sys.exit(runner.run(_run(build, config, arguments.config.absolute(), identity, address)))
 
 
 def metrics_address(config: CloudConfig, role: str, member: str) -> str:
@@ -110,7 +112,7 @@ def metrics_address(config: CloudConfig, role: str, member: str) -> str:
     return f"{config.management_address}:{port}"
 
 
-async def _run(build: Build, config: CloudConfig, identity: Identity, address: str) -> int:
+async def _run(build: Build, config: CloudConfig, config_path: Path, identity: Identity, address: str) -> int:
     ending = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -122,6 +124,7 @@ async def _run(build: Build, config: CloudConfig, identity: Identity, address: s
                 async with asyncio.TaskGroup() as tasks:
                     context = ServiceContext(
                         config=config,
+                        config_path=config_path,
                         member=identity.member_id,
                         identity=identity,
                         metrics_address=address,

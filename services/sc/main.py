@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import secrets
+import sys
 
 from common.config import CloudConfig
 from common.etcd.client import Etcd
@@ -21,8 +22,9 @@ from services.sc.drivers.fake import FakeVolumes
 from services.sc.nbd.fetch import fetch
 from services.sc.paths import ScPaths, paths_of
 from services.sc.service import StorageController
+from services.sc.source import WalrusSources
 from services.sc.term import Parts
-from services.sc.unserved import NoUploads, no_import
+from services.sc.unserved import no_import
 from services.sc.upload import WalrusUploader
 
 
@@ -38,10 +40,26 @@ async def build(ctx: ServiceContext) -> None:
     peers = await ctx.stack.enter_async_context(Peers(membership, ctx.identity, "walrus"))
     uploader = WalrusUploader(functools.partial(peers.stub, WalrusServiceStub))
     ctx.stack.push_async_callback(uploader.close)
+    command = [
+        sys.executable,
+        "-m",
+        "services.sc.source_main",
+        "--config",
+        str(ctx.config_path),
+        "--member",
+        ctx.member,
+    ]
+    sources = WalrusSources(
+        paths.sources,
+        paths.sockets / "source",
+        command=command,
+        holder=ctx.member,
+        walrus=functools.partial(peers.stub, WalrusServiceStub),
+    )
     parts = Parts(
         driver=driver_of(ctx.config, ctx.member, paths),
         uploader=uploader,
-        sources=NoUploads(),
+        sources=sources,
         import_image=no_import,
         work=paths.work,
         overcommit=ctx.config.sc.overcommit,

@@ -229,6 +229,7 @@ async def running(site: Site, shelf: Shelf | None = None, grants: Grants | None 
         async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
             context = ServiceContext(
                 config=site.config,
+                config_path=Path(),
                 member=NODE,
                 identity=site.identity(NODE),
                 metrics_address="",
