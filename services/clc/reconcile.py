@@ -54,7 +54,7 @@ class Leader:
         self._cloud.store.listen(self._heard)
         try:
             await self._add_subnets_of_new_zones()
-            async with asyncio.TaskGroup() as tasks, self._volumes.listening(), self._snapshots.listening():
+            async with self._volumes.listening(), self._snapshots.listening(), asyncio.TaskGroup() as tasks:
                 for loop in (
                     self._reservations,
                     self._vpcs,

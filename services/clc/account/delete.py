@@ -12,6 +12,7 @@ from services.clc.account.operators import operator_id
 from services.clc.clock import gmt
 from services.clc.instance import rules
 from services.clc.instance.terminate import shut_down
+from services.clc.snapshot.clear import clear_snapshots
 from services.clc.store import Changes, Stored, until_committed
 from services.clc.use_case import Cloud
 from services.clc.vpc.addresses import claims_of_address
@@ -35,6 +36,8 @@ async def delete_account(cloud: Cloud, account: Stored[record_pb2.AccountRecord]
             raise WrongState(f"account {account.record.name} has instances: terminate them, or use --force")
         if any(cloud.store.owned(record_pb2.VolumeRecord, account_id)):
             raise WrongState(f"account {account.record.name} has volumes: delete them, or use --force")
+        if any(cloud.store.owned(record_pb2.SnapshotRecord, account_id)):
+            raise WrongState(f"account {account.record.name} has snapshots: delete them, or use --force")
         if await cloud.images.has_data(account_id):
             raise WrongState(f"account {account.record.name} has buckets: delete them, or use --force")
 
@@ -68,7 +71,7 @@ async def finish_deletion(cloud: Cloud, account_id: str) -> float | None:
         if changes:
             await store.commit(changes)
         return _AGAIN_S
-    if await _delete_volumes(cloud, account_id):
+    if await _delete_volumes(cloud, account_id) or await clear_snapshots(cloud, account_id):
         return _AGAIN_S
     for image in list(store.owned(record_pb2.ImageRecord, account_id)):
         await cloud.images.unpin("ami-" + image.record.image_id.rpartition("-")[2])

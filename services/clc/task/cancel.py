@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from common.errors import InvalidArgument, WrongState
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import export_task_pb2, import_task_pb2
@@ -11,6 +13,8 @@ from services.clc.store import Changes, Store, until_committed
 from services.clc.task import rules
 from services.clc.task.find import Task, TaskNoun, own_task
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
+
+_BY_USER: Final = "User initiated task cancellation"
 
 
 @use_case("ec2.CancelImportTask")
@@ -28,13 +32,10 @@ async def cancel_import_task(
         task = _active(cloud, call, noun, request.import_task_id)
         end_dry_run(request)
         changes = Changes()
-        draft = task.draft()
-        draft.status, draft.status_message = rules.DELETING, request.cancel_reason or "User initiated task cancellation"
-        changes.update(task, draft)
-        take_away(cloud.store, changes, task.record)
+        cancel(cloud.store, changes, task, request.cancel_reason or _BY_USER)
         await cloud.store.commit(changes)
         return import_task_pb2.CancelImportTaskResult(
-            import_task_id=task.record.task_id, previous_state=task.record.status, state=draft.status
+            import_task_id=task.record.task_id, previous_state=task.record.status, state=rules.DELETING
         )
 
     return await until_committed(attempt)
@@ -46,19 +47,24 @@ async def cancel_export_task(
 ) -> export_task_pb2.CancelExportTaskResponse:
     async def attempt() -> export_task_pb2.CancelExportTaskResponse:
         task = _active(cloud, call, EXPORT_IMAGE_TASK, request.export_task_id)
-        draft = task.draft()
-        draft.status, draft.status_message = rules.DELETING, "User initiated task cancellation"
         changes = Changes()
-        changes.update(task, draft)
+        cancel(cloud.store, changes, task, _BY_USER)
         await cloud.store.commit(changes)
         return export_task_pb2.CancelExportTaskResponse()
 
     return await until_committed(attempt)
 
 
+def cancel(store: Store, changes: Changes, task: Task, why: str) -> None:
+    draft = task.draft()
+    draft.status, draft.status_message = rules.DELETING, why
+    changes.update(task, draft)
+    take_away(store, changes, task.record)
+
+
 def take_away(store: Store, changes: Changes, task: record_pb2.TaskRecord) -> None:
-    """Marks the snapshots that the import was making; those that it was given stay."""
-    for disk, snapshot_id in zip(task.disks, task.snapshot_ids, strict=True):
+    """Marks the snapshots that an import was making; those that it was given stay, as an export's does."""
+    for disk, snapshot_id in zip(task.disks, task.snapshot_ids, strict=False):
         snapshot = store.get(record_pb2.SnapshotRecord, snapshot_id)
         if disk.ready_made or snapshot is None or snapshot.record.state == snapshots.DELETING:
             continue

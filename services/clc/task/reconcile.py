@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from common.errors import InvalidArgument, NotFound
+from common.errors import InvalidArgument, NotFound, Unsupported, WrongState
 from common.ids import MachineImageId
 from common.log import get_logger
 from common.rpc import context
@@ -25,6 +25,8 @@ from services.clc.use_case import Cloud
 from services.clc.volume.types import DEFAULT_TYPE
 
 _AGAIN_S: Final = 2.0
+# That the storage controller will never do.
+_FINAL: Final = (InvalidArgument, NotFound, Unsupported, WrongState)
 # How long one that has ended is shown.
 _SHOWN_S: Final = 7 * 86_400.0
 _ACTIONS: Final = {"import-snap": "ImportSnapshot", "import-ami": "ImportImage", "export-ami": "ExportImage"}
@@ -135,7 +137,7 @@ class TaskReconciler:
             case None:
                 try:
                     await zone.stub.ExportSnapshot(export_order(record))
-                except (NotFound, InvalidArgument) as error:
+                except _FINAL as error:
                     self._end(draft, rules.DELETED, f"ClientError: {error.code}: {error.message}")
                     await self._replace(task, draft)
                     return None

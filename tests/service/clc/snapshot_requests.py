@@ -44,19 +44,24 @@ async def volume(stage: Stage) -> str:
     return record.volume_id
 
 
-async def snapshot(stage: Stage) -> str:
+def snapshot_record(stage: Stage, **more: Any) -> record_pb2.SnapshotRecord:
     """One that is completed."""
-    record = record_pb2.SnapshotRecord(
-        snapshot_id=SnapshotId.new(),
-        account_id=stage.callers[0].account_id,
-        state=rules.COMPLETED,
-        volume_id=VolumeId.new(),
-        volume_size_gib=8,
-        started=timestamp(stage.now),
-        completed=timestamp(stage.now),
-        progress_percent=100,
-        zone=ZONE,
-    )
+    given: dict[str, Any] = {
+        "snapshot_id": SnapshotId.new(),
+        "account_id": stage.callers[0].account_id,
+        "state": rules.COMPLETED,
+        "volume_id": VolumeId.new(),
+        "volume_size_gib": 8,
+        "started": timestamp(stage.now),
+        "completed": timestamp(stage.now),
+        "progress_percent": 100,
+        "zone": ZONE,
+    }
+    return record_pb2.SnapshotRecord(**(given | more))
+
+
+async def snapshot(stage: Stage) -> str:
+    record = snapshot_record(stage)
     await store(stage, record)
     return record.snapshot_id
 
