@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -113,11 +114,11 @@ def test_an_image_is_shared_and_withdrawn(ec2: Any, image: str, fake_cloud: Runn
         ({"ImageLocation": "no-such-bucket-of-tests/key"}, "InvalidManifest"),
         ({"ImageLocation": f"{BUCKET}/absent"}, "InvalidManifest"),
         ({"ImageLocation": f"{BUCKET}/text"}, "InvalidParameterValue"),
-        ({"ImageLocation": f"{BUCKET}/x.manifest.xml"}, "UnsupportedOperation"),
+        ({"ImageLocation": f"{BUCKET}/x.manifest.xml"}, "InvalidManifest"),
         ({"Description": "x" * 256}, "InvalidParameterValue"),
         ({"Architecture": "arm64"}, "UnsupportedOperation"),
         ({"KernelId": "aki-0123456789abcdef0"}, "InvalidAMIID.NotFound"),
-        ({"BlockDeviceMappings": [{"DeviceName": "/dev/sda1", "VirtualName": "x"}]}, "UnsupportedOperation"),
+        ({"BlockDeviceMappings": [{"DeviceName": "/dev/sda1", "VirtualName": "x"}]}, "InvalidBlockDeviceMapping"),
     ],
 )
 def test_a_bad_registration_is_refused(ec2: Any, disk: str, change: dict[str, Any], code: str) -> None:
@@ -134,3 +135,34 @@ def test_a_machine_image_is_no_kernel(ec2: Any, image: str, disk: str) -> None:
 def test_somebody_elses_object_is_not_registered(ec2: Any, disk: str, fake_cloud: RunningCloud) -> None:
     with refused("InvalidManifest", words="403"):
         fake_cloud.client("ec2", "neighbour").register_image(Name="stolen", ImageLocation=disk)
+
+
+def test_a_bundle_is_made_registered_and_refused_when_it_is_anothers(
+    ec2: Any, disk: str, fake_cloud: RunningCloud, tmp_path: Path
+) -> None:
+    kernel = tmp_path / "vmlinuz"
+    kernel.write_bytes(b"MZ" + bytes(0x1FC) + b"\x55\xaa\xeb\x66HdrS" + bytes(1000))
+    image = tmp_path / "disk"
+    image.write_bytes(bytes(510) + b"\x55\xaa" + bytes(2 << 20))
+    s3, account = fake_cloud.client("s3", "images"), fake_cloud.account("images").account_id
+
+    def bundled(path: Path, *options: str) -> str:
+        """Location of the bundle."""
+        made = fake_cloud.json("images", "bundle", str(path), "--destination", str(tmp_path / "out"), *options)
+        for file in (made["Manifest"], *made["Parts"]):
+            s3.upload_file(file, BUCKET, f"bundles/{Path(file).name}")
+        return f"{BUCKET}/bundles/{Path(made['Manifest']).name}"
+
+    kernel_id = ec2.register_image(
+        Name="bundled-kernel", ImageLocation=bundled(kernel, "--account", account, "--kind", "kernel")
+    )["ImageId"]
+    assert kernel_id.startswith("aki-")
+    location = bundled(image, "--account", account, "--kernel", kernel_id)
+    image_id = ec2.register_image(Name="bundled", ImageLocation=location)["ImageId"]
+    (shown,) = ec2.describe_images(ImageIds=[image_id])["Images"]
+    assert (shown["ImageLocation"], shown["KernelId"], shown["Architecture"]) == (location, kernel_id, "x86_64")
+    # Signed for the first account: not this one's.
+    with refused("InvalidManifest"):
+        ec2.register_image(Name="not-mine", ImageLocation=bundled(image))
+    for made in (image_id, kernel_id):
+        ec2.deregister_image(ImageId=made)

@@ -248,8 +248,6 @@ def _location(location: str) -> tuple[str, str]:
     bucket, _, key = location.removeprefix("/").partition("/")
     if not bucket or not key:
         raise InvalidArgument(f"Invalid image location '{location}': expected bucket/key")
-    if key.endswith(".manifest.xml"):
-        raise Unsupported("Bundles (manifest.xml) are not supported yet; register the image file itself as bucket/key.")
     return bucket, key
 
 
