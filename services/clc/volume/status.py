@@ -17,6 +17,8 @@ from services.clc.vpc.describe import creation_key, matching, max_results_of, se
 _FILTERS = FilterTable[ec2.VolumeStatusItem](
     "ec2.DescribeVolumeStatus",
     {
+        "attachment-status.instance-id": lambda v: [a.instance_id for a in v.attachment_statuses],
+        "attachment-status.io-performance": lambda v: [a.io_performance for a in v.attachment_statuses],
         "availability-zone": lambda v: v.availability_zone,
         "availability-zone-id": lambda v: v.availability_zone_id,
         "volume-status.details-name": lambda v: [d.name for d in v.volume_status.details],

@@ -1,4 +1,4 @@
-"""Instances on volumes: launched with them, stopped, changed, started, given up. Volumes are made by hand here."""
+"""Instances on volumes: launched with them, stopped, changed, started, given up. Volumes are made when a test says so."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from tests.service.clc.stage import Stage
 @pytest.fixture
 async def ebs_image_id(stage: Stage, image_id: str) -> str:
     """The image, as if its root were a snapshot; and a second volume."""
+    for storage in stage.storage.values():
+        storage.slow = True
     changes = Changes()
     account_id = stage.callers[0].account_id
     for name, size_gib in (("snap-0123456789abcdef0", 2), ("snap-0123456789abcdef1", 3)):
@@ -49,15 +51,32 @@ async def ebs_image_id(stage: Stage, image_id: str) -> str:
     return image_id
 
 
-async def make_volumes(stage: Stage, instance_id: str, *, state: Any = record_pb2.VOLUME_STATE_IN_USE) -> None:
-    """As the volumes' reconciler does when the SC has them."""
-    changes = Changes()
-    for volume in stage.cloud.attached.of(instance_id):
-        draft = volume.draft()
-        draft.state = state
-        draft.attachment.state = record_pb2.ATTACHMENT_STATE_ATTACHED
-        changes.update(volume, draft)
-    await stage.cloud.store.commit(changes)
+async def volumes_of(stage: Stage, instance_id: str) -> list[str]:
+    """Once their storage controller was told of them."""
+    storage = stage.storage[stage.instance(instance_id).zone]
+    ids = [volume.record.volume_id for volume in stage.cloud.attached.of(instance_id)]
+    await eventually(lambda: all(volume_id in storage.specs for volume_id in ids))
+    return ids
+
+
+async def make_volumes(stage: Stage, instance_id: str) -> None:
+    storage = stage.storage[stage.instance(instance_id).zone]
+    for volume_id in await volumes_of(stage, instance_id):
+        storage.finish(volume_id)
+
+
+def plugged(plan: nc.DiskPlan) -> dict[str, Any]:
+    """What a node says that has them all."""
+    disks = [
+        nc.DiskObservation(
+            volume_id=disk.volume_id,
+            grant_generation=disk.grant_generation,
+            state=nc.DISK_STATE_PLUGGED,
+            size_bytes=disk.size_bytes,
+        )
+        for disk in plan.disks
+    ]
+    return {"disks": disks, "disks_revision": plan.revision}
 
 
 async def launch(stage: Stage, image_id: str, **more: Any) -> str:
@@ -79,7 +98,8 @@ async def running(stage: Stage, image_id: str, **more: Any) -> str:
     await make_volumes(stage, instance_id)
     zone = zone_of(stage, instance_id)
     await eventually(lambda: instance_id in zone.placed)
-    zone.says(instance_id, nc.VM_STATE_RUNNING, generation=1)
+    node, spec = zone.placed[instance_id]
+    zone.says(instance_id, nc.VM_STATE_RUNNING, generation=1, node=node, **plugged(spec.disks))
     await in_state(stage, instance_id, rules.RUNNING)
     return instance_id
 
@@ -104,13 +124,16 @@ async def test_an_instance_waits_for_its_volumes_and_shows_them(
     assert instance_id not in zone.placed
     await make_volumes(stage, instance_id)
     await eventually(lambda: instance_id in zone.placed)
-    spec = zone.placed[instance_id][1]
+    node, spec = zone.placed[instance_id]
     assert [(disk.device_name, disk.slot, disk.root) for disk in spec.disks.disks] == [
         ("/dev/sda1", 0, True),
         ("/dev/sdf", 5, False),
     ]
     assert not spec.boot.machine.image_id
     assert spec.shape.disk_bytes == 0
+    zone.says(instance_id, nc.VM_STATE_PREPARING, node=node, **plugged(spec.disks))
+    attached = record_pb2.ATTACHMENT_STATE_ATTACHED
+    await eventually(lambda: all(v.record.attachment.state == attached for v in stage.cloud.attached.of(instance_id)))
     request = instance_pb2.DescribeInstancesRequest(instance_ids=[instance_id])
     shown = (await stage.run("DescribeInstances", request)).reservations[0].instances[0]
     assert shown.root_device_type == "ebs"
@@ -122,7 +145,8 @@ async def test_an_instance_waits_for_its_volumes_and_shows_them(
 
 async def test_a_volume_that_cannot_be_made_ends_the_launch(stage: Stage, leader: Leader, ebs_image_id: str) -> None:
     instance_id = await launch(stage, ebs_image_id)
-    await make_volumes(stage, instance_id, state=record_pb2.VOLUME_STATE_ERROR)
+    (volume_id,) = await volumes_of(stage, instance_id)
+    stage.storage[stage.instance(instance_id).zone].fails(volume_id, "InternalError", "the disk is gone")
     record = await in_state(stage, instance_id, rules.TERMINATED)
     assert record.state_reason_code == "Server.InternalError"
 
