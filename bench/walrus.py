@@ -15,7 +15,8 @@ import sys
 import tempfile
 import time
 from asyncio.subprocess import DEVNULL, PIPE
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -32,10 +33,13 @@ from common.rpc.uploads import header_accepted
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import body_pb2, bucket_pb2, listing_pb2, object_pb2
 from mallee.s3.v1.service_pb2_grpc import S3ServiceStub, add_S3ServiceServicer_to_server
+from mallee.walrus.v1.service_pb2_grpc import add_WalrusServiceServicer_to_server
 from services.walrus.drivers.embedded.blobs import FileBlobs
 from services.walrus.drivers.embedded.index import SqliteIndex
+from services.walrus.images import Images
 from services.walrus.reclaim import Reclaimer
 from services.walrus.s3_service import S3Service
+from services.walrus.service import WalrusService
 from services.walrus.store import Limits, Store
 
 SMALL: Final = bytes(4096)
@@ -66,6 +70,9 @@ async def serve(folder: Path) -> None:
     store.reclaim = reclaimer.nudge
     server = RpcServer(Identity.load(folder, "walrus-1"))
     server.add(add_S3ServiceServicer_to_server, S3Service(store))
+    _, opener = pki.load_self_signed(folder, pki.BUNDLE_OPENER)
+    images = Images(store, folder / "walrus" / "pins", ticket_key=bytes(32), opener=opener, now_s=time.time)
+    server.add(add_WalrusServiceServicer_to_server, WalrusService(store, images))
     await server.start()
     print(server.ports[0], flush=True)
     await reclaimer.run()
@@ -154,22 +161,34 @@ async def measure_listing(s3: Any) -> None:
     report("Walrus: list of 10,000 keys", (time.perf_counter() - began) * 1000, "ms", most=80)
 
 
-async def bench(folder: Path, seconds: float) -> None:
+@asynccontextmanager
+async def serving(folder: Path) -> AsyncIterator[tuple[Server, int]]:
+    """An empty Walrus as a process of its own, and its port. Members have certificates in `folder`."""
     pki.create_authority(folder)
-    for member, role in (("walrus-1", "walrus"), ("facade-1", "facade")):
+    for member, role in (("walrus-1", "walrus"), ("facade-1", "facade"), ("sc-a", "sc")):
         pki.issue(folder, member, role)
+    pki.create_self_signed(folder, pki.BUNDLE_OPENER)
     command = (sys.executable, "-m", "bench.walrus", "--serve", "--folder", str(folder))
     server = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=DEVNULL, env=os.environ | MALLOC)
     try:
         assert server.stdout is not None
-        port = int(await server.stdout.readline())
-        async with connect(f"127.0.0.1:{port}", Identity.load(folder, "facade-1"), "walrus-1") as channel:
-            s3 = S3ServiceStub(channel)
-            await s3.CreateBucket(bucket_pb2.CreateBucketRequest(bucket="bucket"), metadata=METADATA)
-            await measure(Server(server.pid), s3, seconds)
+        yield Server(server.pid), int(await server.stdout.readline())
     finally:
         server.kill()
         await server.wait()
+
+
+@asynccontextmanager
+async def s3_of(folder: Path, port: int) -> AsyncIterator[Any]:
+    async with connect(f"127.0.0.1:{port}", Identity.load(folder, "facade-1"), "walrus-1") as channel:
+        s3 = S3ServiceStub(channel)
+        await s3.CreateBucket(bucket_pb2.CreateBucketRequest(bucket="bucket"), metadata=METADATA)
+        yield s3
+
+
+async def bench(folder: Path, seconds: float) -> None:
+    async with serving(folder) as (server, port), s3_of(folder, port) as s3:
+        await measure(server, s3, seconds)
 
 
 def main() -> None:

@@ -37,12 +37,23 @@ def disk(tmp_path: Path) -> Path:
 
 @asynccontextmanager
 async def served(disk: Path, *options: str) -> AsyncIterator[tuple[Path, asyncio.subprocess.Process]]:
-    socket = disk.with_suffix(".socket")
+    socket, pid = disk.with_suffix(".socket"), disk.with_suffix(".pid")
     server = await asyncio.create_subprocess_exec(
-        "qemu-nbd", *options, "-r", "-x", "it", "-e", "8", "--persistent", "-k", str(socket), str(disk)
+        *("qemu-nbd", "--pid-file", str(pid)),
+        *options,
+        "-r",
+        "-x",
+        "it",
+        "-e",
+        "8",
+        "--persistent",
+        "-k",
+        str(socket),
+        str(disk),
     )
     try:
-        await eventually(socket.exists)
+        # Written when it listens.
+        await eventually(pid.exists)
         yield socket, server
     finally:
         if server.returncode is None:
