@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -54,8 +54,13 @@ class Refused(Exception):
     """It ended with an error; its last line says which."""
 
 
-async def run_confined(command: Sequence[str], limits: Limits, *, pass_fds: Sequence[int]) -> bytes:
-    """What it wrote to its standard output. Raises TookTooLong, Refused, and CloudError if it does not run at all."""
+async def run_confined(
+    command: Sequence[str], limits: Limits, *, pass_fds: Sequence[int], fine: Collection[int] = (0,)
+) -> bytes:
+    """What it wrote to its standard output. `fine`: exit statuses of a program that is content.
+
+    Raises TookTooLong, Refused, and CloudError if it does not run at all.
+    """
     prlimit = (
         "prlimit", f"--cpu={limits.cpu_s}", f"--as={limits.memory_bytes}", f"--nofile={limits.descriptors}",
         f"--fsize={limits.file_bytes}", "--core=0",
@@ -81,7 +86,7 @@ async def run_confined(command: Sequence[str], limits: Limits, *, pass_fds: Sequ
         if process.returncode is None:
             process.kill()
             await process.wait()
-    if process.returncode != 0:
+    if process.returncode not in fine:
         reason = error.decode("utf-8", "replace").strip().splitlines()[-1:] or [f"{command[0]} ended without a word"]
         if process.returncode in (126, 127):
             raise CloudError(f"{command[0]} does not run: {reason[0]}")

@@ -19,12 +19,13 @@ from mallee.sc.v1.service_pb2_grpc import add_StorageControllerServiceServicer_t
 from mallee.walrus.v1.service_pb2_grpc import WalrusServiceStub
 from services.sc.drivers.base import VolumeDriver
 from services.sc.drivers.fake import FakeVolumes
+from services.sc.import_image import Imports
 from services.sc.nbd.fetch import fetch
+from services.sc.objects import WalrusObjects
 from services.sc.paths import ScPaths, paths_of
 from services.sc.service import StorageController
 from services.sc.source import WalrusSources
 from services.sc.term import Parts
-from services.sc.unserved import no_import
 from services.sc.upload import WalrusUploader
 
 
@@ -38,7 +39,8 @@ async def build(ctx: ServiceContext) -> None:
     membership = await ctx.stack.enter_async_context(Membership(etcd))
     paths = paths_of(ctx.config, ctx.member)
     peers = await ctx.stack.enter_async_context(Peers(membership, ctx.identity, "walrus"))
-    uploader = WalrusUploader(functools.partial(peers.stub, WalrusServiceStub))
+    walrus = functools.partial(peers.stub, WalrusServiceStub)
+    uploader, objects = WalrusUploader(walrus), WalrusObjects(walrus)
     ctx.stack.push_async_callback(uploader.close)
     command = [
         sys.executable,
@@ -54,13 +56,14 @@ async def build(ctx: ServiceContext) -> None:
         paths.sockets / "source",
         command=command,
         holder=ctx.member,
-        walrus=functools.partial(peers.stub, WalrusServiceStub),
+        walrus=walrus,
     )
     parts = Parts(
         driver=driver_of(ctx.config, ctx.member, paths),
         uploader=uploader,
         sources=sources,
-        import_image=no_import,
+        objects=objects,
+        import_image=Imports(objects, uploader, reserve_bytes=ctx.config.sc.reserve_bytes).run,
         work=paths.work,
         overcommit=ctx.config.sc.overcommit,
     )

@@ -31,7 +31,7 @@ _AT_ONCE: Final = 16
 
 
 class VolumeReconciler:
-    """`is_read` says whether a snapshot still reads the volume."""
+    """`is_read` says whether a snapshot still reads the volume; `also_needed`, which sources others need."""
 
     def __init__(
         self,
@@ -41,12 +41,14 @@ class VolumeReconciler:
         feed: StorageFeed,
         *,
         is_read: Callable[[VolumeId], bool],
+        also_needed: Callable[[], frozenset[str]],
     ) -> None:
         self._volumes = volumes
         self._engine = engine
         self._sources = sources
         self._feed = feed
         self._is_read = is_read
+        self._also_needed = also_needed
         self._loop = Reconciler("sc-volumes", self._step, concurrency=_AT_ONCE)
         self._tidier = Reconciler("sc-sources", self._tidy)
         self._tries: Counter[VolumeId] = Counter()
@@ -206,7 +208,7 @@ class VolumeReconciler:
     async def _tidy(self, key: str) -> None:
         """A source is needed until all of it was fetched."""
         serving = await self._sources.serving()
-        needed = set()
+        needed = set(self._also_needed())
         for volume_id, record in self._volumes.all().items():
             seen = self._engine.seen.get(VolumeId(volume_id))
             wants = State(record.state) is not State.FAILED and (seen is None or seen.missing_bytes)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from common import metrics
-from common.errors import Denied, NotFound, Unavailable, Unsupported
+from common.errors import Denied, NotFound, Unavailable
 from common.etcd.client import Etcd
 from common.etcd.election import Leadership
 from common.rpc.context import current_peer, remaining_s
@@ -100,10 +100,11 @@ class StorageController(StorageControllerServiceServicer):
         return sc.ImportSnapshotResponse()
 
     async def ExportSnapshot(self, request: sc.ExportSnapshotRequest, context: Context) -> sc.ExportSnapshotResponse:
-        raise Unsupported("a snapshot cannot be exported yet")
+        await self._leader().tasks.begin(request.spec)
+        return sc.ExportSnapshotResponse()
 
     async def CancelExport(self, request: sc.CancelExportRequest, context: Context) -> sc.CancelExportResponse:
-        self._leader()
+        await self._leader().tasks.cancel(request.task_id)
         return sc.CancelExportResponse()
 
     async def WatchStorage(

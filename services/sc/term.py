@@ -12,9 +12,10 @@ from common.etcd.client import Etcd
 from common.etcd.election import Leadership
 from common.ids import VolumeId
 from services.sc.capacity import Capacity
-from services.sc.clients import Sources, Uploader
+from services.sc.clients import Objects, Sources, Uploader
 from services.sc.drivers.base import VolumeDriver
 from services.sc.engine import Engine
+from services.sc.export_image import ExportTasks
 from services.sc.exports import Exports
 from services.sc.orders import Orders
 from services.sc.reconcile import VolumeReconciler
@@ -30,6 +31,7 @@ class Parts:
     driver: VolumeDriver
     uploader: Uploader
     sources: Sources
+    objects: Objects
     import_image: Import
     # Scratch of snapshots, imports and exports.
     work: Path
@@ -53,10 +55,20 @@ class Term:
             folder=parts.work / "snapshots",
             import_image=parts.import_image,
         )
-        self.volumes = VolumeReconciler(store.volumes, engine, parts.sources, self.feed, is_read=self.snapshots.reads)
+        self.tasks = ExportTasks(store.exports, parts.sources, parts.objects, self.feed, folder=parts.work / "exports")
+        self.volumes = VolumeReconciler(
+            store.volumes,
+            engine,
+            parts.sources,
+            self.feed,
+            is_read=self.snapshots.reads,
+            also_needed=self.tasks.reads,
+        )
         self.snapshots.ended = self.volumes.nudge
+        self.tasks.ended = self.volumes.tidy
         store.volume_changed = self._volume_changed
         store.snapshot_changed = self.snapshots.nudge
+        store.export_changed = self.tasks.nudge
         engine.looked = self._looked
 
     def end(self) -> None:
@@ -68,6 +80,8 @@ class Term:
             self.feed.volume(self.volumes.observation(volume))
         for snapshot in self.store.snapshots.all().values():
             self.feed.snapshot(self.snapshots.observation(snapshot))
+        for export in self.store.exports.all().values():
+            self.feed.export(self.tasks.observation(export))
         self.feed.capacity(self.capacity.describe())
 
     def _volume_changed(self, volume_id: str) -> None:
@@ -97,7 +111,13 @@ async def leading(etcd: Etcd, parts: Parts, *, zone: str, leadership: Leadership
         term = Term(store, engine, parts)
         term.publish_all()
         tasks = await stack.enter_async_context(Background())
-        for work in (engine.run(), term.volumes.run_volumes(), term.volumes.run_sources(), term.snapshots.run()):
+        for work in (
+            engine.run(),
+            term.volumes.run_volumes(),
+            term.volumes.run_sources(),
+            term.snapshots.run(),
+            term.tasks.run(),
+        ):
             tasks.start(work)
         stack.callback(term.end)
         yield term

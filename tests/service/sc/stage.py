@@ -15,7 +15,7 @@ from common.etcd.client import Etcd
 from common.etcd.election import Election, Leadership
 from common.etcd.sync import connected
 from common.etcd.types import Txn, TxnResult
-from common.ids import SnapshotId, VolumeId
+from common.ids import AccountId, SnapshotId, VolumeId
 from common.pki import Identity
 from common.rpc.channel import cloud_errors, connect
 from common.rpc.server import RpcServer
@@ -28,9 +28,9 @@ from mallee.sc.v1.service_pb2_grpc import (
 from services.sc.clients import BaseMissing, Progress, Upload, Uploaded, Uploader
 from services.sc.drivers.base import BLOCK_BYTES, Extent, NbdSource, VolumeDriver
 from services.sc.drivers.fake import FakeVolumes, Faults
+from services.sc.import_image import Imports
 from services.sc.service import StorageController
 from services.sc.term import Parts
-from services.sc.unserved import no_import
 from tests.eventually import eventually
 
 if TYPE_CHECKING:
@@ -137,6 +137,8 @@ class Blocks:
         self.sent: dict[str, int] = {}
         self.forgotten: list[str] = []
         self.served: set[SnapshotId] = set()
+        # Where those are that are really served.
+        self.places: dict[str, NbdSource] = {}
         # Uploads wait here.
         self.gate = asyncio.Event()
         self.gate.set()
@@ -185,7 +187,8 @@ class Blocks:
         if snapshot_id not in self.snapshots:
             raise NotFound(f"Walrus has no {snapshot_id}", code="InvalidSnapshot.NotFound")
         self.served.add(snapshot_id)
-        return NbdSource(socket=Path("/nowhere"), name=snapshot_id, size_bytes=0)
+        nowhere = NbdSource(socket=Path("/nowhere"), name=snapshot_id, size_bytes=0)
+        return self.places.get(snapshot_id, nowhere)
 
     async def stop(self, snapshot_id: SnapshotId) -> None:
         self.served.discard(snapshot_id)
@@ -201,6 +204,26 @@ class Blocks:
                 file.write(content)
 
 
+class Objects:
+    """Buckets, as files."""
+
+    def __init__(self) -> None:
+        self.objects: dict[bytes, bytes] = {}
+
+    async def fetch(
+        self, account_id: AccountId, bucket: str, key: bytes, into: Path, tell: Callable[[int, int], None]
+    ) -> None:
+        if key not in self.objects:
+            raise NotFound("The specified key does not exist.", code="NoSuchKey")
+        tell(0, len(self.objects[key]))
+        await asyncio.to_thread(into.write_bytes, self.objects[key])
+
+    async def store(
+        self, account_id: AccountId, bucket: str, key: bytes, source: Path, tell: Callable[[int, int], None]
+    ) -> None:
+        self.objects[key] = await asyncio.to_thread(source.read_bytes)
+
+
 class Zone:
     """One storage controller, and the CLC's and two nodes' view of it."""
 
@@ -208,6 +231,7 @@ class Zone:
         self._steps = steps
         self.volumes: dict[str, volume_pb2.VolumeObservation] = {}
         self.snapshots: dict[str, snapshot_pb2.SnapshotObservation] = {}
+        self.tasks: dict[str, snapshot_pb2.ExportObservation] = {}
         self.gone: list[str] = []
         self.capacity = sc.StorageCapacity()
         self.controller = StorageController(ZONE, "sc-1", host_id="here")
@@ -227,7 +251,8 @@ class Zone:
             driver=self.driver if steps is None else cast(VolumeDriver, steps.around(self.driver)),
             uploader=stage.blocks if steps is None else cast(Uploader, steps.around(stage.blocks)),
             sources=stage.blocks,
-            import_image=no_import,
+            objects=stage.objects,
+            import_image=Imports(stage.objects, stage.blocks, reserve_bytes=0).run,
             work=stage.folder / "work",
             overcommit=1.0,
         )
@@ -267,6 +292,10 @@ class Zone:
                         self.gone.append(response.snapshot.snapshot_id)
                     case "snapshot":
                         self.snapshots[response.snapshot.snapshot_id] = response.snapshot
+                    case "export" if response.export.state == snapshot_pb2.SNAPSHOT_STATE_GONE:
+                        self.gone.append(response.export.task_id)
+                    case "export":
+                        self.tasks[response.export.task_id] = response.export
                     case "capacity":
                         self.capacity = response.capacity
 
@@ -324,6 +353,7 @@ class Stage:
         self.identities = identities
         self.folder = folder
         self.blocks = Blocks()
+        self.objects = Objects()
         self.faults = Faults()
         self._stack = stack
 
