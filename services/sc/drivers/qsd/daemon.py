@@ -1,0 +1,193 @@
+"""One qemu-storage-daemon: started, adopted, spoken to by QMP, watched and ended. It outlives its controller.
+
+https://www.qemu.org/docs/master/tools/qemu-storage-daemon.html
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from qemu.qmp import ExecuteError, QMPClient, QMPError
+
+from common.errors import CloudError, NoCapacity, Unavailable
+
+_START_S: Final = 10.0
+_ANSWER_S: Final = 10.0
+_END_S: Final = 2.0
+# Sockets for guests: their engine's group may connect, the world may not.
+_UMASK: Final = 0o007
+
+
+class Refused(CloudError):
+    """QEMU said no, in its own words."""
+
+
+class Daemon:
+    """The one process of this pid file. `died` is called once for each that ends by itself."""
+
+    def __init__(self, *, pid_file: Path, monitor: Path, died: Callable[[], None]) -> None:
+        self._pid_file = pid_file
+        self._monitor = monitor
+        self._died = died
+        self._client: QMPClient | None = None
+        self._watched: int | None = None
+        self._one_at_a_time = asyncio.Lock()
+
+    @property
+    def runs(self) -> bool:
+        """As far as is known: adopted or started by this object, and not ended since."""
+        return self._watched is not None
+
+    async def start(self) -> None:
+        """It runs and answers on return. Raises Unavailable."""
+        await self.end()
+        self._monitor.unlink(missing_ok=True)
+        process = await asyncio.create_subprocess_exec(
+            *("qemu-storage-daemon", "--daemonize", "--pidfile", str(self._pid_file)),
+            *("--chardev", f"socket,id=qmp,path={self._monitor},server=on,wait=off", "--monitor", "chardev=qmp"),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            umask=_UMASK,
+            # What is sent to a controller's process group does not concern the volumes.
+            start_new_session=True,
+        )
+        try:
+            async with asyncio.timeout(_START_S):
+                _, told = await process.communicate()
+        except TimeoutError:
+            process.kill()
+            raise Unavailable("the storage daemon did not start in time") from None
+        if process.returncode != 0:
+            raise Unavailable(f"the storage daemon did not start: {told.decode(errors='replace').strip()[-300:]}")
+        if not await self.adopt():
+            raise Unavailable("the storage daemon ended at once")
+
+    async def adopt(self) -> bool:
+        """Whether one runs that somebody started before. Raises Unavailable if it runs and does not answer."""
+        if self._watched is None:
+            pid = self._pid()
+            if not pid:
+                return False
+            try:
+                watched = os.pidfd_open(pid)
+            except ProcessLookupError:
+                return False
+            # Looked at again: between the first look and this descriptor the pid may have become another's.
+            if self._pid() != pid:
+                os.close(watched)
+                return False
+            self._watched = watched
+            asyncio.get_running_loop().add_reader(watched, self._ended)
+        await self._connected()
+        return True
+
+    async def ask(self, command: str, **arguments: Any) -> Any:
+        """`_` in names is QMP's `-`. Raises Refused, NoCapacity, Unavailable."""
+        client = await self._connected()
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                return await client.execute(command, {key.replace("_", "-"): arguments[key] for key in arguments})
+        except ExecuteError as error:
+            raise _refusal(command, error) from error
+        except (QMPError, OSError, EOFError, TimeoutError) as error:
+            await self._hang_up()
+            raise Unavailable(f"the storage daemon does not answer {command}: {error!r}") from error
+
+    async def end(self, *, gently: bool = False) -> None:
+        """Nothing of it runs on return; `gently`: it writes down what it holds first. Raises Unavailable if the kernel
+        does not let it go."""
+        watched = self._forget()
+        pid = self._pid()
+        if watched is None and pid:
+            with contextlib.suppress(ProcessLookupError):
+                watched = os.pidfd_open(pid)
+        try:
+            await self._hang_up()
+            if watched is None or not pid:
+                return
+            if gently and await _ends(watched, pid, signal.SIGTERM, within_s=_START_S):
+                return
+            if not await _ends(watched, pid, signal.SIGKILL, within_s=_END_S):
+                raise Unavailable(f"storage daemon {pid} cannot be ended")
+        finally:
+            if watched is not None:
+                os.close(watched)
+            if not self._pid():
+                self._monitor.unlink(missing_ok=True)
+                self._pid_file.unlink(missing_ok=True)
+
+    async def let_go(self) -> None:
+        """It goes on without this controller."""
+        if (watched := self._forget()) is not None:
+            os.close(watched)
+        await self._hang_up()
+
+    def _forget(self) -> int | None:
+        watched, self._watched = self._watched, None
+        if watched is not None:
+            asyncio.get_running_loop().remove_reader(watched)
+        return watched
+
+    def _ended(self) -> None:
+        if (watched := self._forget()) is not None:
+            os.close(watched)
+            self._died()
+
+    async def _connected(self) -> QMPClient:
+        async with self._one_at_a_time:
+            if self._client is None:
+                client = QMPClient()
+                client.logger.disabled = True
+                try:
+                    async with asyncio.timeout(_ANSWER_S):
+                        await client.connect(str(self._monitor))
+                except (QMPError, OSError, EOFError, TimeoutError) as error:
+                    raise Unavailable(f"the storage daemon does not answer: {error!r}") from error
+                self._client = client
+            return self._client
+
+    async def _hang_up(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            with contextlib.suppress(QMPError, OSError, EOFError, TimeoutError):
+                async with asyncio.timeout(_END_S):
+                    await client.disconnect()
+
+    def _pid(self) -> int:
+        """0 if none runs: pids are used again, so its command line must name this pid file."""
+        try:
+            pid = int(self._pid_file.read_text())
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except (OSError, ValueError):
+            return 0
+        return pid if str(self._pid_file).encode() in command else 0
+
+
+def _refusal(command: str, error: ExecuteError) -> CloudError:
+    words = str(error)
+    if os.strerror(28) in words:
+        return NoCapacity(f"the volumes' disk is full: {command}: {words}")
+    return Refused(f"{command}: {words}")
+
+
+async def _ends(watched: int, pid: int, signal_number: int, *, within_s: float) -> bool:
+    loop = asyncio.get_running_loop()
+    ended = loop.create_future()
+    loop.add_reader(watched, lambda: ended.done() or ended.set_result(None))
+    try:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(watched, signal_number)
+        async with asyncio.timeout(within_s):
+            await ended
+        return True
+    except TimeoutError:
+        return False
+    finally:
+        loop.remove_reader(watched)

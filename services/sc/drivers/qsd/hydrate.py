@@ -1,0 +1,138 @@
+"""A volume that its source comes into: used from the first moment, filled in the background, then without its source.
+
+While it fills, a qcow2 knows which of its bytes count; once it is full, its data file is the volume and the qcow2 goes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import json
+import os
+from dataclasses import replace
+from typing import Any, Final
+
+from common.errors import Unavailable
+from services.sc.drivers import sparse
+from services.sc.drivers.qsd import graph
+from services.sc.drivers.qsd.engine import VolumeEngine
+from services.sc.drivers.qsd.layout import VolumePlace
+
+_JOB: Final = "fill"
+# The volume's client goes first.
+_BYTES_PER_S: Final = 128 << 20
+_LOOK_S: Final = 0.2
+_GONE_S: Final = 10.0
+_CLUSTER_BYTES: Final = 64 << 10
+# fallocate(2): FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
+_PUNCH: Final = 3
+
+
+async def make(place: VolumePlace, size_bytes: int) -> None:
+    """The files of a volume whose source has not come yet."""
+    sparse.make(place.data, size_bytes)
+    options = f"data_file={place.data},cluster_size={_CLUSTER_BYTES}"
+    await _qemu_img("create", "-q", "-f", "qcow2", "-o", options, str(place.map), str(size_bytes))
+
+
+async def missing_bytes(engine: VolumeEngine) -> int:
+    record = engine.record()
+    if record.source is None or engine.filled:
+        return 0
+    job = await _job(engine)
+    if job is None:
+        return record.source.size_bytes
+    return max(1, int(job["total-progress"]) - int(job["current-progress"]))
+
+
+async def rest(engine: VolumeEngine) -> None:
+    """The nodes stay as they are until the next `step`; what has come stays."""
+    if engine.record().source is None or not engine.daemon.runs or await _job(engine) is None:
+        return
+    job = await _job(engine)
+    if job is not None and job["status"] != "concluded":
+        await engine.daemon.ask("job-cancel", id=_JOB)
+    async with asyncio.timeout(_GONE_S):
+        while (job := await _job(engine)) is not None and job["status"] != "concluded":
+            await asyncio.sleep(0.005)
+    if job is not None:
+        await engine.daemon.ask("job-dismiss", id=_JOB)
+
+
+async def step(engine: VolumeEngine) -> float | None:
+    """The next thing to do; seconds until there may be another."""
+    record = engine.place.load()
+    if record is None or record.source is None:
+        return None
+    if await engine.points():
+        # A point holds the nodes as they are.
+        return _LOOK_S
+    if engine.filled:
+        await _finish(engine)
+        return None if engine.record().source is None else _LOOK_S
+    job = await _job(engine)
+    if job is None:
+        await engine.daemon.ask(
+            "block-stream", job_id=_JOB, device=graph.MAP, speed=_BYTES_PER_S, auto_dismiss=False, on_error="stop"
+        )
+    elif job["status"] == "concluded":
+        error = job.get("error", "")
+        await engine.daemon.ask("job-dismiss", id=_JOB)
+        if error:
+            raise Unavailable(f"the source of {engine.place.volume_id} does not come: {error}")
+        engine.filled = True
+        return 0.0
+    elif job["status"] == "paused" or job["status"] == "standby":
+        await engine.daemon.ask("job-resume", id=_JOB)
+    return _LOOK_S
+
+
+async def _finish(engine: VolumeEngine) -> None:
+    """Its daemon starts once more, on the data file alone. The client waits as long as that takes.
+
+    A daemon that was killed on its way may have taken along which bytes count: then the source comes once more.
+    """
+    record, place = engine.record(), engine.place
+    assert record.source is not None, "a volume that fills has a source"
+    engine.filled = False
+    await engine.daemon.end(gently=True)
+    try:
+        told = json.loads(await _qemu_img("map", "--output=json", str(place.map)))
+        if all(one["present"] or one["start"] >= record.source.size_bytes for one in told):
+            await asyncio.get_running_loop().run_in_executor(None, _clear, place, told)
+            place.save(replace(record, source=None))
+            place.map.unlink(missing_ok=True)
+    finally:
+        await engine.look_after()
+
+
+def _clear(place: VolumePlace, extents: list[dict[str, Any]]) -> None:
+    """What the qcow2 says are zeros becomes zeros. Durable when it returns."""
+    with place.data.open("r+b") as file:
+        for extent in extents:
+            if extent["zero"] or not extent["data"]:
+                _punch(file.fileno(), extent["start"], extent["length"])
+        os.fsync(file.fileno())
+
+
+def _punch(descriptor: int, start: int, length: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.fallocate(descriptor, _PUNCH, ctypes.c_int64(start), ctypes.c_int64(length)) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+async def _job(engine: VolumeEngine) -> dict[str, Any] | None:
+    if not engine.daemon.runs:
+        return None
+    jobs: list[dict[str, Any]] = await engine.daemon.ask("query-jobs")
+    return next((job for job in jobs if job["id"] == _JOB), None)
+
+
+async def _qemu_img(*arguments: str) -> str:
+    process = await asyncio.create_subprocess_exec(
+        "qemu-img", *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    told, error = await process.communicate()
+    if process.returncode != 0:
+        raise Unavailable(f"qemu-img {arguments[0]}: {error.decode(errors='replace').strip()[-300:]}")
+    return told.decode()

@@ -1,0 +1,215 @@
+"""Points in time of one volume: frozen, read beside its client, released; and what has changed between them.
+
+A point is a copy-before-write filter below the throttle: what a client overwrites is kept in a file first. From each
+point on a dirty bitmap records what changes, up to the next point: changes since a base are all bitmaps from it on.
+Both live in the daemon's memory. With it they are lost, and are then told as lost, never as nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Final
+
+from common.errors import CloudError, NotFound, Unavailable
+from common.ids import SnapshotId
+from services.sc.drivers import sparse
+from services.sc.drivers.base import BLOCK_BYTES, Extent
+from services.sc.drivers.qsd import graph
+from services.sc.drivers.qsd.engine import VolumeEngine
+from services.sc.drivers.qsd.graph import PointName
+from services.sc.nbd import wire
+from services.sc.nbd.client import NbdClient, connected
+
+_READ_BYTES: Final = 4 << 20
+_serial = itertools.count()
+
+
+async def prepare(engine: VolumeEngine, snapshot_id: SnapshotId) -> PointName:
+    """All that can be done before the moment itself. Changes are recorded from here on: rather too much."""
+    await engine.bring_up()
+    numbers = [point.number for point in (*await engine.points(), *await engine.marks())]
+    point = PointName(number=max(numbers, default=0) + 1, snapshot_id=snapshot_id)
+    target = engine.place.point(snapshot_id)
+    sparse.make(target, engine.size_bytes)
+    ask = engine.daemon.ask
+    await ask("blockdev-add", **graph.file_node(point.target, str(target), direct=False))
+    await ask("block-dirty-bitmap-add", node=graph.TOP, name=point.bitmap, granularity=BLOCK_BYTES)
+    return point
+
+
+async def fix(engine: VolumeEngine, point: PointName) -> None:
+    """This is the moment."""
+    ask = engine.daemon.ask
+    before = await engine.points()
+    earlier = [mark for mark in await engine.marks() if mark < point]
+    below = before[-1].filter if before else engine.base()
+    await ask("blockdev-add", **graph.filter_node(point, below))
+    await ask("blockdev-reopen", options=[graph.top_node(point.filter)])
+    await ask("blockdev-add", **graph.access_node(point))
+    actions = [_bitmap_action("disable", mark) for mark in earlier]
+    if actions:
+        await ask("transaction", actions=actions)
+
+
+async def release(engine: VolumeEngine, snapshot_id: SnapshotId, *, keep_as_base: bool) -> None:
+    """What is left half done by a crash is done by the next call."""
+    await _keep_marks(engine, snapshot_id, keep_as_base=keep_as_base)
+    await drop(engine, snapshot_id)
+
+
+async def drop(engine: VolumeEngine, snapshot_id: SnapshotId) -> None:
+    """The point is not there any more; what changes is recorded as before."""
+    ask = engine.daemon.ask
+    points = await engine.points()
+    names = {node["node-name"] for node in await engine.nodes()}
+    for export_id in await engine.exports():
+        if export_id.startswith(_exports_of(snapshot_id)):
+            await engine.drop_export(export_id)
+    for number, point in enumerate(points):
+        if point.snapshot_id != snapshot_id:
+            continue
+        if point.access in names:
+            await ask("blockdev-del", node_name=point.access)
+        below = points[number - 1].filter if number else engine.base()
+        above = graph.filter_node(points[number + 1], below) if number + 1 < len(points) else graph.top_node(below)
+        await ask("blockdev-reopen", options=[above])
+        await ask("blockdev-del", node_name=point.filter)
+    if engine.daemon.runs and f"t-{snapshot_id}" in names:
+        await ask("blockdev-del", node_name=f"t-{snapshot_id}")
+    engine.place.point(snapshot_id).unlink(missing_ok=True)
+
+
+async def undo(engine: VolumeEngine, point: PointName) -> None:
+    """As if it had never been prepared."""
+    await drop(engine, point.snapshot_id)
+    marks = await engine.marks()
+    if point in marks:
+        await _fold(engine, point, marks)
+
+
+async def _keep_marks(engine: VolumeEngine, snapshot_id: SnapshotId, *, keep_as_base: bool) -> None:
+    marks = await engine.marks()
+    mine = [mark for mark in marks if mark.snapshot_id == snapshot_id]
+    if not mine:
+        return
+    if not keep_as_base:
+        await _fold(engine, mine[0], marks)
+        return
+    needed = {point.number for point in await engine.points() if point.snapshot_id != snapshot_id}
+    older = [mark for mark in marks if mark < mine[0] and mark.number not in needed]
+    if older and min(needed, default=mine[0].number) >= mine[0].number:
+        await engine.daemon.ask("transaction", actions=[_bitmap_action("remove", mark) for mark in older])
+
+
+async def _fold(engine: VolumeEngine, mark: PointName, marks: Sequence[PointName]) -> None:
+    """What changed from it on counts for the one before it, which may be a base still."""
+    actions = [_bitmap_action("remove", mark)]
+    if older := [other for other in marks if other < mark]:
+        merge = {"node": graph.TOP, "target": older[-1].bitmap, "bitmaps": [mark.bitmap]}
+        actions.insert(0, {"type": "block-dirty-bitmap-merge", "data": merge})
+        if mark == marks[-1]:
+            actions.insert(0, _bitmap_action("enable", older[-1]))
+    await engine.daemon.ask("transaction", actions=actions)
+
+
+def _bitmap_action(verb: str, mark: PointName) -> dict[str, Any]:
+    return {"type": f"block-dirty-bitmap-{verb}", "data": {"node": graph.TOP, "name": mark.bitmap}}
+
+
+class FrozenPoint:
+    """services.sc.drivers.base.Frozen, over NBD."""
+
+    def __init__(self, nbd: NbdClient, *, dirty: str, everything: bool) -> None:
+        self.size_bytes = nbd.size_bytes
+        self._nbd = nbd
+        self._dirty = dirty
+        self._everything = everything
+
+    async def changed(self) -> Sequence[Extent]:
+        if self._everything:
+            return [Extent(start=0, length=self.size_bytes)]
+        if self._dirty:
+            told = [one async for one in self._nbd.status(self._dirty) if one.flags & wire.STATE_DIRTY]
+        else:
+            told = [one async for one in self._nbd.status(wire.ALLOCATION) if not one.flags & wire.STATE_ZERO]
+        return _whole_blocks(((one.start, one.length) for one in told), self.size_bytes)
+
+    async def read(self, extent: Extent) -> bytes:
+        end = extent.start + extent.length
+        steps = range(extent.start, end, _READ_BYTES)
+        return b"".join([await self._nbd.read(start, min(_READ_BYTES, end - start)) for start in steps])
+
+
+@asynccontextmanager
+async def opened(engine: VolumeEngine, snapshot_id: SnapshotId, base: SnapshotId | None) -> AsyncIterator[FrozenPoint]:
+    """The volume's lock is not held while it is open: its client comes and goes meanwhile."""
+    name = f"{_exports_of(snapshot_id)}{next(_serial)}"
+    async with AsyncExitStack() as stack:
+        async with engine.lock:
+            point = next((one for one in await engine.points() if one.snapshot_id == snapshot_id), None)
+            if point is None:
+                raise NotFound(f"{snapshot_id} is no point in time of a volume here")
+            dirty = await _since(engine, point, base, name)
+            stack.push_async_callback(_closed, engine, name, dirty)
+            bitmaps = [{"node": graph.TOP, "name": dirty}] if dirty else []
+            await engine.daemon.ask(
+                "block-export-add",
+                type="nbd",
+                id=name,
+                node_name=point.access,
+                name=name,
+                writable=False,
+                bitmaps=bitmaps,
+            )
+        context = f"qemu:dirty-bitmap:{dirty}" if dirty else wire.ALLOCATION
+        nbd = await stack.enter_async_context(connected(engine.place.private("nbd"), name, contexts=[context]))
+        yield FrozenPoint(nbd, dirty=dirty and context, everything=base is not None and not dirty)
+
+
+async def _closed(engine: VolumeEngine, name: str, dirty: str) -> None:
+    """If its daemon is gone, so are both."""
+    async with engine.lock:
+        if not engine.daemon.runs:
+            return
+        try:
+            await engine.drop_export(name)
+            if dirty:
+                await engine.daemon.ask("block-dirty-bitmap-remove", node=graph.TOP, name=dirty)
+        except (Unavailable, CloudError):
+            return
+
+
+async def _since(engine: VolumeEngine, point: PointName, base: SnapshotId | None, name: str) -> str:
+    """A bitmap of what changed between the two; none if that is not known."""
+    marks = await engine.marks()
+    begin = next((mark.number for mark in marks if mark.snapshot_id == base), None)
+    if begin is None or begin >= point.number:
+        return ""
+    between = [mark.bitmap for mark in marks if begin <= mark.number < point.number]
+    add = {"node": graph.TOP, "name": name, "granularity": BLOCK_BYTES, "disabled": True}
+    merge = {"node": graph.TOP, "target": name, "bitmaps": between}
+    actions = [
+        {"type": "block-dirty-bitmap-add", "data": add},
+        {"type": "block-dirty-bitmap-merge", "data": merge},
+    ]
+    await engine.daemon.ask("transaction", actions=actions)
+    return name
+
+
+def _exports_of(snapshot_id: SnapshotId) -> str:
+    return f"p-{snapshot_id}-"
+
+
+def _whole_blocks(parts: Any, size_bytes: int) -> list[Extent]:
+    """Rounded outwards to blocks, joined where they touch."""
+    joined: list[list[int]] = []
+    for start, length in parts:
+        begin = start // BLOCK_BYTES * BLOCK_BYTES
+        end = min(-(-(start + length) // BLOCK_BYTES) * BLOCK_BYTES, size_bytes)
+        if joined and begin <= joined[-1][1]:
+            joined[-1][1] = max(joined[-1][1], end)
+        else:
+            joined.append([begin, end])
+    return [Extent(start=begin, length=end - begin) for begin, end in joined]
