@@ -48,6 +48,7 @@ class PlayedZone:
         # Instance → the host that it was ordered to.
         self.hosts: dict[str, str] = {}
         self.away = False
+        self.rebooted: list[str] = []
         # Nodes that plans do not reach.
         self.deaf: set[str] = set()
         # How guests answer.
@@ -109,6 +110,7 @@ class PlayedZone:
         return cc.CheckInstancesResponse(checks=checks)
 
     async def RebootInstance(self, request: cc.RebootInstanceRequest) -> cc.RebootInstanceResponse:
+        self.rebooted.append(request.instance_id)
         return cc.RebootInstanceResponse()
 
     async def WatchCapacity(self, _: object) -> AsyncIterator[cc.WatchCapacityResponse]:
