@@ -83,7 +83,8 @@ class ClusterController(ClusterControllerServiceServicer):
         self, request: cc.GetConsoleOutputRequest, context: Context
     ) -> cc.GetConsoleOutputResponse:
         term = self._leader()
-        stub = term.nodes.stub(self._node_of(term, request.instance_id))
+        gone = request.node if request.instance_id not in term.ledger.placements else ""
+        stub = term.nodes.stub(gone or self._node_of(term, request.instance_id))
         answer = await stub.GetConsoleOutput(nc.GetConsoleOutputRequest(instance_id=request.instance_id))
         return cc.GetConsoleOutputResponse(output=answer.output, written_at_ms=answer.written_at_ms)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 from typing import Final
 
@@ -24,3 +26,12 @@ def tail(log: Path) -> tuple[bytes, int]:
         if len(output) >= TAIL_BYTES:
             break
     return output, written_at_ms
+
+
+def keep(log: Path, last: Path) -> None:
+    """The end of a console whose guest is no more. A disk that has no room for it keeps none."""
+    with contextlib.suppress(OSError):
+        output, written_at_ms = tail(log)
+        if output:
+            last.write_bytes(output)
+            os.utime(last, (written_at_ms / 1000, written_at_ms / 1000))

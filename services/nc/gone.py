@@ -20,9 +20,13 @@ KEPT_S: Final = 3600.0
 
 
 class GoneJournal:
-    def __init__(self, path: Path, *, now_s: Callable[[], float]) -> None:
+    def __init__(
+        self, path: Path, *, now_s: Callable[[], float], forgotten: Callable[[InstanceId], None] = lambda _: None
+    ) -> None:
+        """`forgotten` hears of each that is told no longer."""
         self._path = path
         self._now_s = now_s
+        self._forgotten = forgotten
         # Generation and since when; the oldest first.
         self._gone: dict[InstanceId, tuple[int, float]] = {}
 
@@ -66,3 +70,4 @@ class GoneJournal:
             if self._now_s() - since_s <= KEPT_S:
                 return
             del self._gone[instance_id]
+            self._forgotten(instance_id)

@@ -132,7 +132,9 @@ class Orders:
         await self._hypervisor.reboot(instance_id, grace_s=REBOOT_GRACE_S)
 
     async def console(self, instance_id: InstanceId) -> tuple[bytes, int]:
-        """The end of its console and when it was last written. Raises NotFound."""
+        """The end of its console, also where it has gone from here, and when it was last written. Raises NotFound."""
+        if self._store.get(instance_id) is None and self._store.gone_generation(instance_id):
+            return await asyncio.to_thread(tail, self._paths.last_console(instance_id))
         self._get(instance_id)
         return await asyncio.to_thread(tail, self._paths.console(instance_id))
 

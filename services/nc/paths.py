@@ -24,6 +24,11 @@ class NodePaths:
         return self.root / "gone.log"
 
     @property
+    def consoles(self) -> Path:
+        """The ends of the consoles of instances that are no more, for as long as the journal tells of them."""
+        return self.root / "consoles"
+
+    @property
     def cache(self) -> Path:
         return self.root / "cache"
 
@@ -69,8 +74,11 @@ class NodePaths:
     def console(self, instance_id: InstanceId) -> Path:
         return self.instance(instance_id) / "console.log"
 
+    def last_console(self, instance_id: InstanceId) -> Path:
+        return self.consoles / f"{instance_id}.log"
+
     def make(self) -> None:
-        for folder in (self.root, self.instances, self.cache, self.plans):
+        for folder in (self.root, self.instances, self.consoles, self.cache, self.plans):
             folder.mkdir(mode=0o711, parents=True, exist_ok=True)
             folder.chmod(0o711)
 

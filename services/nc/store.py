@@ -17,6 +17,7 @@ from typing import Final
 from common.errors import Stale
 from common.ids import InstanceId
 from mallee.nc.v1 import instance_pb2, record_pb2
+from services.nc.console import keep
 from services.nc.gone import GoneJournal
 from services.nc.instance import observation_of, observation_of_gone
 from services.nc.paths import NodePaths, sync_folder, write_durably
@@ -37,7 +38,7 @@ class InstanceStore:
         self._paths = paths
         self._records: dict[InstanceId, record_pb2.InstanceRecord] = {}
         self.usage = Usage()
-        self._gone = GoneJournal(paths.gone, now_s=now_s)
+        self._gone = GoneJournal(paths.gone, now_s=now_s, forgotten=self._forget_console)
         self._locks: defaultdict[InstanceId, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._epoch = 0
         self._epoch_lock = asyncio.Lock()
@@ -57,6 +58,9 @@ class InstanceStore:
         with contextlib.suppress(FileNotFoundError):
             self._epoch = int(self._paths.epoch.read_text())
         self._gone.open()
+        for path in self._paths.consoles.iterdir():
+            if not self._gone.generation(InstanceId(path.stem)):
+                path.unlink()
         for folder in self._paths.instances.iterdir():
             if InstanceId.matches(folder.name) and (folder / RECORD).exists():
                 record = record_pb2.InstanceRecord.FromString((folder / RECORD).read_bytes())
@@ -179,12 +183,16 @@ class InstanceStore:
             return
         if generation:
             self._gone.write(instance_id, generation)
+            keep(self._paths.console(instance_id), self._paths.last_console(instance_id))
         for entry in folder.iterdir():
             if entry.name != RECORD:
                 entry.unlink()
         (folder / RECORD).unlink(missing_ok=True)
         shutil.rmtree(folder)
         sync_folder(self._paths.instances)
+
+    def _forget_console(self, instance_id: InstanceId) -> None:
+        self._paths.last_console(instance_id).unlink(missing_ok=True)
 
 
 class _Listener:

@@ -8,7 +8,7 @@ from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from common.errors import NotFound, WrongState
+from common.errors import NotFound, Unavailable, WrongState
 from mallee.cc.v1 import service_pb2 as cc
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import instance_pb2 as ec2
@@ -87,15 +87,18 @@ async def _keep(
 
 
 async def _console(cloud: Cloud, record: record_pb2.InstanceRecord) -> tuple[bytes, Timestamp | None]:
-    """The end of what the guest wrote, and when it last did."""
-    if record.state in (rules.PENDING, rules.TERMINATED):
+    """The end of what the guest wrote, and when it last did. Its node keeps it for as long as it is shown."""
+    if record.state == rules.PENDING:
         return b"", None
+    order = cc.GetConsoleOutputRequest(instance_id=record.instance_id, node=record.node)
     try:
-        answer = await cloud.clusters.stub(record.zone).GetConsoleOutput(
-            cc.GetConsoleOutputRequest(instance_id=record.instance_id)
-        )
+        answer = await cloud.clusters.stub(record.zone).GetConsoleOutput(order)
     except NotFound:
-        # It went between our record and the node's: as empty as that of a terminated one.
+        return b"", None
+    except Unavailable:
+        if record.state != rules.TERMINATED:
+            raise
+        # The node may have gone for good.
         return b"", None
     if not answer.written_at_ms:
         return answer.output, None

@@ -292,6 +292,11 @@ async def test_the_console_is_read_to_its_end(node: Node) -> None:
     log.write_bytes(b"x" * 65530)
     answer = await node.client.stub.GetConsoleOutput(service_pb2.GetConsoleOutputRequest(instance_id=FIRST))
     assert answer.output == b"eady\r\n" + b"x" * 65530
+    # Of one that has gone it is still there.
+    await node.client.terminate(FIRST)
+    await node.client.until(FIRST, GONE)
+    gone = await node.client.stub.GetConsoleOutput(service_pb2.GetConsoleOutputRequest(instance_id=FIRST))
+    assert gone == answer
 
 
 async def test_the_screen_of_what_runs_is_a_jpeg(node: Node) -> None:
