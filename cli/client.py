@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +16,8 @@ from deploy.cloud import NoCloud, Site
 from deploy.names import ADMIN, CLC
 from mallee.clc.v1 import service_pb2_grpc
 from mallee.common.v1.caller_pb2 import Member
+from mallee.sc.v1.service_pb2 import DescribeStorageRequest, StorageCapacity
+from mallee.sc.v1.service_pb2_grpc import StorageControllerServiceStub
 
 if TYPE_CHECKING:
     from mallee.clc.v1.service_pb2_grpc import AdministrationServiceAsyncStub as Administration
@@ -55,6 +57,21 @@ class Client:
         except Unavailable as error:
             why = error.message
             raise Unavailable(f"the cloud does not answer: is it up? 'mallee up' starts it ({why})") from error
+
+    def storage(self, members: Iterable[Member]) -> dict[str, StorageCapacity]:
+        """Zone → what its storage has. A zone whose SC does not answer is left out."""
+
+        async def ask(member: Member) -> StorageCapacity:
+            async with connect(member.address, self.identity, member.id) as channel:
+                stub = StorageControllerServiceStub(channel)
+                return (await stub.DescribeStorage(DescribeStorageRequest())).capacity
+
+        found = {}
+        for member in members:
+            if member.role == "sc":
+                with contextlib.suppress(Unavailable):
+                    found[member.zone] = asyncio.run(ask(member))
+        return found
 
     def members(self) -> list[Member]:
         """Everybody alive, as etcd says. Raises Unavailable."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import typer
@@ -13,6 +14,7 @@ from common.errors import Unavailable
 from deploy.cloud import Site
 from mallee.cc.v1.service_pb2 import NodeCapacity
 from mallee.clc.v1 import service_pb2 as clc
+from mallee.sc.v1.service_pb2 import StorageCapacity
 
 
 def status(home: Home, as_json: Json = False) -> None:
@@ -50,9 +52,10 @@ def describe(place: Site) -> dict[str, Any]:
     if not place.supervisor.pid():
         return shown | {"State": "down"}
     try:
+        members = client.members()
         shown["Members"] = [
             {"Id": m.id, "Role": m.role, "Zone": m.zone, "Address": m.address, "Metrics": m.metrics_address}
-            for m in client.members()
+            for m in members
         ]
         shown["Leaders"] = client.leaders()
         answer = client.ask(lambda cloud: cloud.DescribeCloud(clc.DescribeCloudRequest()))
@@ -60,10 +63,27 @@ def describe(place: Site) -> dict[str, Any]:
         return shown | {"State": "degraded", "Problem": error.message}
     shown["Nodes"] = _nodes(answer)
     shown["Instances"] = dict(sorted(answer.instances_by_state.items()))
+    storage = client.storage(members)
+    shown["Storage"] = _storage(storage)
     shown["PublicAddresses"] = {"Total": answer.public_addresses_total, "Free": answer.public_addresses_free}
-    if any(not zone.connected for zone in answer.zones) or any(not node["Alive"] for node in shown["Nodes"]):
+    if any(not zone.connected or zone.zone not in storage for zone in answer.zones) or any(
+        not node["Alive"] for node in shown["Nodes"]
+    ):
         shown["State"] = "degraded"
     return shown
+
+
+def _storage(zones: Mapping[str, StorageCapacity]) -> list[dict[str, Any]]:
+    return [
+        {
+            "Zone": zone,
+            "TotalBytes": of.total_bytes,
+            "UsedBytes": of.used_bytes,
+            "PromisedBytes": of.promised_bytes,
+            "FreeBytes": of.free_bytes,
+        }
+        for zone, of in sorted(zones.items())
+    ]
 
 
 def _nodes(answer: clc.DescribeCloudResponse) -> list[dict[str, Any]]:
@@ -108,6 +128,9 @@ def _print(shown: dict[str, Any]) -> None:
     if "Nodes" in shown:
         out.print()
         _print_nodes(shown["Nodes"])
+        for zone in shown["Storage"]:
+            told = f"{gib(zone['UsedBytes'])} used, {gib(zone['PromisedBytes'])} promised"
+            out.print(f"Volumes of {zone['Zone']}: {told} of {gib(zone['TotalBytes'])}.", markup=False)
         count = ", ".join(f"{n} {state}" for state, n in shown["Instances"].items()) or "none"
         free = shown["PublicAddresses"]
         out.print(f"\nInstances: {count}. Public addresses: {free['Free']} of {free['Total']} free.")

@@ -26,7 +26,8 @@ def pki_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for member in ("etcd-1", "etcd-2", "etcd-3"):
         pki.issue(folder, member, "etcd", ips=["127.0.0.1"])
     for member, role in (
-        ("admin", "admin"), ("clc-1", "clc"), ("cc-us-east-1a", "cc"), ("nc-us-east-1a-1", "nc"), ("walrus-1", "walrus")
+        ("admin", "admin"), ("clc-1", "clc"), ("cc-us-east-1a", "cc"), ("sc-us-east-1a", "sc"),
+        ("nc-us-east-1a-1", "nc"), ("walrus-1", "walrus")
     ):  # fmt: skip
         pki.issue(folder, member, role)
     return folder

@@ -20,6 +20,7 @@ from tests.etcd_fixture import EtcdServer
 USERS = (
     EtcdUser(member_id="clc-1", role="clc"),
     EtcdUser(member_id="cc-us-east-1a", role="cc", zone="us-east-1a"),
+    EtcdUser(member_id="sc-us-east-1a", role="sc", zone="us-east-1a"),
     EtcdUser(member_id="nc-us-east-1a-1", role="nc"),
     EtcdUser(member_id="walrus-1", role="walrus"),
 )
@@ -43,6 +44,7 @@ ALLOWED = [
     ("admin", "/mallee/anything"),
     ("clc-1", "/mallee/clc/instance/i-1"),
     ("cc-us-east-1a", "/mallee/cc/us-east-1a/placement/i-1"),
+    ("sc-us-east-1a", "/mallee/sc/us-east-1a/volume/vol-1"),
     *((user.member_id, member_key(user.role, user.member_id)) for user in USERS),
 ]
 REFUSED = [
@@ -50,6 +52,11 @@ REFUSED = [
     ("cc-us-east-1a", "/mallee/cc/us-east-1b/placement/i-1"),
     ("cc-us-east-1a", "/mallee/clc/instance/i-1"),
     ("cc-us-east-1a", "/mallee/election/clc/x"),
+    ("sc-us-east-1a", "/mallee/sc/us-east-1b/volume/vol-1"),
+    ("sc-us-east-1a", "/mallee/cc/us-east-1a/placement/i-1"),
+    ("sc-us-east-1a", "/mallee/election/cc/us-east-1a/x"),
+    ("cc-us-east-1a", "/mallee/sc/us-east-1a/volume/vol-1"),
+    ("nc-us-east-1a-1", "/mallee/sc/us-east-1a/volume/vol-1"),
     ("nc-us-east-1a-1", "/mallee/cc/us-east-1a/placement/i-1"),
     ("nc-us-east-1a-1", "/mallee/election/cc/us-east-1a/x"),
     ("nc-us-east-1a-1", "/mallee/members/nc/nc-us-east-1a-2"),

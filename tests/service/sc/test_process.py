@@ -1,0 +1,119 @@
+"""The storage controller as a process, on etcd with TLS and users: killed, it is back at once and knows everything."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from common import pki
+from common.errors import Unavailable
+from common.etcd.auth import EtcdUser, ensure_auth
+from common.etcd.client import Etcd
+from common.etcd.election import Leaders
+from common.etcd.membership import Membership
+from common.host import host_id
+from common.pki import Identity
+from common.rpc.peers import Peers
+from mallee.sc.v1 import service_pb2 as sc
+from mallee.sc.v1 import volume_pb2
+from mallee.sc.v1.service_pb2_grpc import StorageControllerServiceStub
+from tests.etcd_fixture import EtcdServer, free_ports
+from tests.service.sc.stage import AVAILABLE, ZONE, spec, volume_id
+
+if TYPE_CHECKING:
+    from mallee.sc.v1.service_pb2_grpc import StorageControllerServiceAsyncStub as Stub
+
+SC = f"sc-{ZONE}"
+NC = f"nc-{ZONE}-1"
+MEMBERS = (("clc-1", "clc"), (SC, "sc"), (NC, "nc"))
+
+
+@pytest.fixture(scope="module")
+def pki_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("home") / "pki"
+    pki.create_authority(folder)
+    for member, role in (("etcd-1", "etcd"), ("admin", "admin"), *MEMBERS):
+        pki.issue(folder, member, role, ips=["127.0.0.1"])
+    return folder
+
+
+@pytest.fixture
+async def etcd_with_users(tmp_path: Path, pki_folder: Path) -> AsyncIterator[EtcdServer]:
+    server = EtcdServer("etcd-1", tmp_path, tls=pki_folder)
+    server.start()
+    try:
+        server.wait_healthy()
+        async with Etcd([server.address], Identity.load(pki_folder, "admin")) as admin:
+            users = [EtcdUser(member_id=member, role=role, zone=ZONE) for member, role in MEMBERS]
+            await ensure_auth(admin, users)
+        yield server
+    finally:
+        server.kill()
+
+
+@contextmanager
+def running(config: Path) -> Iterator[subprocess.Popen[bytes]]:
+    command = ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "services.sc.main"]
+    process = subprocess.Popen(
+        [*command, "--config", str(config), "--member", SC], env={**os.environ, "PYTHONPATH": ".:gen"}
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+class _Caller:
+    """A member that looks for the leader until it is answered."""
+
+    def __init__(self, peers: Peers) -> None:
+        self._peers = peers
+
+    async def leader(self) -> Stub:
+        async with asyncio.timeout(30):
+            while True:
+                try:
+                    stub: Stub = self._peers.leader_stub(StorageControllerServiceStub)
+                    await stub.EnsureVolume(sc.EnsureVolumeRequest(spec=spec(1)))
+                    return stub
+                except Unavailable:
+                    await asyncio.sleep(0.02)
+
+
+async def test_killed_and_started_again_it_leads_and_knows_its_volumes(
+    etcd_with_users: EtcdServer, pki_folder: Path, tmp_path: Path
+) -> None:
+    (metrics_port,) = free_ports(1)
+    config = tmp_path / "mallee.toml"
+    config.write_text(
+        f'cloud_id = "0000"\nhome = "{pki_folder.parent}"\n'
+        f'[sc]\ndriver = "fake"\n[etcd]\nendpoints = ["{etcd_with_users.address}"]\n'
+        f'[[zones]]\nname = "{ZONE}"\ncc_port = 1\ncc_metrics_port = 1\nsc_metrics_port = {metrics_port}\n'
+    )
+    async with AsyncExitStack() as stack:
+        clc, nc = Identity.load(pki_folder, "clc-1"), Identity.load(pki_folder, NC)
+        etcd = await stack.enter_async_context(Etcd([etcd_with_users.address], clc))
+        membership = await stack.enter_async_context(Membership(etcd))
+        leaders = await stack.enter_async_context(Leaders(etcd))
+        caller = _Caller(await stack.enter_async_context(Peers(membership, clc, "sc", ZONE, leaders=leaders)))
+        node = await stack.enter_async_context(Peers(membership, nc, "sc", ZONE, leaders=leaders))
+        request = sc.RedeemExportRequest(volume_id=volume_id(1), generation=1, host_id=host_id(pki_folder.parent))
+        with running(config):
+            stub = await caller.leader()
+            grant = volume_pb2.Grant(generation=1, node=NC, instance_id="i-1")
+            await stub.GrantExport(sc.GrantExportRequest(volume_id=volume_id(1), grant=grant))
+            first = await node.leader_stub(StorageControllerServiceStub).RedeemExport(request)
+        with running(config):
+            stub = await caller.leader()
+            known = await stub.DescribeStorage(sc.DescribeStorageRequest())
+            assert [(v.volume_id, v.state, v.grant) for v in known.volumes] == [(volume_id(1), AVAILABLE, grant)]
+            assert await node.leader_stub(StorageControllerServiceStub).RedeemExport(request) == first
