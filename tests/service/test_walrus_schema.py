@@ -1,0 +1,46 @@
+"""A store that an earlier Walrus wrote is used as it is, and one of a later Walrus is left alone."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from services.walrus.drivers.base import StoreTooNew
+from services.walrus.drivers.embedded.index import SqliteIndex
+from services.walrus.drivers.embedded.schema import MIGRATIONS
+from tests.contract.test_walrus_blocks import content, made
+
+
+def write_at_version(path: Path, version: int) -> None:
+    with sqlite3.connect(path) as db:
+        for script in MIGRATIONS[:version]:
+            db.executescript(script)
+        db.execute("INSERT INTO buckets (name, account_id, owner_id, created_ms) VALUES ('old', '1', '2', 3)")
+        db.execute(f"PRAGMA user_version = {version}")
+    db.close()
+
+
+@pytest.mark.parametrize("version", range(1, len(MIGRATIONS) + 1))
+async def test_an_older_index_keeps_what_it_has_and_takes_snapshots(tmp_path: Path, version: int) -> None:
+    path = tmp_path / "index.sqlite"
+    write_at_version(path, version)
+    for _ in range(2):
+        index = SqliteIndex(path)
+        await index.open()
+        assert (await index.find_bucket("old")) is not None
+        if await index.blocks.sealed("one") is None:
+            await made(index.blocks, "one", "ab")
+        assert await content(index.blocks, "one", "ab") == "ab"
+        await index.close()
+
+
+async def test_a_newer_index_is_not_touched(tmp_path: Path) -> None:
+    path = tmp_path / "index.sqlite"
+    write_at_version(path, len(MIGRATIONS))
+    with sqlite3.connect(path) as db:
+        db.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+    db.close()
+    with pytest.raises(StoreTooNew):
+        await SqliteIndex(path).open()
