@@ -34,7 +34,8 @@ async def register(stage: Stage, *devices: image_pb2.BlockDeviceMapping, **more:
 
 
 async def take(stage: Stage, instance_id: str, **more: Any) -> str:
-    request = image_pb2.CreateImageRequest(**({"instance_id": instance_id, "name": "taken", "no_reboot": True} | more))
+    given: dict[str, Any] = {"instance_id": instance_id, "name": "taken", "no_reboot": True}
+    request = image_pb2.CreateImageRequest(**(given | more))
     return str((await stage.run("CreateImage", request)).image_id)
 
 
