@@ -1,8 +1,9 @@
-"""An NBD client that writes, as a guest's QEMU is one: one request at a time, connecting again for a while if it is cut."""
+"""An NBD client that writes, as a guest's QEMU is one: one request at a time, and it connects again if it is cut."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import ssl
 import struct
 import time
@@ -43,15 +44,15 @@ class NbdWriter:
     async def write(self, offset: int, content: bytes) -> None:
         for at in range(0, len(content), _MOST_BYTES):
             part = content[at : at + _MOST_BYTES]
-            await self._repeated(lambda part=part, at=at: self._request(_WRITE, offset + at, len(part), part))
+            await self._repeated(functools.partial(self._request, _WRITE, offset + at, len(part), part))
 
     async def read(self, offset: int, length: int) -> bytes:
         steps = range(offset, offset + length, _MOST_BYTES)
         sizes = [(start, min(_MOST_BYTES, offset + length - start)) for start in steps]
-        return b"".join([await self._repeated(lambda s=s: self._request(_READ, *s)) for s in sizes])
+        return b"".join([await self._repeated(functools.partial(self._request, _READ, *s)) for s in sizes])
 
     async def flush(self) -> None:
-        await self._repeated(lambda: self._request(_FLUSH, 0, 0))
+        await self._repeated(functools.partial(self._request, _FLUSH, 0, 0))
 
     async def close(self) -> None:
         if self._streams is not None:

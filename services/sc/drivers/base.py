@@ -123,7 +123,7 @@ class VolumeDriver(Protocol):
     async def resize(self, volume_id: VolumeId, size_bytes: int) -> None:
         """Grows it, while it is used. A client sees the new size when it connects again; nothing is cut.
 
-        Raises NotFound, NoCapacity.
+        Raises NotFound, NoCapacity, WrongState while a point of it stands that keeps it from growing.
         """
 
     async def limit(self, volume_id: VolumeId, limits: Limits) -> None:

@@ -179,13 +179,13 @@ def _refusal(command: str, error: ExecuteError) -> CloudError:
 
 async def _ends(watched: int, pid: int, signal_number: int, *, within_s: float) -> bool:
     loop = asyncio.get_running_loop()
-    ended = loop.create_future()
-    loop.add_reader(watched, lambda: ended.done() or ended.set_result(None))
+    ended = asyncio.Event()
+    loop.add_reader(watched, ended.set)
     try:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(watched, signal_number)
         async with asyncio.timeout(within_s):
-            await ended
+            await ended.wait()
         return True
     except TimeoutError:
         return False

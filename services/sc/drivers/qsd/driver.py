@@ -23,6 +23,7 @@ from services.sc.drivers.qsd.daemon import Refused
 from services.sc.drivers.qsd.door import DoorKeys
 from services.sc.drivers.qsd.engine import GUEST, Around, VolumeEngine
 from services.sc.drivers.qsd.feed import Feed
+from services.sc.drivers.qsd.graph import PointName
 from services.sc.drivers.qsd.layout import Layout, Record
 
 _log = get_logger(__name__)
@@ -131,7 +132,7 @@ class QsdVolumes:
                 volume_id: await stack.enter_async_context(self._alone(volume_id))
                 for volume_id in sorted(set(points_of.values()))
             }
-            begun: list[tuple[VolumeEngine, points.PointName]] = []
+            begun: list[tuple[VolumeEngine, PointName]] = []
             try:
                 for snapshot_id, volume_id in points_of.items():
                     engine = engines[volume_id]
@@ -313,7 +314,7 @@ class QsdVolumes:
         return told.f_bavail * told.f_frsize
 
 
-async def _fix(begun: Sequence[tuple[VolumeEngine, points.PointName]]) -> None:
+async def _fix(begun: Sequence[tuple[VolumeEngine, PointName]]) -> None:
     """Several volumes: no client is there between the first point and the last, so that none writes to one what it
     was told of another meanwhile."""
     apart = len({engine.place.volume_id for engine, _ in begun}) > 1

@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 from common.errors import NotFound, Unavailable, WrongState
 from services.sc.drivers.base import ExportGrant, ExportPlace, Limits
@@ -46,6 +46,8 @@ class VolumeEngine:
         self.paused = False
         # All of its source has come, as this daemon has it.
         self.filled = False
+        # Its daemon changes from its source to its own data alone.
+        self.finishing = False
         self._around = around
 
     # What is there.
@@ -61,16 +63,22 @@ class VolumeEngine:
         return self.place.data.stat().st_size
 
     async def points(self) -> list[PointName]:
-        """Those that stand, the oldest first."""
+        """Those that stand, the oldest first: the others only wait for later ones to go."""
+        return [point for point in await self.filters() if self.place.point(point.snapshot_id).exists()]
+
+    async def filters(self) -> list[PointName]:
+        """Of all points, those that were let go too while a later one stands on them; the oldest first."""
         if not self.daemon.runs:
             return []
-        return sorted(point for node in await self.nodes() if (point := _filter_point(node["node-name"])))
+        return sorted(point for name in await self.node_names() if (point := _filter_point(name)))
 
     async def marks(self) -> list[PointName]:
         """Those from which on changes are known, the oldest first."""
         if not self.daemon.runs:
             return []
-        top = next(node for node in await self.nodes() if node["node-name"] == graph.TOP)
+        # QEMU 7.2 crashes in this command when a stream has ended: `hydrate` sees to it that it is not asked then.
+        nodes = await self.daemon.ask("query-named-block-nodes", flat=True)
+        top = next(node for node in nodes if node["node-name"] == graph.TOP)
         found = (PointName.parse(bitmap["name"]) for bitmap in top.get("dirty-bitmaps", ()))
         return sorted(point for point in found if point)
 
@@ -266,9 +274,9 @@ class VolumeEngine:
     async def exports(self) -> set[str]:
         return {export["id"] for export in await self.daemon.ask("query-block-exports")}
 
-    async def nodes(self) -> list[dict[str, Any]]:
-        nodes: list[dict[str, Any]] = await self.daemon.ask("query-named-block-nodes", flat=True)
-        return nodes
+    async def node_names(self) -> set[str]:
+        told = await self.daemon.ask("query-blockstats", query_nodes=True)
+        return {node["node-name"] for node in told if "node-name" in node}
 
     async def _throttle(self, limits: Limits) -> None:
         value = graph.throttle(limits, paused=self.paused)

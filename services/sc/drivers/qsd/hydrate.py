@@ -9,6 +9,7 @@ import asyncio
 import ctypes
 import json
 import os
+import time
 from dataclasses import replace
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ _JOB: Final = "fill"
 # The volume's client goes first.
 _BYTES_PER_S: Final = 128 << 20
 _LOOK_S: Final = 0.2
+_TURN_S: Final = 0.005
 _GONE_S: Final = 10.0
 _CLUSTER_BYTES: Final = 64 << 10
 # fallocate(2): FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
@@ -36,8 +38,11 @@ async def make(place: VolumePlace, size_bytes: int) -> None:
 
 
 async def missing_bytes(engine: VolumeEngine) -> int:
+    """Some, until the volume has nothing to do with its source any more."""
     record = engine.record()
-    if record.source is None or engine.filled:
+    if engine.filled or engine.finishing:
+        return 1
+    if record.source is None:
         return 0
     job = await _job(engine)
     if job is None:
@@ -47,16 +52,19 @@ async def missing_bytes(engine: VolumeEngine) -> int:
 
 async def rest(engine: VolumeEngine) -> None:
     """The nodes stay as they are until the next `step`; what has come stays."""
-    if engine.record().source is None or not engine.daemon.runs or await _job(engine) is None:
-        return
     job = await _job(engine)
-    if job is not None and job["status"] != "concluded":
-        await engine.daemon.ask("job-cancel", id=_JOB)
-    async with asyncio.timeout(_GONE_S):
-        while (job := await _job(engine)) is not None and job["status"] != "concluded":
-            await asyncio.sleep(0.005)
     if job is not None:
-        await engine.daemon.ask("job-dismiss", id=_JOB)
+        if job["status"] != "concluded":
+            await engine.daemon.ask("job-cancel", id=_JOB)
+        deadline = time.monotonic() + _GONE_S
+        while (job := await _job(engine)) is not None and job["status"] != "concluded":
+            if time.monotonic() > deadline:
+                raise Unavailable(f"the filling of {engine.place.volume_id} does not end")
+            await asyncio.sleep(_TURN_S)
+        if job is not None:
+            await _concluded(engine, job)
+    if engine.filled:
+        await _finish(engine)
 
 
 async def step(engine: VolumeEngine) -> float | None:
@@ -76,15 +84,16 @@ async def step(engine: VolumeEngine) -> float | None:
             "block-stream", job_id=_JOB, device=graph.MAP, speed=_BYTES_PER_S, auto_dismiss=False, on_error="stop"
         )
     elif job["status"] == "concluded":
-        error = job.get("error", "")
-        await engine.daemon.ask("job-dismiss", id=_JOB)
-        if error:
-            raise Unavailable(f"the source of {engine.place.volume_id} does not come: {error}")
-        engine.filled = True
-        return 0.0
+        await _concluded(engine, job)
+        return 0.0 if engine.filled else _LOOK_S
     elif job["status"] == "paused" or job["status"] == "standby":
         await engine.daemon.ask("job-resume", id=_JOB)
     return _LOOK_S
+
+
+async def _concluded(engine: VolumeEngine, job: dict[str, Any]) -> None:
+    engine.filled = "error" not in job and job["current-progress"] == job["total-progress"]
+    await engine.daemon.ask("job-dismiss", id=_JOB)
 
 
 async def _finish(engine: VolumeEngine) -> None:
@@ -94,7 +103,7 @@ async def _finish(engine: VolumeEngine) -> None:
     """
     record, place = engine.record(), engine.place
     assert record.source is not None, "a volume that fills has a source"
-    engine.filled = False
+    engine.filled, engine.finishing = False, True
     await engine.daemon.end(gently=True)
     try:
         told = json.loads(await _qemu_img("map", "--output=json", str(place.map)))
@@ -103,7 +112,10 @@ async def _finish(engine: VolumeEngine) -> None:
             place.save(replace(record, source=None))
             place.map.unlink(missing_ok=True)
     finally:
-        await engine.look_after()
+        try:
+            await engine.look_after()
+        finally:
+            engine.finishing = False
 
 
 def _clear(place: VolumePlace, extents: list[dict[str, Any]]) -> None:

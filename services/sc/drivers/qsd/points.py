@@ -7,16 +7,18 @@ Both live in the daemon's memory. With it they are lost, and are then told as lo
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
-from common.errors import CloudError, NotFound, Unavailable
+from common.errors import CloudError, NotFound, Unavailable, WrongState
 from common.ids import SnapshotId
 from services.sc.drivers import sparse
 from services.sc.drivers.base import BLOCK_BYTES, Extent
 from services.sc.drivers.qsd import graph
+from services.sc.drivers.qsd.daemon import Refused
 from services.sc.drivers.qsd.engine import VolumeEngine
 from services.sc.drivers.qsd.graph import PointName
 from services.sc.nbd import wire
@@ -29,7 +31,9 @@ _serial = itertools.count()
 async def prepare(engine: VolumeEngine, snapshot_id: SnapshotId) -> PointName:
     """All that can be done before the moment itself. Changes are recorded from here on: rather too much."""
     await engine.bring_up()
-    numbers = [point.number for point in (*await engine.points(), *await engine.marks())]
+    if any(point.snapshot_id == snapshot_id for point in await engine.filters()):
+        raise WrongState(f"{snapshot_id} was a point of {engine.place.volume_id} a moment ago")
+    numbers = [point.number for point in (*await engine.filters(), *await engine.marks())]
     point = PointName(number=max(numbers, default=0) + 1, snapshot_id=snapshot_id)
     target = engine.place.point(snapshot_id)
     sparse.make(target, engine.size_bytes)
@@ -42,7 +46,7 @@ async def prepare(engine: VolumeEngine, snapshot_id: SnapshotId) -> PointName:
 async def fix(engine: VolumeEngine, point: PointName) -> None:
     """This is the moment."""
     ask = engine.daemon.ask
-    before = await engine.points()
+    before = await engine.filters()
     earlier = [mark for mark in await engine.marks() if mark < point]
     below = before[-1].filter if before else engine.base()
     await ask("blockdev-add", **graph.filter_node(point, below))
@@ -60,25 +64,31 @@ async def release(engine: VolumeEngine, snapshot_id: SnapshotId, *, keep_as_base
 
 
 async def drop(engine: VolumeEngine, snapshot_id: SnapshotId) -> None:
-    """The point is not there any more; what changes is recorded as before."""
+    """The point is not there any more; what changes is recorded as before.
+
+    QEMU takes a filter out from the top alone: one that later points stand on stays until they are gone, and its file,
+    which has no name any more, with it.
+    """
     ask = engine.daemon.ask
-    points = await engine.points()
-    names = {node["node-name"] for node in await engine.nodes()}
     for export_id in await engine.exports():
         if export_id.startswith(_exports_of(snapshot_id)):
             await engine.drop_export(export_id)
-    for number, point in enumerate(points):
-        if point.snapshot_id != snapshot_id:
-            continue
-        if point.access in names:
-            await ask("blockdev-del", node_name=point.access)
-        below = points[number - 1].filter if number else engine.base()
-        above = graph.filter_node(points[number + 1], below) if number + 1 < len(points) else graph.top_node(below)
-        await ask("blockdev-reopen", options=[above])
-        await ask("blockdev-del", node_name=point.filter)
-    if engine.daemon.runs and f"t-{snapshot_id}" in names:
-        await ask("blockdev-del", node_name=f"t-{snapshot_id}")
     engine.place.point(snapshot_id).unlink(missing_ok=True)
+    filters = await engine.filters()
+    names = await engine.node_names()
+    for point in filters:
+        if point.snapshot_id == snapshot_id and point.access in names:
+            await ask("blockdev-del", node_name=point.access)
+    while filters and not engine.place.point(filters[-1].snapshot_id).exists():
+        gone = filters.pop()
+        below = filters[-1].filter if filters else engine.base()
+        await ask("blockdev-reopen", options=[graph.top_node(below)])
+        await ask("blockdev-del", node_name=gone.filter)
+        await ask("blockdev-del", node_name=gone.target)
+    if not any(point.snapshot_id == snapshot_id for point in await engine.filters()):
+        with contextlib.suppress(Refused):
+            # Of a point that was prepared and not made.
+            await ask("blockdev-del", node_name=f"t-{snapshot_id}")
 
 
 async def undo(engine: VolumeEngine, point: PointName) -> None:
