@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from subprocess import run
 from typing import Any
 
 import pytest
@@ -36,14 +36,9 @@ def disks(s3: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One disk in each format, and one with a backing file."""
     folder: Path = tmp_path_factory.mktemp("disks")
     (folder / "disk.raw").write_bytes(DISK)
-    for kind in ("qcow2", "vmdk"):
-        subformat = ["-o", "subformat=streamOptimized"] if kind == "vmdk" else []
-        run(
-            ["qemu-img", "convert", "-q", "-O", kind, *subformat, folder / "disk.raw", folder / f"disk.{kind}"],
-            check=True,
-        )
-    backing = ["-b", "/etc/passwd", "-F", "raw", "-u", folder / "hostile.qcow2", "1M"]
-    run(["qemu-img", "create", "-q", "-f", "qcow2", *backing], check=True)
+    for kind, options in (("qcow2", []), ("vmdk", ["-o", "subformat=streamOptimized"])):
+        qemu_img("convert", "-q", "-O", kind, *options, f"{folder}/disk.raw", f"{folder}/disk.{kind}")
+    qemu_img("create", "-qu", "-f", "qcow2", "-b", "/etc/passwd", "-F", "raw", f"{folder}/hostile.qcow2", "1M")
     s3.create_bucket(Bucket=BUCKET)
     for file in folder.iterdir():
         s3.put_object(Bucket=BUCKET, Key=file.name, Body=file.read_bytes())
@@ -51,6 +46,10 @@ def disks(s3: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     for kept in s3.list_objects_v2(Bucket=BUCKET)["Contents"]:
         s3.delete_object(Bucket=BUCKET, Key=kept["Key"])
     s3.delete_bucket(Bucket=BUCKET)
+
+
+def qemu_img(*arguments: str) -> None:
+    subprocess.run(["qemu-img", *arguments], check=True)
 
 
 def container(key: str, form: str) -> dict[str, Any]:
@@ -63,11 +62,11 @@ async def ended(task: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def import_image_task(ec2: Any, task_id: str) -> Callable[[], dict[str, Any]]:
-    return lambda: ec2.describe_import_image_tasks(ImportTaskIds=[task_id])["ImportImageTasks"][0]  # type: ignore[no-any-return]
+    return lambda: ec2.describe_import_image_tasks(ImportTaskIds=[task_id])["ImportImageTasks"][0]
 
 
 def export_task(ec2: Any, task_id: str) -> Callable[[], dict[str, Any]]:
-    return lambda: ec2.describe_export_image_tasks(ExportImageTaskIds=[task_id])["ExportImageTasks"][0]  # type: ignore[no-any-return]
+    return lambda: ec2.describe_export_image_tasks(ExportImageTaskIds=[task_id])["ExportImageTasks"][0]
 
 
 @pytest.mark.parametrize("kind", ["raw", "qcow2", "vmdk"])
@@ -94,7 +93,7 @@ async def test_an_import_that_fails_says_why_and_leaves_nothing(ec2: Any, disks:
 
     def detail() -> dict[str, Any]:
         (task,) = ec2.describe_import_snapshot_tasks(ImportTaskIds=[task_id])["ImportSnapshotTasks"]
-        return task["SnapshotTaskDetail"]  # type: ignore[no-any-return]
+        return task["SnapshotTaskDetail"]
 
     failed = await ended(detail)
     assert failed["Status"] == "error"
@@ -120,8 +119,7 @@ async def test_an_image_is_imported_and_exported_with_the_same_bytes(
         body = s3.get_object(Bucket=BUCKET, Key=f"exports/{task_id}.{form.lower()}")["Body"].read()
         if form == "VMDK":
             (tmp_path / "out.vmdk").write_bytes(body)
-            convert = ["qemu-img", "convert", "-O", "raw", tmp_path / "out.vmdk", tmp_path / "out.raw"]
-            await asyncio.to_thread(run, convert, check=True)
+            await asyncio.to_thread(qemu_img, "convert", "-O", "raw", f"{tmp_path}/out.vmdk", f"{tmp_path}/out.raw")
             body = (tmp_path / "out.raw").read_bytes()
         assert body.rstrip(b"\0") == DISK.rstrip(b"\0")
     with refused("IncorrectState"):
