@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -59,11 +60,22 @@ def fake_cloud() -> Iterator[RunningCloud]:
     """Pretended nodes: they have room for everything and use nothing of this machine."""
     options = ["--hypervisor", "fake", "--zones", str(ZONES), "--no-image", "--port-base", str(free_port_base())]
     cloud = RunningCloud(home=new_home(Path(tempfile.gettempdir()) / "mallee-bench-fake"), options=options)
-    try:
-        cloud.up()
-        yield cloud
-    finally:
-        cloud.destroy()
+    with tempfile.TemporaryDirectory(prefix="mallee-bench-nodes-", dir="/dev/shm") as memory:
+        try:
+            cloud.up()
+            cloud.down()
+            give_disks(cloud.home / "nodes", Path(memory))
+            cloud.up()
+            yield cloud
+        finally:
+            cloud.destroy()
+
+
+def give_disks(nodes: Path, memory: Path) -> None:
+    """They stand for other machines, with disks of their own: this one's is left to the control plane and its etcd."""
+    subprocess.run(["mv", nodes, memory], check=True)
+    memory.chmod(0o755)
+    nodes.symlink_to(memory / nodes.name)
 
 
 async def measure(cloud: RunningCloud, instances: int) -> bool:

@@ -13,6 +13,7 @@ from common.errors import IMAGE_CACHE_FULL, CloudError, InvalidArgument, NoCapac
 from common.ids import InstanceId
 from common.log import get_logger
 from common.metrics import counter
+from common.rpc import context
 from mallee.cc.v1.service_pb2 import Placed
 from mallee.nc.v1 import instance_pb2, service_pb2
 from services.cc.ledger import Ledger, Placement, Trust
@@ -51,14 +52,17 @@ class Launch:
         # Instances in the hands of a call; another call for one of them waits.
         self._busy: dict[str, asyncio.Future[None]] = {}
 
-    async def ensure(self, specs: Sequence[Spec], hosts: Mapping[str, str]) -> list[Placed]:
+    async def ensure(
+        self, specs: Sequence[Spec], hosts: Mapping[str, str], *, request_ids: Mapping[str, str]
+    ) -> list[Placed]:
         """One answer per spec. `hosts`: instance id → the one node that will do, for those that are not placed yet.
+        `request_ids`: instance id → the request that its node is ordered under.
 
         Raises Unavailable when the placements could not be written; asking again is safe.
         """
         wanted = {spec.instance_id: spec for spec in specs}
         async with self.alone(wanted):
-            answers = await self._ensure(wanted, hosts)
+            answers = await self._ensure(wanted, hosts, request_ids)
         for answer in answers.values():
             LAUNCHES.labels(answer.error_code or "OK").inc()
         return [answers[spec.instance_id] for spec in specs]
@@ -78,7 +82,9 @@ class Launch:
                 del self._busy[instance_id]
             done.set_result(None)
 
-    async def _ensure(self, wanted: dict[str, Spec], hosts: Mapping[str, str]) -> dict[str, Placed]:
+    async def _ensure(
+        self, wanted: dict[str, Spec], hosts: Mapping[str, str], request_ids: Mapping[str, str]
+    ) -> dict[str, Placed]:
         answers: dict[str, Placed] = {}
         refused_by: defaultdict[str, frozenset[str]] = defaultdict(frozenset)
         placements = self._settle(wanted.values(), hosts, answers)
@@ -86,7 +92,7 @@ class Launch:
             # Before any node hears of it: whoever leads next must know.
             await self._store.write([placement for placement in placements if not placement.written])
             refused = []
-            for placement, error in await self._order_all(placements, wanted):
+            for placement, error in await self._order_all(placements, wanted, request_ids):
                 if isinstance(error, NoCapacity):
                     refused.append((placement, error))
                     refused_by[placement.instance_id] |= {placement.node}
@@ -123,14 +129,22 @@ class Launch:
         return standing + made
 
     async def _order_all(
-        self, placements: Sequence[Placement], wanted: dict[str, Spec]
+        self, placements: Sequence[Placement], wanted: dict[str, Spec], request_ids: Mapping[str, str]
     ) -> list[tuple[Placement, CloudError | None]]:
         async with asyncio.TaskGroup() as tasks:
-            orders = [(p, tasks.create_task(self._order(p, wanted[p.instance_id]))) for p in placements]
+            orders = [
+                (p, tasks.create_task(self._order(p, wanted[p.instance_id], request_ids.get(p.instance_id))))
+                for p in placements
+            ]
         return [(placement, order.result()) for placement, order in orders]
 
-    async def _order(self, placement: Placement, spec: Spec) -> CloudError | None:
+    async def _order(self, placement: Placement, spec: Spec, request_id: str | None) -> CloudError | None:
         """What the node said against it."""
+        with context.bind(request_id=request_id):
+            _log.info("a launch is ordered", instance_id=placement.instance_id, node=placement.node)
+            return await self._say(placement, spec)
+
+    async def _say(self, placement: Placement, spec: Spec) -> CloudError | None:
         self._plans.nudge(placement.vpc_id, placement.node)
         order = service_pb2.EnsureInstanceRequest(epoch=self._epoch, spec=_bound_to(placement.node, spec))
         try:

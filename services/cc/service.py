@@ -54,7 +54,10 @@ class ClusterController(ClusterControllerServiceServicer):
             self._term.end()
 
     async def EnsureInstances(self, request: cc.EnsureInstancesRequest, context: Context) -> cc.EnsureInstancesResponse:
-        return cc.EnsureInstancesResponse(placed=await self._leader().launch.ensure(request.specs, request.hosts))
+        launch = self._leader().launch
+        return cc.EnsureInstancesResponse(
+            placed=await launch.ensure(request.specs, request.hosts, request_ids=request.request_ids)
+        )
 
     async def TerminateInstances(
         self, request: cc.TerminateInstancesRequest, context: Context

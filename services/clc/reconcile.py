@@ -26,8 +26,10 @@ from services.clc.volume.work import VolumeWork
 from services.clc.vpc.reconcile import NetworkReconciler
 
 _RETRY_S: Final = 0.5
-# Passes over reservations, most of which wait: for their turn, or for a node that is slow.
+# Passes over reservations, most of which wait: for others to go with, or for a node that is slow.
 _RESERVATIONS: Final = 512
+# Passes over VPCs, most of which rest.
+_PLANS: Final = 256
 _log = get_logger(__name__)
 
 
@@ -41,7 +43,7 @@ class Leader:
         self._volumes = VolumeWork(cloud, self._instances.observed, self._nudge_instance)
         images = ImageReconciler(cloud)
         self._reservations = Reconciler("instances", self._instances.step, concurrency=_RESERVATIONS)
-        self._vpcs = Reconciler("network-plans", self._networks.step)
+        self._vpcs = Reconciler("network-plans", self._networks.step, concurrency=_PLANS)
         self._images = Reconciler("images", images.step)
         self._snapshots = SnapshotWork(cloud, self._images.nudge)
         self._sweep = Reconciler("image-sweep", images.sweep)
@@ -66,6 +68,7 @@ class Leader:
                     *self._snapshots.loops,
                 ):
                     tasks.create_task(loop.run())
+                tasks.create_task(self._instances.run())
                 self._sweep.nudge()
                 for cluster in self._cloud.clusters:
                     tasks.create_task(self._follow(cluster))

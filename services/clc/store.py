@@ -25,6 +25,7 @@ from common.etcd.client import Etcd
 from common.etcd.replica import Change, Replica
 from common.etcd.types import Compacted, KeyValue, OutcomeUnknown, Txn, TxnResult
 from mallee.clc.v1 import record_pb2
+from services.clc.group_commit import GroupCommit
 
 PREFIX: Final = "/mallee/clc/"
 _CLAIMS: Final = f"{PREFIX}claim/"
@@ -143,6 +144,7 @@ class Store:
     def __init__(self, etcd: Etcd, replica: Replica) -> None:
         self._etcd = etcd
         self._replica = replica
+        self._group = GroupCommit(self._commit)
         self._records: dict[type[Message], dict[str, Stored[Message]]] = {kind: {} for kind in _KINDS}
         self._owned: dict[tuple[type[Message], str], dict[str, Stored[Message]]] = defaultdict(dict)
         # (place, id) of the account's own, sorted.
@@ -196,16 +198,17 @@ class Store:
         self._listeners.remove(listener)
 
     async def commit(self, changes: Changes) -> int:
-        """Returns the revision when this replica has seen it. Raises Conflict when a comparison fails.
+        """Returns the revision when this replica has seen it. Raises Conflict when a comparison fails."""
+        return await self._group.do(changes.txn)
 
-        Where etcd's answer was lost, HEAD tells whether it happened.
-        """
+    async def _commit(self, txn: Txn) -> int:
+        """Where etcd's answer was lost, HEAD tells whether it happened."""
         mark, before = secrets.token_bytes(_MARK_BYTES), self.revision
-        changes.txn.put(HEAD, mark)
-        for key in changes.keys:
-            changes.txn.else_get(key)
+        txn.put(HEAD, mark)
+        for compare in txn.request.compare:
+            txn.else_get(compare.key.decode())
         try:
-            result = await self._etcd.txn(changes.txn)
+            result = await self._etcd.txn(txn)
         except OutcomeUnknown:
             result = await self._what_happened(mark, before)
         if not result.succeeded:

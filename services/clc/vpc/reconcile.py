@@ -27,6 +27,8 @@ _log = get_logger(__name__)
 
 # A zone whose nodes did not all follow is asked again after this long, while a change waits for one of them.
 _ASK_AGAIN_S: Final = 1.0
+# What changes so soon after a plan was told is told as one: every node works on each.
+_REST_S: Final = 0.1
 # Records in one transaction.
 _BATCH: Final = 50
 
@@ -71,7 +73,8 @@ class NetworkReconciler:
             return None
         account_id = vpc.record.account_id
         found = (store.get(record_pb2.InstanceRecord, instance_id) for instance_id in self._members[vpc_id])
-        instances = [instance for instance in found if instance is not None]
+        # One that is not placed yet means nothing to any node.
+        instances = [instance for instance in found if instance is not None and instance.record.node_address]
         zones = {i.record.zone for i in instances} | {zone for known, zone in self._told if known == vpc_id}
         if not zones:
             return None
@@ -91,6 +94,8 @@ class NetworkReconciler:
             answers = {zone: tasks.create_task(self._tell(zone, plan, content)) for zone in asked}
         follow = [i for i in waiting if i.record.node not in answers[i.record.zone].result()]
         await self._note_applied(follow)
+        if asked:
+            await asyncio.sleep(_REST_S)
         await give_way(took_s)
         return _ASK_AGAIN_S if len(follow) < len(waiting) else None
 

@@ -104,8 +104,10 @@ async def test_an_instance_launched_without_an_address_gets_none(stage: Stage) -
 
 
 async def test_an_instance_that_is_ending_gets_none(stage: Stage) -> None:
-    one, _ = await launched(stage)
+    one, zone = await launched(stage)
     association = await associate(stage, one, (await allocated(stage)).allocation_id)
+    # So that it does not come to its end meanwhile.
+    zone.away = True
     stored = stage.cloud.store.get(record_pb2.InstanceRecord, one)
     assert stored is not None
     draft = stored.draft()
