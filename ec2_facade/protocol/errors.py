@@ -52,6 +52,7 @@ EC2_STATUS: Final = STATUS_BY_CODE | {
     "InsufficientHostCapacity": 500,
     "InsufficientInstanceCapacity": 500,
     "InsufficientReservedInstanceCapacity": 500,
+    "InsufficientVolumeCapacity": 500,
 }
 
 S3_STATUS: Final = STATUS_BY_CODE | {
