@@ -178,8 +178,8 @@ def test_an_instances_interface_is_shown_by_itself(fake_cloud: RunningCloud, ins
     assert shown["Attachment"]["InstanceId"] == instance["InstanceId"]
     assert (shown["Status"], shown["AvailabilityZone"]) == ("in-use", "us-east-1a")
     assert shown["TagSet"] == [{"Key": "a", "Value": "b"}]
-    with refused("UnsupportedOperation", words=instance["InstanceId"]):
-        owner.describe_instance_credit_specifications(InstanceIds=[instance["InstanceId"]])
+    named = owner.describe_instance_credit_specifications(InstanceIds=[instance["InstanceId"]])
+    assert named["InstanceCreditSpecifications"] == [{"InstanceId": instance["InstanceId"], "CpuCredits": "unlimited"}]
     other = fake_cloud.client("ec2", "neighbour")
     with refused("InvalidNetworkInterfaceID.NotFound"):
         other.describe_network_interfaces(NetworkInterfaceIds=[given["NetworkInterfaceId"]])

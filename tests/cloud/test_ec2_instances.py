@@ -250,7 +250,7 @@ def test_an_interface_that_cannot_be_is_refused(
         ({"BlockDeviceMappings": [{"DeviceName": "/dev/sdb", "VirtualName": "x"}]}, "UnsupportedOperation"),
         ({"InstanceMarketOptions": {"MarketType": "spot"}}, "UnsupportedOperation"),
         ({"LaunchTemplate": {"LaunchTemplateName": "web"}}, "UnsupportedOperation"),
-        ({"CreditSpecification": {"CpuCredits": "unlimited"}}, "UnsupportedOperation"),
+        ({"CreditSpecification": {"CpuCredits": "standard"}}, "UnsupportedOperation"),
         ({"HibernationOptions": {"Configured": True}}, "UnsupportedOperation"),
         ({"EnclaveOptions": {"Enabled": True}}, "UnsupportedOperation"),
         ({"CpuOptions": {"CoreCount": 7, "ThreadsPerCore": 1}}, "InvalidParameterCombination"),

@@ -49,7 +49,8 @@ def value_at(shape: Shape, path: str, leaf: Any = None) -> Any:
     if isinstance(shape, MapShape):
         return {"k": value_at(shape.value, "")}
     if not isinstance(shape, StructureShape):
-        return SCALARS.get(shape.type_name, "x") if leaf is None else leaf
+        known = getattr(shape, "enum", None) or ["x"]
+        return SCALARS.get(shape.type_name, known[0]) if leaf is None else leaf
     head, _, rest = path.partition(".")
     wanted = {head.removesuffix("[]"): rest} if head else {}
     if not head and not shape.required_members and shape.members:

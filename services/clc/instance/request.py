@@ -16,6 +16,7 @@ from services.clc.capacity import Room
 from services.clc.image.use_cases import launchable
 from services.clc.instance import metadata_options
 from services.clc.instance.block_devices import mappings_of
+from services.clc.instance.credits import check_credits
 from services.clc.instance.host import zone_of_host
 from services.clc.instance.interface import WantedInterface, interface_of
 from services.clc.instance.rules import EBS
@@ -105,6 +106,7 @@ def check(cloud: Cloud, call: Call, request: ec2.RunInstancesRequest) -> Wanted:
     minimum, maximum = _counts(request)
     shape = _shape(cloud, request.instance_type or _DEFAULT_TYPE)
     _check_cpus(request.cpu_options, shape)
+    check_credits(request, shape.instance_type)
     machine, kernel, ramdisk = _images(cloud, call, request, shape)
     devices = devices_of(cloud, call, request, machine.record)
     if machine.record.root_device_type == EBS:

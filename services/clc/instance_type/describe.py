@@ -6,6 +6,7 @@ from common.config import InstanceTypeConfig
 from common.errors import InvalidArgument
 from mallee.ec2.v1 import instance_type_pb2 as ec2
 from services.clc.filters import FilterTable
+from services.clc.instance.credits import is_burstable
 from services.clc.paging import check_max_results, page
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
 
@@ -143,7 +144,7 @@ def _shown(kind: InstanceTypeConfig) -> ec2.InstanceTypeInfo:
         ),
         placement_group_info=ec2.PlacementGroupInfo(supported_strategies=[]),
         hibernation_supported=False,
-        burstable_performance_supported=False,
+        burstable_performance_supported=is_burstable(kind.name),
         dedicated_hosts_supported=False,
         auto_recovery_supported=False,
         supported_boot_modes=["legacy-bios"],

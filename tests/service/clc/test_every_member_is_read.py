@@ -49,6 +49,7 @@ async def run_instances(stage: Stage) -> Any:
             tenancy="default",
             host_id=f"nc-{subnets[0].availability_zone}-1",
         ),
+        credit_specification=instance_pb2.CreditSpecificationRequest(cpu_credits="unlimited"),
         cpu_options=instance_pb2.CpuOptionsRequest(core_count=1, threads_per_core=1),
         security_group_ids=[await group(stage)],
         subnet_id=subnets[0].subnet_id,

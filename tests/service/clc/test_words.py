@@ -103,3 +103,21 @@ async def test_the_end_of_a_groups_name_loses_its_spaces(stage: Stage) -> None:
     assert shown.findtext(".//groupName") == "trimmed"
     again = await asked(stage, "CreateSecurityGroup", GroupName="trimmed", GroupDescription="of spaces")
     assert again.findtext(".//Code") == "InvalidGroup.Duplicate"
+
+
+async def test_types_of_a_burstable_name_have_their_cpus_all_the_time(stage: Stage, image_id: str) -> None:
+    made = {}
+    for kind in ("t2.micro", "m5.large"):
+        launch = await asked(stage, "RunInstances", ImageId=image_id, MinCount="1", MaxCount="1", InstanceType=kind)
+        made[kind] = launch.findtext(".//instanceId", "")
+        told = await asked(stage, "DescribeInstanceTypes", InstanceType__1=kind)
+        assert told.findtext(".//burstablePerformanceSupported") == str(kind == "t2.micro").lower()
+    for more in ({}, {"InstanceId.1": made["t2.micro"]}):
+        shown = await asked(stage, "DescribeInstanceCreditSpecifications", **more)
+        assert [e.text for e in shown.iterfind(".//instanceId")] == [made["t2.micro"]]
+        assert shown.findtext(".//cpuCredits") == "unlimited"
+    refused = await asked(stage, "DescribeInstanceCreditSpecifications", InstanceId__1=made["m5.large"])
+    assert refused.findtext(".//Code") == "UnsupportedOperation"
+    launch_of_m5 = {"ImageId": image_id, "MinCount": "1", "MaxCount": "1", "InstanceType": "m5.large"}
+    refused = await asked(stage, "RunInstances", **launch_of_m5, CreditSpecification__CpuCredits="unlimited")
+    assert refused.findtext(".//Code") == "InvalidParameterCombination"
