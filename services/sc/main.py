@@ -11,6 +11,7 @@ from common.etcd.client import Etcd
 from common.etcd.election import Election
 from common.etcd.membership import Membership
 from common.host import host_id
+from common.pki import Identity
 from common.process import ServiceContext, run_service
 from common.rpc.peers import Peers
 from common.rpc.server import RpcServer
@@ -19,6 +20,7 @@ from mallee.sc.v1.service_pb2_grpc import add_StorageControllerServiceServicer_t
 from mallee.walrus.v1.service_pb2_grpc import WalrusServiceStub
 from services.sc.drivers.base import VolumeDriver
 from services.sc.drivers.fake import FakeVolumes
+from services.sc.drivers.qsd.driver import QsdVolumes
 from services.sc.import_image import Imports
 from services.sc.nbd.fetch import fetch
 from services.sc.objects import WalrusObjects
@@ -59,7 +61,7 @@ async def build(ctx: ServiceContext) -> None:
         walrus=walrus,
     )
     parts = Parts(
-        driver=driver_of(ctx.config, ctx.member, paths),
+        driver=driver_of(ctx.config, ctx.identity, paths),
         uploader=uploader,
         sources=sources,
         objects=objects,
@@ -87,8 +89,19 @@ async def build(ctx: ServiceContext) -> None:
     )
 
 
-def driver_of(config: CloudConfig, member: str, paths: ScPaths) -> VolumeDriver:
-    return FakeVolumes(paths.volumes, fetch=fetch)
+def driver_of(config: CloudConfig, identity: Identity, paths: ScPaths) -> VolumeDriver:
+    kind = config.sc.driver
+    if kind == "auto":
+        kind = "fake" if config.nodes.hypervisor == "fake" else "qsd"
+    if kind == "fake":
+        return FakeVolumes(paths.volumes, fetch=fetch)
+    return QsdVolumes(
+        folder=paths.volumes,
+        sockets=paths.sockets,
+        address=config.management_address,
+        identity=identity,
+        reserve_bytes=config.sc.reserve_bytes,
+    )
 
 
 if __name__ == "__main__":

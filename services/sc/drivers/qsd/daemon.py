@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import signal
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -38,36 +41,47 @@ class Daemon:
         self._client: QMPClient | None = None
         self._watched: int | None = None
         self._one_at_a_time = asyncio.Lock()
+        self._started = -math.inf
 
     @property
     def runs(self) -> bool:
         """As far as is known: adopted or started by this object, and not ended since."""
         return self._watched is not None
 
+    @property
+    def age_s(self) -> float:
+        """Of one that this object started; an adopted one is old."""
+        return time.monotonic() - self._started
+
     async def start(self) -> None:
         """It runs and answers on return. Raises Unavailable."""
         await self.end()
         self._monitor.unlink(missing_ok=True)
-        process = await asyncio.create_subprocess_exec(
-            *("qemu-storage-daemon", "--daemonize", "--pidfile", str(self._pid_file)),
-            *("--chardev", f"socket,id=qmp,path={self._monitor},server=on,wait=off", "--monitor", "chardev=qmp"),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            umask=_UMASK,
-            # What is sent to a controller's process group does not concern the volumes.
-            start_new_session=True,
-        )
-        try:
-            async with asyncio.timeout(_START_S):
-                _, told = await process.communicate()
-        except TimeoutError:
-            process.kill()
-            raise Unavailable("the storage daemon did not start in time") from None
-        if process.returncode != 0:
-            raise Unavailable(f"the storage daemon did not start: {told.decode(errors='replace').strip()[-300:]}")
+        self._started = time.monotonic()
+        await asyncio.to_thread(self._launch)
         if not await self.adopt():
             raise Unavailable("the storage daemon ended at once")
+
+    def _launch(self) -> None:
+        """In a thread: uvloop's processes take no umask, and hand a copy of the pipe on to what they leave behind."""
+        monitor = ("--chardev", f"socket,id=qmp,path={self._monitor},server=on,wait=off", "--monitor", "chardev=qmp")
+        try:
+            started = subprocess.run(
+                ["qemu-storage-daemon", "--daemonize", "--pidfile", str(self._pid_file), *monitor],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                umask=_UMASK,
+                # What is sent to a controller's process group does not concern the volumes.
+                start_new_session=True,
+                timeout=_START_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise Unavailable("the storage daemon did not start in time") from None
+        if started.returncode != 0:
+            said = started.stderr.decode(errors="replace").strip()[-300:]
+            raise Unavailable(f"the storage daemon did not start: {said}")
 
     async def adopt(self) -> bool:
         """Whether one runs that somebody started before. Raises Unavailable if it runs and does not answer."""
