@@ -31,8 +31,19 @@ class ManifestWriter:
         self._file.truncate(_FIRST + _count(size_bytes) * DIGEST_BYTES)
 
     def add(self, entries: Iterable[tuple[int, bytes]]) -> None:
+        """In the order of blocks: those that follow each other are written at once."""
+        run, start, following = bytearray(), 0, -1
         for index, digest in entries:
-            os.pwrite(self._file.fileno(), digest, _FIRST + index * DIGEST_BYTES)
+            if index != following:
+                self._write(start, run)
+                run, start = bytearray(), index
+            run += digest
+            following = index + 1
+        self._write(start, run)
+
+    def _write(self, index: int, digests: bytearray) -> None:
+        if digests:
+            os.pwrite(self._file.fileno(), digests, _FIRST + index * DIGEST_BYTES)
 
     def finish(self) -> None:
         self._file.flush()

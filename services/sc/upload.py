@@ -59,8 +59,15 @@ class WalrusUploader:
         if upload.base is not None and await self._full_bytes(upload.base) is None:
             raise base_missing(upload)
         work = _Work(self._walrus, self._threads, upload, tell, await upload.content.changed())
-        await work.run()
-        return Uploaded(progress=work.progress, full_bytes=await work.seal())
+        try:
+            await work.run()
+            full_bytes = await work.seal()
+        except WrongState as error:
+            # Another controller was faster, or Walrus has given the upload up meanwhile.
+            full_bytes = await self._full_bytes(upload.snapshot_id)
+            if full_bytes is None:
+                raise Unavailable(f"Walrus does not take {upload.snapshot_id} as it is: {error.message}") from error
+        return Uploaded(progress=work.progress, full_bytes=full_bytes)
 
     async def forget(self, snapshot_id: SnapshotId) -> None:
         await self._walrus().ForgetSnapshot(service_pb2.ForgetSnapshotRequest(snapshot_id=snapshot_id))
@@ -197,9 +204,6 @@ class _Work:
                 return int((await self._walrus().SealSnapshot(self._entry_messages())).full_bytes)
         except NotFound as error:
             raise base_missing(self._upload) from error
-        except WrongState as error:
-            # Walrus has given the upload up meanwhile: from the beginning.
-            raise Unavailable(f"Walrus does not take {self._upload.snapshot_id} as it is: {error.message}") from error
 
     async def _entry_messages(self) -> AsyncIterator[service_pb2.SealSnapshotRequest]:
         yield service_pb2.SealSnapshotRequest(

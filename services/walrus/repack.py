@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Final
 
@@ -45,10 +46,11 @@ class Repacker:
         return done
 
     async def _repack(self, old: BlobId) -> None:
-        with self._store.readers.lookup():
-            blocks = await self._store.index.blocks.blocks_of(old)
-            with self._store.readers.hold([old]):
-                await self._move(blocks, old)
+        with ExitStack() as stack:
+            with self._store.readers.lookup():
+                blocks = await self._store.index.blocks.blocks_of(old)
+                stack.enter_context(self._store.readers.hold([old]))
+            await self._move(blocks, old)
 
     async def _move(self, blocks: Sequence[StoredBlock], old: BlobId) -> None:
         size = sum(block.length for block in blocks)

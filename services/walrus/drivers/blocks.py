@@ -45,7 +45,6 @@ Changes = Mapping[int, Mapping[int, bytes]]
 class BlockUsage:
     snapshots: int
     uploads: int
-    blocks: int
     # What blocks take, and what the packs that hold them take.
     block_bytes: int
     pack_bytes: int

@@ -165,7 +165,6 @@ class FakeBlockIndex:
         return BlockUsage(
             snapshots=len(b.sealed),
             uploads=len(b.uploads),
-            blocks=len(b.blocks),
             block_bytes=sum(block.length for block in b.blocks.values()),
             pack_bytes=sum(b.packs.values()),
         )

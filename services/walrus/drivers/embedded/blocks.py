@@ -162,12 +162,10 @@ def move(db: sqlite3.Connection, blocks: Sequence[StoredBlock], old: BlobId) -> 
 
 def usage(db: sqlite3.Connection) -> BlockUsage:
     states = dict(db.execute("SELECT state, count(*) FROM snapshots GROUP BY state"))
-    (count,) = db.execute("SELECT count(*) FROM blocks").fetchone()
     live, length = db.execute("SELECT coalesce(sum(live), 0), coalesce(sum(length), 0) FROM packs").fetchone()
     return BlockUsage(
         snapshots=states.get(SEALED, 0),
         uploads=states.get(UPLOADING, 0),
-        blocks=count,
         block_bytes=live,
         pack_bytes=length,
     )
