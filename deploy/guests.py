@@ -46,13 +46,14 @@ def end_all_processes(config: CloudConfig) -> None:
 
 def end_storage(config: CloudConfig) -> None:
     """Kills what serves volumes, and what works on their files: it outlives its controllers, as guests do, and names
-    their folder. Nobody reads or writes a volume any more."""
-    folder = f"{config.home_path / VOLUMES}/".encode()
-    _end(
-        lambda process: (
-            (process / "comm").read_text().strip() in _STORAGE_PROGRAMS and folder in (process / "cmdline").read_bytes()
-        )
-    )
+    their folders. Nobody reads or writes a volume any more."""
+    folders = (f"{config.home_path / VOLUMES}/sc-".encode(), f"{config.sockets_path}/sc-".encode())
+
+    def is_ours(process: Path) -> bool:
+        command = (process / "cmdline").read_bytes()
+        return (process / "comm").read_text().strip() in _STORAGE_PROGRAMS and any(f in command for f in folders)
+
+    _end(is_ours)
 
 
 def _end(is_ours: Callable[[Path], bool]) -> None:
