@@ -21,7 +21,7 @@ async def test_prometheus_scrapes_every_service(fake_cloud: RunningCloud, tmp_pa
     instance_id = run["Instances"][0]["InstanceId"]
     ec2.get_waiter("instance_running").wait(InstanceIds=[instance_id], WaiterConfig={"Delay": 1})
     targets = {member["Metrics"]: member["Id"] for member in fake_cloud.json("status")["Members"]}
-    assert len(targets) == 6
+    assert len(targets) == 7
     async with prometheus(sorted(targets), tmp_path) as url:
         up = await scraped(url, "up == 1", series=len(targets))
         assert {series["metric"]["instance"] for series in up} == set(targets)

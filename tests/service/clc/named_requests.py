@@ -23,7 +23,13 @@ from services.clc.vpc.parts import twin_id
 from tests.service.clc.address_requests import address, booted
 from tests.service.clc.making import Make, group, image, of, running, tagged, vpc
 from tests.service.clc.security_group_requests import authorize, permission
-from tests.service.clc.snapshot_requests import SNAPSHOTS_NAMED
+from tests.service.clc.snapshot_requests import (
+    SNAPSHOTS_NAMED,
+    export_task,
+    import_image_task,
+    import_snapshot_task,
+    snapshot,
+)
 from tests.service.clc.stage import Stage
 from tests.service.clc.volume_requests import NAMED_VOLUMES
 
@@ -149,6 +155,7 @@ async def everything_tagged(stage: Stage) -> Any:
     groups = await stage.run("DescribeSecurityGroups", security_group_pb2.DescribeSecurityGroupsRequest())
     ids.append(groups.security_groups[-1].group_id)
     ids += [await part(prefix)(stage) for prefix in ("rtb", "igw", "acl")] + [await options(stage)]
+    ids += [await make(stage) for make in (snapshot, import_snapshot_task, import_image_task, export_task)]
     return tag_pb2.CreateTagsRequest(resources=ids, tags=[tag_pb2.Tag(key="a", value="b")])
 
 

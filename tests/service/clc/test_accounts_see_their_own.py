@@ -100,7 +100,7 @@ async def test_no_read_tells_of_anothers(stage: Stage) -> None:
     for who, as_one in ((ALICE, stage), (BOB, stage.of_the_other())):
         for action in reads:
             body = (await answer(as_one, action, {})).body.decode()
-            seen[who] |= set(re.findall(r"\b[a-z]+-[0-9a-f]{17}\b|\b[0-9]{12}\b|198\.[0-9.]+", body))
+            seen[who] |= set(re.findall(r"\b(?:[a-z]+-)+[0-9a-f]{17}\b|\b[0-9]{12}\b|198\.[0-9.]+", body))
     assert {value for name, value in everything.items() if name.startswith("ResourceId.")} <= seen[ALICE]
     assert stage.callers[BOB].account_id in seen[BOB]
     assert seen[ALICE] & seen[BOB] == set()

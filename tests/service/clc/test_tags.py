@@ -25,6 +25,10 @@ SHOWN_BY = {
     "igw": "DescribeInternetGateways",
     "acl": "DescribeNetworkAcls",
     "dopt": "DescribeDhcpOptions",
+    "snap": "DescribeSnapshots",
+    "import-snap": "DescribeImportSnapshotTasks",
+    "import-ami": "DescribeImportImageTasks",
+    "export-ami": "DescribeExportImageTasks",
 }
 TYPES = {
     "i": "instance",
@@ -40,6 +44,10 @@ TYPES = {
     "igw": "internet-gateway",
     "acl": "network-acl",
     "dopt": "dhcp-options",
+    "snap": "snapshot",
+    "import-snap": "import-snapshot-task",
+    "import-ami": "import-image-task",
+    "export-ami": "export-image-task",
 }
 
 
@@ -62,7 +70,8 @@ async def test_whatever_is_tagged_is_found_by_its_tags(stage: Stage) -> None:
             ("tag-key", "a", True),
             ("tag-key", "b", False),
         ):
-            body = await shown(stage, action, {"Filter.1.Name": name, "Filter.1.Value.1": value})
+            member = "Filters" if action.startswith("DescribeImport") else "Filter"
+            body = await shown(stage, action, {f"{member}.1.Name": name, f"{member}.1.Value.1": value})
             assert (ids[prefix] in body) is found, (action, name, value)
             assert ("<key>a</key><value>b</value>" in body) is found, (action, name, value)
     listed = ElementTree.fromstring(re.sub(' xmlns="[^"]*"', "", await shown(stage, "DescribeTags", {})))
