@@ -19,6 +19,8 @@ _ANSWER: Final = struct.Struct(">IIQ")
 _STARTTLS, _GO, _ACK = 5, 7, 1
 _READ, _WRITE, _FLUSH = 0, 1, 3
 _PATIENCE_S: Final = 3.0
+# Of a server that holds a request while its own disk is away.
+_ANSWER_S: Final = 30.0
 _BETWEEN_S: Final = 0.02
 _MOST_BYTES: Final = 1 << 20
 
@@ -29,7 +31,7 @@ class NbdWriter:
     """`tls`: of the node it is. Repeats what was in flight when it was cut, as QEMU does."""
 
     def __init__(self, place: ExportPlace, tls: ssl.SSLContext) -> None:
-        self._place = place
+        self.place = place
         self._tls = tls
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
@@ -63,9 +65,10 @@ class NbdWriter:
         deadline = time.monotonic() + _PATIENCE_S
         while True:
             try:
-                async with asyncio.timeout(_PATIENCE_S):
-                    if self._streams is None:
+                if self._streams is None:
+                    async with asyncio.timeout(_PATIENCE_S):
                         self._streams = await self._negotiated()
+                async with asyncio.timeout(_ANSWER_S):
                     return await act()
             except (OSError, EOFError, ssl.SSLError, TimeoutError) as error:
                 await self.close()
@@ -84,7 +87,7 @@ class NbdWriter:
         return await reader.readexactly(length) if command == _READ else b""
 
     async def _negotiated(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        place = self._place
+        place = self.place
         if place.socket is not None:
             reader, writer = await asyncio.open_unix_connection(place.socket)
         else:
@@ -93,18 +96,19 @@ class NbdWriter:
             await reader.readexactly(18)
             writer.write(struct.pack(">I", 3))
             if place.socket is None:
-                await _option(reader, writer, _STARTTLS, b"")
+                await option(reader, writer, _STARTTLS, b"")
                 await writer.start_tls(self._tls)
             name = place.name.encode()
-            await _option(reader, writer, _GO, struct.pack(">I", len(name)) + name + b"\0\0")
+            await option(reader, writer, _GO, struct.pack(">I", len(name)) + name + b"\0\0")
         except BaseException:
             writer.close()
             raise
         return reader, writer
 
 
-async def _option(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, option: int, body: bytes) -> None:
-    writer.write(_OPTION.pack(b"IHAVEOPT", option, len(body)) + body)
+async def option(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int, body: bytes) -> None:
+    """Raises ConnectionError if the server does not agree."""
+    writer.write(_OPTION.pack(b"IHAVEOPT", number, len(body)) + body)
     while True:
         _, _, kind, length = _REPLY.unpack(await reader.readexactly(_REPLY.size))
         told = await reader.readexactly(length)

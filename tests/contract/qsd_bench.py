@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import signal
 import ssl
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from common.ids import VolumeId
@@ -22,8 +24,18 @@ NODES = ("nc-us-east-1a-1", "nc-us-east-1a-2")
 ADDRESS = "127.0.0.1"
 
 
+@dataclass(frozen=True, kw_only=True)
+class QsdBench(Bench):
+    """`leaving`: another driver on the same engine, that leaves so much to the host."""
+
+    leaving: Callable[[int], QsdVolumes]
+    context: Callable[[str], ssl.SSLContext]
+    # The daemon of one volume does not answer any more.
+    hang: Callable[[VolumeId], None]
+
+
 @asynccontextmanager
-async def qsd_bench(folder: Path) -> AsyncIterator[Bench]:
+async def qsd_bench(folder: Path) -> AsyncIterator[QsdBench]:
     # A socket's path is at most 108 bytes.
     sockets = Path(tempfile.mkdtemp(prefix="mallee-qsd-"))
     pki = folder / "pki"
@@ -46,7 +58,7 @@ async def qsd_bench(folder: Path) -> AsyncIterator[Bench]:
         return made[-1]
 
     async def connect(place: ExportPlace, node: str) -> Client:
-        client = NbdWriter(place, _client_context(pki, node))
+        client = NbdWriter(place, client_context(pki, node))
         await client.connect()
         return client
 
@@ -59,7 +71,10 @@ async def qsd_bench(folder: Path) -> AsyncIterator[Bench]:
         return [*files, *daemons_of(sockets)]
 
     try:
-        yield Bench(
+        yield QsdBench(
+            leaving=lambda reserve_bytes: make(reserve_bytes=reserve_bytes),
+            hang=lambda volume_id: os.kill(pid_of(volume_id), signal.SIGSTOP),
+            context=functools.partial(client_context, pki),
             driver=make(),
             again=make,
             full=lambda: make("full", reserve_bytes=1 << 60),
@@ -89,7 +104,7 @@ def daemons_of(sockets: Path) -> list[str]:
     return found
 
 
-def _client_context(pki: Path, node: str) -> ssl.SSLContext:
+def client_context(pki: Path, node: str) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=str(pki / "ca.pem"))
     context.check_hostname = False
     context.load_cert_chain(pki / f"{node}.pem", pki / f"{node}-key.pem")

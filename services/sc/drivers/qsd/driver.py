@@ -30,6 +30,8 @@ _log = get_logger(__name__)
 
 # A daemon that does not come up is tried again at least this often.
 _LAST_RETRY_S: Final = 2.0
+# A daemon that ends this soon after its start is not started again at once.
+_AT_ONCE_S: Final = 1.0
 # How fast guests may fill the disk between two looks at it.
 _FILL_BYTES_PER_S: Final = 2 << 30
 _LOOK_S: Final = (0.05, 2.0)
@@ -68,7 +70,11 @@ class QsdVolumes:
                 continue
             engine.paused = self._full
             # One that does not come up now holds the others not up: it is tried again.
-            if await self._mended(volume_id):
+            trouble = await self._mended(volume_id)
+            # A predecessor may have left it waiting for space, or not.
+            with contextlib.suppress(CloudError):
+                await engine.pause(self._full)
+            if trouble or engine.record().source is not None:
                 self._mender.nudge(volume_id)
         self._mender.nudge(_SPACE)
         self._mending = asyncio.get_running_loop().create_task(self._mender.run())
@@ -254,7 +260,11 @@ class QsdVolumes:
 
     def _died(self, volume_id: VolumeId) -> None:
         _log.warning("a storage daemon died", volume_id=volume_id)
-        self._mender.nudge(volume_id)
+        engine = self._engines.get(volume_id)
+        if engine is not None and engine.daemon.age_s < _AT_ONCE_S:
+            self._mender.nudge_later(volume_id, _AT_ONCE_S)
+        else:
+            self._mender.nudge(volume_id)
         self._feed.publish(volume_id)
 
     async def _mend(self, key: str) -> float | None:

@@ -24,6 +24,8 @@ from services.sc.drivers.qsd.graph import PointName
 from services.sc.drivers.qsd.layout import Record, VolumePlace
 
 _GONE_S: Final = 2.0
+# Nobody waits longer than this for a daemon that is asked to cut its client off.
+_FENCE_S: Final = 2.5
 _LOOK_S: Final = 0.002
 GUEST: Final = "guest"
 
@@ -145,9 +147,10 @@ class VolumeEngine:
         for socket in self.place.guest_sockets():
             socket.unlink(missing_ok=True)
         try:
-            if await self._adopted():
-                await self.drop_export(GUEST)
-        except (Unavailable, Refused):
+            async with asyncio.timeout(_FENCE_S):
+                if await self._adopted():
+                    await self.drop_export(GUEST)
+        except (Unavailable, Refused, TimeoutError):
             await self.daemon.end()
 
     async def limit(self, limits: Limits) -> None:
@@ -281,6 +284,11 @@ class VolumeEngine:
     async def _throttle(self, limits: Limits) -> None:
         value = graph.throttle(limits, paused=self.paused)
         await self.daemon.ask("qom-set", path=f"/objects/{graph.GROUP}", property="limits", value=value)
+        if not self.paused:
+            # Requests that wait go by the old limits until their nodes are drained.
+            filters = await self.filters()
+            below = filters[-1].filter if filters else self.base()
+            await self.daemon.ask("blockdev-reopen", options=[graph.top_node(below)])
 
 
 def _export_name(place: VolumePlace, grant: ExportGrant) -> str:

@@ -1,0 +1,197 @@
+"""Storage daemons that are killed while their clients write, and disks that fill: what was acknowledged is there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from common.ids import SnapshotId, VolumeId
+from services.sc.drivers.base import BLOCK_BYTES, ExportGrant, Limits, Volume
+from tests.contract.nbd_writer import NbdWriter
+from tests.contract.qsd_bench import NODES, QsdBench, qsd_bench
+from tests.contract.test_volumes import becomes, read_point
+from tests.contract.volume_bench import served, started
+
+FIRST, SECOND = VolumeId("vol-0123456789abcdef0"), VolumeId("vol-0123456789abcdef1")
+ONE, TWO = SnapshotId("snap-0123456789abcdef0"), SnapshotId("snap-0123456789abcdef1")
+SIZE = 16 * BLOCK_BYTES
+SECTOR = 4096
+GRANT = ExportGrant(generation=1, node=NODES[0], local=True)
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[QsdBench]:
+    async with qsd_bench(tmp_path) as made:
+        await made.driver.open()
+        try:
+            yield made
+        finally:
+            await made.driver.destroy()
+
+
+class CheckedWriter:
+    """Writes sectors anywhere, one after the other, and remembers what was acknowledged."""
+
+    def __init__(self, client: NbdWriter, content: bytes) -> None:
+        self.written = 0
+        self._client = client
+        self.content = bytearray(content)
+        self._random = random.Random(1)
+        self._stop = asyncio.Event()
+
+    async def run(self) -> None:
+        while not self._stop.is_set():
+            at = self._random.randrange(SIZE // SECTOR) * SECTOR
+            sector = self._random.randbytes(SECTOR)
+            await self._client.write(at, sector)
+            self.content[at : at + SECTOR] = sector
+            self.written += 1
+
+    def end(self) -> None:
+        self._stop.set()
+
+
+async def connected(bench: QsdBench, grant: ExportGrant = GRANT) -> NbdWriter:
+    client = NbdWriter(await bench.driver.export(FIRST, grant), bench.context(grant.node))
+    await client.connect()
+    return client
+
+
+async def connected_to(bench: QsdBench, client: NbdWriter) -> NbdWriter:
+    """Once more, to the same place."""
+    other = NbdWriter(client.place, bench.context(NODES[0]))
+    await other.connect()
+    return other
+
+
+async def killed_under(bench: QsdBench, writer: CheckedWriter, *, times: int) -> None:
+    for _ in range(times):
+        so_far = writer.written
+
+        async def wrote(so_far: int = so_far) -> bool:
+            return writer.written > so_far + 20
+
+        await becomes(wrote)
+        bench.kill(FIRST)
+
+
+@pytest.mark.parametrize("local", [True, False])
+async def test_no_acknowledged_write_is_lost_to_kill_9(bench: QsdBench, local: bool) -> None:
+    await bench.driver.create(Volume(volume_id=FIRST, size_bytes=SIZE, limits=Limits()))
+    client = await connected(bench, ExportGrant(generation=1, node=NODES[0], local=local))
+    writer = CheckedWriter(client, bytes(SIZE))
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(writer.run())
+        await killed_under(bench, writer, times=3)
+        writer.end()
+    assert await client.read(0, SIZE) == bytes(writer.content)
+    await client.close()
+
+
+async def test_a_volume_that_fills_loses_nothing_to_kill_9_of_it_and_of_its_source(
+    bench: QsdBench, tmp_path: Path
+) -> None:
+    image = tmp_path / "source.raw"
+    image.write_bytes(content := os.urandom(SIZE))
+    socket = tmp_path / "source.sock"
+    with served(image, socket) as source:
+        await started(source)
+        await bench.driver.create(Volume(volume_id=FIRST, size_bytes=SIZE, limits=Limits(), source=source))
+        client = await connected(bench)
+        writer = CheckedWriter(client, content)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(writer.run())
+            await killed_under(bench, writer, times=1)
+            writer.end()
+    socket.unlink()
+    with served(image, socket) as source:
+        await started(source)
+
+        async def filled() -> bool:
+            return (await bench.driver.observe())[FIRST].missing_bytes == 0
+
+        await becomes(filled)
+    assert await client.read(0, SIZE) == bytes(writer.content)
+    bench.kill(FIRST)
+    assert await client.read(0, SIZE) == bytes(writer.content)
+    await client.close()
+
+
+async def test_what_changed_is_not_known_after_kill_9_and_all_counts(bench: QsdBench) -> None:
+    await bench.driver.create(Volume(volume_id=FIRST, size_bytes=SIZE, limits=Limits()))
+    client = await connected(bench)
+    await client.write(0, b"one!" * 128)
+    await bench.driver.freeze({ONE: FIRST})
+    await bench.driver.release(ONE, keep_as_base=True)
+    await client.write(3 * BLOCK_BYTES, b"two!" * 128)
+    bench.kill(FIRST)
+    assert (await client.read(0, 512)) == b"one!" * 128
+    await bench.driver.freeze({TWO: FIRST})
+    blocks = await read_point(bench, TWO, base=ONE)
+    assert set(blocks) == set(range(SIZE // BLOCK_BYTES))
+    assert blocks[3][:512] == b"two!" * 128
+    await client.close()
+
+
+async def test_a_point_that_died_with_its_daemon_is_told_as_lost(bench: QsdBench) -> None:
+    await bench.driver.create(Volume(volume_id=FIRST, size_bytes=SIZE, limits=Limits()))
+    client = await connected(bench)
+    await bench.driver.freeze({ONE: FIRST})
+    bench.kill(FIRST)
+    assert await client.read(0, 512) == bytes(512)
+    assert (await bench.driver.observe())[FIRST].frozen == frozenset()
+    await bench.driver.release(ONE, keep_as_base=True)
+    await client.close()
+
+
+async def test_a_point_is_of_one_moment_while_its_client_writes(bench: QsdBench) -> None:
+    """The client counts up, each block after the last: in a point no block is two counts behind one before it."""
+    await bench.driver.create(Volume(volume_id=FIRST, size_bytes=SIZE, limits=Limits()))
+    client = await connected(bench)
+    stop = asyncio.Event()
+
+    async def count() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            for block in range(SIZE // BLOCK_BYTES):
+                await client.write(block * BLOCK_BYTES, number.to_bytes(8, "big") * 64)
+
+    counting = asyncio.ensure_future(count())
+    for point in (ONE, TWO):
+        await bench.driver.freeze({point: FIRST})
+        blocks = await read_point(bench, point)
+        counts = [int.from_bytes(blocks.get(block, bytes(8))[:8], "big") for block in range(SIZE // BLOCK_BYTES)]
+        assert counts == sorted(counts, reverse=True)
+        assert counts[0] - counts[-1] <= 1
+        await bench.driver.release(point, keep_as_base=True)
+    stop.set()
+    await counting
+    await client.close()
+
+
+async def test_writes_wait_while_the_disk_has_only_what_is_kept_for_the_host(bench: QsdBench) -> None:
+    await bench.driver.create(Volume(volume_id=FIRST, size_bytes=SIZE, limits=Limits()))
+    client = await connected(bench)
+    await client.write(0, b"one!" * 128)
+    await bench.driver.close()
+    full = bench.leaving(1 << 60)
+    await full.open()
+    assert "full" in (await full.observe())[FIRST].trouble
+    # The first one goes through: it takes up all that may be written for a long time.
+    await client.write(0, b"two!" * 1024)
+    late = asyncio.ensure_future(client.write(SECTOR, b"late" * 1024))
+    other = await connected_to(bench, client)
+    assert await other.read(0, 512) == b"two!" * 128
+    assert not late.done()
+    await other.close()
+    await full.close()
+    await bench.driver.open()
+    await late
+    assert await client.read(SECTOR, 512) == b"late" * 128
+    await client.close()
