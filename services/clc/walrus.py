@@ -37,6 +37,9 @@ class ImageStore(Protocol):
         Raises CloudError in words for the user when it is refused.
         """
 
+    async def copy_pin(self, source_id: str, image_id: str) -> None:
+        """Keeps the bytes of one image for another, too. Idempotent. Raises NotFound."""
+
     async def unpin(self, image_id: str) -> None:
         """Idempotent."""
 
@@ -80,6 +83,9 @@ class WalrusImages:
             kernel_id=answer.kernel_id,
             ramdisk_id=answer.ramdisk_id,
         )
+
+    async def copy_pin(self, source_id: str, image_id: str) -> None:
+        await self._stub().CopyPin(service_pb2.CopyPinRequest(source_image_id=source_id, image_id=image_id))
 
     async def unpin(self, image_id: str) -> None:
         await self._stub().UnpinImage(service_pb2.UnpinImageRequest(image_id=image_id))

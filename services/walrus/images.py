@@ -12,6 +12,7 @@ import os
 import secrets
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -105,6 +106,14 @@ class Images:
         _log.info("pinned an image", image=image_id, kind=looks.kind.value, format=looks.format, bytes=made.size)
         return made, looks.kind, described
 
+    async def copy(self, source_image_id: str, image_id: str) -> None:
+        """Pins the same bytes for another image. Raises NotFound."""
+        async with self._change:
+            pin = await self._store.index.find_pin(pin_name(source_image_id))
+            if pin is None:
+                raise _no_pin(source_image_id)
+            await self._store.index.put_pin(replace(pin, image_id=pin_name(image_id)))
+
     async def unpin(self, image_id: str) -> None:
         name = pin_name(image_id)
         async with self._change:
@@ -126,7 +135,7 @@ class Images:
             raise Denied(f"The ticket for {image_id} is not for {node}, or has expired.", code="AccessDenied")
         pin = await self._store.index.find_pin(pin_name(image_id))
         if pin is None or pin.sha256 != sha256:
-            raise NotFound(f"The image id '[{image_id}]' does not exist", code="InvalidAMIID.NotFound")
+            raise _no_pin(image_id)
         if offset > pin.size:
             raise InvalidArgument(f"{image_id} has {pin.size} bytes, it cannot be read from {offset}")
         with (self._folder / sha256).open("rb") as file:
@@ -208,6 +217,10 @@ def _as_register_image(bucket: str, key: bytes) -> Iterator[None]:
             f"HTTP 403 (Forbidden) response for {bucket}/{key.decode('utf-8', 'replace')}: it must be your own bucket.",
             code="InvalidManifest",
         ) from error
+
+
+def _no_pin(image_id: str) -> NotFound:
+    return NotFound(f"The image id '[{image_id}]' does not exist", code="InvalidAMIID.NotFound")
 
 
 def _not_found(bucket: str, key: bytes) -> NotFound:

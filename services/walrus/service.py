@@ -51,6 +51,10 @@ class WalrusService(service_pb2_grpc.WalrusServiceServicer):
             ramdisk_id=described.ramdisk_id if described else "",
         )
 
+    async def CopyPin(self, request: service_pb2.CopyPinRequest, context: Any) -> service_pb2.CopyPinResponse:
+        await self._images.copy(request.source_image_id, request.image_id)
+        return service_pb2.CopyPinResponse()
+
     async def UnpinImage(self, request: service_pb2.UnpinImageRequest, context: Any) -> service_pb2.UnpinImageResponse:
         await self._images.unpin(request.image_id)
         return service_pb2.UnpinImageResponse()

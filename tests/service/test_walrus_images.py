@@ -203,8 +203,15 @@ async def test_bytes_stay_until_the_last_pin_is_gone(stage: WalrusStage) -> None
     for _ in range(2):
         await walrus.UnpinImage(service_pb2.UnpinImageRequest(image_id=first))
     assert (stage.root / "pins" / sha256).exists()
+    third = service_pb2.CopyPinRequest(source_image_id=second, image_id="ami-00000000000000003")
+    for _ in range(2):
+        await walrus.CopyPin(third)
     await walrus.UnpinImage(service_pb2.UnpinImageRequest(image_id=second))
+    assert (stage.root / "pins" / sha256).exists()
+    await walrus.UnpinImage(service_pb2.UnpinImageRequest(image_id=third.image_id))
     assert list((stage.root / "pins").iterdir()) == []
+    with pytest.raises(NotFound):
+        await walrus.CopyPin(third)
 
 
 async def put_bundle(stage: WalrusStage, folder: Path, image: bytes, *, sealed_for: str = "") -> bytes:

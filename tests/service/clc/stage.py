@@ -177,6 +177,9 @@ class PlayedImages:
             virtual_size_bytes=1 << 20,
         )
 
+    async def copy_pin(self, source_id: str, image_id: str) -> None:
+        self.pins[image_id] = self.pins[source_id]
+
     async def unpin(self, image_id: str) -> None:
         self.pins.pop(image_id, None)
 

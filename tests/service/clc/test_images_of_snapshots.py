@@ -262,8 +262,17 @@ async def test_a_shared_image_is_copied_with_leave_to_read_its_snapshot_alone(st
     assert (await shown(stage, await copy(stage, source, caller=BOB), caller=BOB)).owner_id == bob
 
 
-async def test_an_instance_store_is_not_copied(stage: Stage) -> None:
-    await refused("UnsupportedOperation", copy(stage, await image(stage)))
+async def test_a_copy_of_an_instance_store_keeps_its_bytes(stage: Stage, leader: Leader) -> None:
+    source = await image(stage)
+    copied = await copy(stage, source)
+    assert (await shown(stage, copied)).state == "available"
+    await stage.run("DeregisterImage", image_pb2.DeregisterImageRequest(image_id=source))
+    await eventually(lambda: source not in stage.images.pins)
+    assert stage.images.pins == {copied: "bucket/machine"}
+    assert list(stage.cloud.store.claims("pinning/")) == []
+    launch = instance_pb2.RunInstancesRequest(image_id=copied, min_count=1, max_count=1)
+    assert (await stage.run("RunInstances", launch)).instances
+    await refused("UnsupportedOperation", copy(stage, await image(stage, "kernel")))
 
 
 async def test_an_image_takes_the_snapshots_along_that_no_other_has(stage: Stage) -> None:
