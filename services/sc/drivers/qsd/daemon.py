@@ -23,8 +23,6 @@ from common.errors import CloudError, NoCapacity, Unavailable
 _START_S: Final = 10.0
 _ANSWER_S: Final = 10.0
 _END_S: Final = 2.0
-# Sockets for guests: their engine's group may connect, the world may not.
-_UMASK: Final = 0o007
 
 
 class Refused(CloudError):
@@ -63,7 +61,7 @@ class Daemon:
             raise Unavailable("the storage daemon ended at once")
 
     def _launch(self) -> None:
-        """In a thread: uvloop's processes take no umask, and hand a copy of the pipe on to what they leave behind."""
+        """In a thread: uvloop's processes hand a copy of the pipe on to what they leave behind."""
         monitor = ("--chardev", f"socket,id=qmp,path={self._monitor},server=on,wait=off", "--monitor", "chardev=qmp")
         try:
             started = subprocess.run(
@@ -71,7 +69,6 @@ class Daemon:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
-                umask=_UMASK,
                 # What is sent to a controller's process group does not concern the volumes.
                 start_new_session=True,
                 timeout=_START_S,

@@ -23,6 +23,8 @@ from services.sc.drivers.qsd.door import Door, DoorKeys
 from services.sc.drivers.qsd.graph import PointName
 from services.sc.drivers.qsd.layout import Record, VolumePlace
 
+# The group of guests' engines may connect, the world may not. A daemon has a umask of its own, 027.
+_SOCKET_MODE: Final = 0o660
 _GONE_S: Final = 2.0
 # Nobody waits longer than this for a daemon that is asked to cut its client off.
 _FENCE_S: Final = 2.5
@@ -226,6 +228,7 @@ class VolumeEngine:
         private = self.place.private("nbd")
         private.unlink(missing_ok=True)
         await ask("nbd-server-start", addr={"type": "unix", "data": {"path": str(private)}})
+        private.chmod(_SOCKET_MODE)
 
     async def _serve(self, record: Record) -> None:
         exports = await self.exports()
