@@ -14,13 +14,22 @@ class Gathering(Generic[Q, A]):
     """`run` works, without end.
 
     The first question goes out at once; those that come within `rest_s` of it are the next call, of `most` at most.
-    Calls overlap: one that takes long holds up no other. `call` gives as many answers as it was given questions, in
-    their order; what it raises is raised to each who asked.
+    If they are several, there are likely more to come: then the rest is `long_rest_s`. Calls overlap: one that takes
+    long holds up no other. `call` gives as many answers as it was given questions, in their order; what it raises is
+    raised to each who asked.
     """
 
-    def __init__(self, call: Callable[[Sequence[Q]], Awaitable[Sequence[A]]], *, rest_s: float, most: int) -> None:
+    def __init__(
+        self,
+        call: Callable[[Sequence[Q]], Awaitable[Sequence[A]]],
+        *,
+        rest_s: float,
+        long_rest_s: float,
+        most: int,
+    ) -> None:
         self._call = call
         self._rest_s = rest_s
+        self._long_rest_s = long_rest_s
         self._most = most
         self._waiting: list[tuple[Q, asyncio.Future[A]]] = []
         self._wake = asyncio.Event()
@@ -40,7 +49,7 @@ class Gathering(Generic[Q, A]):
                 self._waiting = []
                 for start in range(0, len(waiting), self._most):
                     tasks.create_task(self._ask(waiting[start : start + self._most]))
-                await asyncio.sleep(self._rest_s)
+                await asyncio.sleep(self._long_rest_s if len(waiting) > 1 else self._rest_s)
 
     async def _ask(self, asked: Sequence[tuple[Q, asyncio.Future[A]]]) -> None:
         (outcome,) = await asyncio.gather(self._call([question for question, _ in asked]), return_exceptions=True)

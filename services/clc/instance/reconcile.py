@@ -38,8 +38,10 @@ from services.clc.volume.disks import plan_of
 REPEAT_S: Final = 5.0
 # Instances in one order: 16 KiB of user data each stays below gRPC's 4 MiB message.
 _BATCH: Final = 100
-# Launches in one zone that follow each other so closely go out as one order: whoever calls waits for what orders cost.
-_GATHER_S: Final = 0.1
+# Launches in one zone that follow each other so closely go out as one order, in a crowd those of a longer while: what
+# an order costs, on the way to the guest, whoever calls meanwhile waits for.
+_GATHER_S: Final = 0.05
+_CROWD_S: Final = 0.3
 # How long a launch that was answered waits for room: nodes that were just restarted or lost sight of come back by then.
 ROOM_PATIENCE_S: Final = 60.0
 
@@ -65,7 +67,9 @@ class InstanceReconciler:
         self._cloud = cloud
         self._ticket_key = ticket_key
         self._launches = {
-            cluster.zone: Gathering(partial(self._launch, cluster.zone), rest_s=_GATHER_S, most=_BATCH)
+            cluster.zone: Gathering(
+                partial(self._launch, cluster.zone), rest_s=_GATHER_S, long_rest_s=_CROWD_S, most=_BATCH
+            )
             for cluster in cloud.clusters
         }
         # What the nodes last said, by instance.

@@ -27,8 +27,11 @@ _log = get_logger(__name__)
 
 # A zone whose nodes did not all follow is asked again after this long, while a change waits for one of them.
 _ASK_AGAIN_S: Final = 1.0
-# What changes so soon after a plan was told is told as one: every node works on each.
-_REST_S: Final = 0.1
+# What changes so soon after a plan was told is told as one, for every node works on each. A large VPC rests longer, by
+# what its plan took to be told, but never longer than so much for each member.
+_REST_S: Final = 0.2
+_RESTS: Final = 4
+_MEMBER_REST_S: Final = 0.0002
 # Records in one transaction.
 _BATCH: Final = 50
 
@@ -90,12 +93,14 @@ class NetworkReconciler:
         took_s = time.perf_counter() - began
         behind = [zone for zone in zones if self._is_behind(vpc_id, zone, content)]
         asked = sorted({*behind, *(i.record.zone for i in waiting)})
+        told_at = time.perf_counter()
         async with asyncio.TaskGroup() as tasks:
             answers = {zone: tasks.create_task(self._tell(zone, plan, content)) for zone in asked}
+        telling_s = time.perf_counter() - told_at
         follow = [i for i in waiting if i.record.node not in answers[i.record.zone].result()]
         await self._note_applied(follow)
         if asked:
-            await asyncio.sleep(_REST_S)
+            await asyncio.sleep(max(_REST_S, min(_RESTS * telling_s, _MEMBER_REST_S * len(instances))))
         await give_way(took_s)
         return _ASK_AGAIN_S if len(follow) < len(waiting) else None
 

@@ -49,6 +49,8 @@ class FakeNetwork:
         self._folder = folder
         self._node = node_address
         self._knobs = b""
+        # Plans that stand in the folder: to be given one again costs nothing then.
+        self._written: dict[str, network_pb2.VpcPlan] = {}
 
     async def open(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +70,7 @@ class FakeNetwork:
         self._reach()
         self._fail("failing_plugs")
         record, vpc_id = record_of(interface), VpcId(interface.vpc_id)
-        if InterfaceId(record.interface_id) not in self._records(vpc_id).ids():
+        if not self._records(vpc_id).has(InterfaceId(record.interface_id)):
             raise WrongState(f"{record.interface_id} was not prepared on this node")
         self._records(vpc_id).write(record)
         self._plugged(vpc_id, InterfaceId(record.interface_id)).touch()
@@ -78,18 +80,22 @@ class FakeNetwork:
         self._fail("failing_removes")
         self._plugged(vpc_id, interface_id).unlink(missing_ok=True)
         self._records(vpc_id).drop(interface_id)
-        if not self._records(vpc_id).ids():
+        if self._records(vpc_id).is_empty():
+            self._written.pop(vpc_id, None)
             shutil.rmtree(self._folder / vpc_id, ignore_errors=True)
 
     async def apply_plan(self, plan: network_pb2.VpcPlan) -> None:
         self._reach()
         await asyncio.sleep(self.faults.apply_delay_s)
         self._fail("failing_applies")
+        records = self._records(VpcId(plan.vpc_id))
+        if self._written.get(plan.vpc_id) is plan and records.has_plan():
+            return
         view = policy.view_of(plan, self._node)
-        records = self._records(view.vpc_id)
         if view.revision >= records.plan_revision():
-            if records.ids() or view.local:
+            if not records.is_empty() or view.local:
                 records.write_plan(plan)
+                self._written[plan.vpc_id] = plan
             else:
                 shutil.rmtree(self._folder / view.vpc_id, ignore_errors=True)
 

@@ -64,6 +64,16 @@ class Records:
         except FileNotFoundError:
             return set()
 
+    def has(self, interface_id: InterfaceId) -> bool:
+        return self._path(interface_id).exists()
+
+    def is_empty(self) -> bool:
+        """No interface is recorded."""
+        try:
+            return not any(InterfaceId.matches(path.name) for path in self._interfaces.iterdir())
+        except FileNotFoundError:
+            return True
+
     def write(self, record: Record) -> None:
         _replace(self._path(InterfaceId(record.interface_id)), json.dumps(asdict(record)).encode())
 
@@ -77,6 +87,9 @@ class Records:
         except FileNotFoundError:
             return policy.empty_view(self._vpc_id, self._node)
         return policy.view_of(plan, self._node)
+
+    def has_plan(self) -> bool:
+        return self._plan.exists()
 
     def plan_revision(self) -> int:
         """Of the plan last given; 0: none was."""

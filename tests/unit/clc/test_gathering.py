@@ -32,7 +32,7 @@ class Asked:
 
 @asynccontextmanager
 async def gathering(asked: Asked, *, most: int = 10) -> AsyncIterator[Gathering[str, str]]:
-    gathering = Gathering(asked.call, rest_s=REST_S, most=most)
+    gathering = Gathering(asked.call, rest_s=REST_S, long_rest_s=2 * REST_S, most=most)
     running = asyncio.create_task(gathering.run())
     try:
         yield gathering
