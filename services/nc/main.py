@@ -132,7 +132,7 @@ async def assemble(ctx: ServiceContext, drivers: Drivers, source: ImageSource, e
         hypervisor=host.hypervisor.kind,
         host_boot_id=host_boot_id(),
     )
-    guests = GuestCheck(store, host.network)
+    guests = GuestCheck(store, host.network, now_s=time.time)
     service = NodeControllerService(facts, orders=orders, store=store, plans=host.plans, guests=guests)
     server = RpcServer(ctx.identity, addresses=[f"{node.address}:{node.port}"])
     return server.add(service_pb2_grpc.add_NodeControllerServiceServicer_to_server, service)

@@ -77,9 +77,7 @@ class NodeControllerService(service_pb2_grpc.NodeControllerServiceServicer):
         self, request: service_pb2.CheckInstancesRequest, context: Any
     ) -> service_pb2.CheckInstancesResponse:
         found = await self._guests.look(map(_instance_id, request.instance_ids))
-        return service_pb2.CheckInstancesResponse(
-            checks=[service_pb2.InstanceCheck(instance_id=i, state=state) for i, state in found.items()]
-        )
+        return service_pb2.CheckInstancesResponse(checks=found)
 
     async def ApplyVpcPlan(
         self, request: service_pb2.ApplyVpcPlanRequest, context: Any

@@ -81,7 +81,7 @@ class AttachedDisk:
 
     volume_id: str
     slot: int
-    # Of the grant that its source was told with.
+    # Of the grant that its source was told with. 0: it is not yet as it should be, refresh it.
     generation: int
     # As the guest sees it.
     size_bytes: int

@@ -16,10 +16,7 @@ from services.nc.drivers.element import Element, add_pci_slot
 
 # The letter a is here, so guests tell letters by PCI slots (images/): z has the last slot of the bus.
 FIRST_PCI_SLOT: Final = 6
-# How long a write waits for a storage daemon that went away before QEMU stops the guest, which is then resumed again
-# and again. Meanwhile the rest of the guest goes on, but nothing can be plugged out.
-RECONNECT_S: Final = 60
-_ALIAS: Final = re.compile(r"ua-(vol-[0-9a-f]+)-(\d+)\Z")
+_ALIAS: Final = re.compile(r"ua-(vol-[0-9a-f]+)\Z")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +25,6 @@ class DefinedDisk:
 
     volume_id: str
     slot: int
-    # Of the grant that it was attached with.
-    generation: int
     alias: str
 
 
@@ -38,9 +33,9 @@ def serial_of(volume_id: str) -> str:
     return volume_id.replace("-", "")
 
 
-def alias_of(volume_id: str, generation: int) -> str:
+def alias_of(volume_id: str) -> str:
     """libvirt keeps it as long as the disk is attached, so it tells a later node controller what it has found."""
-    return f"ua-{volume_id}-{generation}"
+    return f"ua-{volume_id}"
 
 
 def disk_xml(disk: Disk) -> str:
@@ -60,7 +55,7 @@ def add_disk(devices: Element, disk: Disk) -> None:
         told.add("boot", order="1")
     if disk.volume_id:
         told.add("serial", serial_of(disk.volume_id))
-        told.add("alias", name=alias_of(disk.volume_id, disk.generation))
+        told.add("alias", name=alias_of(disk.volume_id))
     add_pci_slot(told, FIRST_PCI_SLOT + disk.slot)
 
 
@@ -71,9 +66,7 @@ def volumes_in(domain_xml: str) -> list[DefinedDisk]:
         named = _ALIAS.match(alias.get("name", "")) if alias is not None else None
         if alias is not None and named is not None and address is not None:
             slot = int(address.get("slot", "0"), 0) - FIRST_PCI_SLOT
-            found.append(
-                DefinedDisk(volume_id=named[1], slot=slot, generation=int(named[2]), alias=alias.get("name", ""))
-            )
+            found.append(DefinedDisk(volume_id=named[1], slot=slot, alias=alias.get("name", "")))
     return found
 
 
@@ -110,5 +103,4 @@ def _export(devices: Element, export: ExportSource) -> Element:
         server = {"tlsHostname": export.server_name} if export.server_name else {}
         source = disk.add("source", protocol="nbd", name=export.name, tls="yes", **server)
         source.add("host", name=export.address, port=str(export.port))
-    source.add("reconnect", delay=str(RECONNECT_S))
     return disk

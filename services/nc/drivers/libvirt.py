@@ -36,7 +36,7 @@ from services.nc.drivers.libvirt_calls import (
     start_event_thread,
     stop,
 )
-from services.nc.drivers.libvirt_disks import LibvirtDisks
+from services.nc.drivers.libvirt_disks import LibvirtDisks, bring_up_to_date
 from services.nc.drivers.power import power_of_event, power_of_state
 
 THREADS: Final = 8
@@ -116,8 +116,10 @@ class LibvirtHypervisor:
             defined = connection.defineXML(xml)
             try:
                 defined.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
-            except libvirt.libvirtError:
+                bring_up_to_date(defined, domain.disks)
+            except (libvirt.libvirtError, CloudError):
                 with contextlib.suppress(libvirt.libvirtError):
+                    stop(defined)
                     defined.undefineFlags(_UNDEFINE)
                 raise
 

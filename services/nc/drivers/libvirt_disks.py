@@ -6,7 +6,6 @@ of its block nodes. https://www.qemu.org/docs/master/interop/qemu-qmp-ref.html
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
@@ -17,11 +16,15 @@ import libvirt_qemu
 from common.errors import CloudError, WrongState
 from common.ids import InstanceId
 from services.nc.drivers.base import AttachedDisk, Disk, DiskUse, ExportSource, PowerChange
-from services.nc.drivers.disk_xml import RECONNECT_S, DefinedDisk, disk_xml, serial_of, slot_of_target, volumes_in
+from services.nc.drivers.disk_xml import DefinedDisk, disk_xml, serial_of, slot_of_target, volumes_in
 from services.nc.drivers.feed import PowerFeed, instances_of
 
 # What QEMU says when a guest has been asked before and has not answered yet.
 _ASKED_ALREADY: Final = "in the process of unplug"
+
+# How long a write waits for a storage daemon that went away before QEMU stops the guest, which is then resumed again
+# and again. Meanwhile the rest of the guest goes on, but nothing can be plugged out.
+RECONNECT_S: Final = 60
 
 T = TypeVar("T")
 Ask = Callable[[libvirt.virConnect], T]
@@ -52,6 +55,7 @@ class LibvirtDisks:
                 raise WrongState(f"{instance_id} does not run")
             if _defined(domain, disk.volume_id) is None:
                 domain.attachDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+                bring_up_to_date(domain, [disk])
 
         await self._call(instance_id, ask)
 
@@ -87,8 +91,7 @@ class LibvirtDisks:
             domain = self._find(connection, instance_id)
             if domain is None or not domain.isActive():
                 return []
-            defined = volumes_in(domain.XMLDesc())
-            return _attached(_Monitor(domain), defined) if defined else []
+            return _attached(_Monitor(domain), volumes_in(domain.XMLDesc()))
 
         found: list[AttachedDisk] = await self._call(instance_id, look)
         return found
@@ -135,14 +138,24 @@ def _defined(domain: libvirt.virDomain, volume_id: str) -> DefinedDisk | None:
     return next((disk for disk in volumes_in(domain.XMLDesc()) if disk.volume_id == volume_id), None)
 
 
+def bring_up_to_date(domain: libvirt.virDomain, disks: Sequence[Disk]) -> None:
+    """Of a domain that has just come up, paused: its volumes' sources are made to wait for a storage daemon."""
+    monitor = _Monitor(domain)
+    for defined in volumes_in(domain.XMLDesc()):
+        for disk in disks:
+            if disk.volume_id == defined.volume_id:
+                _move(monitor, defined, disk)
+
+
 def _attached(monitor: _Monitor, defined: Sequence[DefinedDisk]) -> list[AttachedDisk]:
-    blocks = _blocks(monitor)
-    moved = _sources(monitor) if _own_nodes(monitor) else {}
+    blocks, graph = _blocks(monitor), _Graph(monitor)
+    for name in graph.unused:
+        monitor("blockdev-del", **{"node-name": name})
     return [
         AttachedDisk(
             volume_id=disk.volume_id,
             slot=disk.slot,
-            generation=_generation_of(moved.get(block["node-name"], ""), disk),
+            generation=_generation_of(graph.sources.get(block["node-name"], ""), disk),
             size_bytes=block["image"]["virtual-size"],
         )
         for disk in defined
@@ -159,38 +172,37 @@ def _blocks(monitor: _Monitor) -> dict[str, Any]:
     }
 
 
-def _own_nodes(monitor: _Monitor) -> list[str]:
-    """Those that a move made: `vol<17 digits>.<generation>.<number>`. libvirt names its own otherwise."""
-    return [
-        node["node-name"]
-        for node in monitor("query-named-block-nodes", flat=True)
-        if node["node-name"].startswith("vol") and node["node-name"].count(".") == 2
-    ]
+class _Graph:
+    """Which node reads from which. Ours are `vol<17 digits>.<generation of the grant>.<number>`."""
 
+    def __init__(self, monitor: _Monitor) -> None:
+        graph = monitor("x-debug-query-block-graph")
+        names = {node["id"]: node["name"] for node in graph["nodes"]}
+        self.sources = {
+            names[edge["parent"]]: names[edge["child"]] for edge in graph["edges"] if edge["name"] == "file"
+        }
+        self.ours = [name for name in names.values() if name.startswith("vol") and name.count(".") == 2]
 
-def _sources(monitor: _Monitor) -> Mapping[str, str]:
-    """Each format node's source. Nodes may be there that nothing uses: of a move that was cut short."""
-    graph = monitor("x-debug-query-block-graph")
-    names = {node["id"]: node["name"] for node in graph["nodes"]}
-    return {names[edge["parent"]]: names[edge["child"]] for edge in graph["edges"] if edge["name"] == "file"}
+    @property
+    def unused(self) -> list[str]:
+        """Of a move that was cut short, or of a disk that is gone."""
+        return [name for name in self.ours if name not in self.sources.values()]
 
 
 def _generation_of(source: str, disk: DefinedDisk) -> int:
+    """0: it is not ours, so it would not wait for a storage daemon."""
     serial, _, rest = source.partition(".")
-    return int(rest.split(".")[0]) if serial == serial_of(disk.volume_id) else disk.generation
+    return int(rest.split(".")[0]) if serial == serial_of(disk.volume_id) else 0
 
 
 def _move(monitor: _Monitor, found: DefinedDisk, disk: Disk) -> None:
+    """To a node of our own: libvirt 9 knows of no reconnect-delay, and none knows of another place."""
     assert isinstance(disk.source, ExportSource)
-    block = _blocks(monitor)[found.alias]
-    serial, layer = serial_of(disk.volume_id), block["node-name"]
-    used = _sources(monitor).get(layer, "")
-    others = [name for name in _own_nodes(monitor) if name.startswith(f"{serial}.")]
-    for name in others:
-        if name != used:
-            monitor("blockdev-del", **{"node-name": name})
-    number = 1 + max((int(name.rpartition(".")[2]) for name in others), default=0)
-    fresh = f"{serial}.{disk.generation}.{number}"
+    block, graph, serial = _blocks(monitor)[found.alias], _Graph(monitor), serial_of(disk.volume_id)
+    layer = block["node-name"]
+    used = graph.sources.get(layer, "")
+    numbers = [int(name.rpartition(".")[2]) for name in graph.ours if name.startswith(f"{serial}.")]
+    fresh = f"{serial}.{disk.generation}.{1 + max(numbers, default=0)}"
     behaviour = {"cache": {"direct": True, "no-flush": False}, "discard": "unmap", "read-only": False}
     monitor("blockdev-add", **{"node-name": fresh}, **behaviour, **_node(monitor, disk.source))
     try:
@@ -201,9 +213,8 @@ def _move(monitor: _Monitor, found: DefinedDisk, disk: Disk) -> None:
     if disk.size_bytes > block["image"]["virtual-size"]:
         monitor("block_resize", **{"node-name": layer, "size": disk.size_bytes})
     if used:
-        # libvirt's own it would miss only when the disk goes, and then does without.
-        with contextlib.suppress(CloudError):
-            monitor("blockdev-del", **{"node-name": used})
+        # libvirt's own, too: it would be missed only when the disk goes, and then not much.
+        monitor("blockdev-del", **{"node-name": used})
 
 
 def _node(monitor: _Monitor, export: ExportSource) -> dict[str, Any]:
@@ -223,8 +234,7 @@ def _uses(instance_id: InstanceId, stats: Mapping[str, Any]) -> list[DiskUse]:
     for number in range(stats.get("block.count", 0)):
         told = {key: stats.get(f"block.{number}.{key}", 0) for key in _TOLD}
         slot = slot_of_target(stats.get(f"block.{number}.name", ""))
-        # Backing files are told of, too, under the name of their disk.
-        if slot is not None and f"block.{number}.backingIndex" not in stats:
+        if slot is not None:
             found.append(
                 DiskUse(
                     instance_id=instance_id,
