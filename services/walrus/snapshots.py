@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
-from itertools import islice
 from typing import Final
+from weakref import WeakValueDictionary
 
 from common.blocks import BLOCK_BYTES, DIGEST_BYTES
 from common.errors import InvalidArgument, NotFound
@@ -17,8 +17,8 @@ from services.walrus.drivers.blocks import Sealed
 from services.walrus.store import Store
 
 PAGE_BLOCKS: Final = 256
-# Pages that are made in one step of the index, which bounds how long it keeps others waiting.
-_STEP_PAGES: Final = 16
+# Taken in one step of the index, which bounds how long it keeps others waiting.
+_STEP_ENTRIES: Final = 16 * PAGE_BLOCKS
 # Entries of one answer: some 40 bytes each.
 _READ_PAGES: Final = 64
 _ZERO: Final = bytes(DIGEST_BYTES)
@@ -33,23 +33,42 @@ Pages = dict[int, dict[int, bytes]]
 class Snapshots:
     def __init__(self, store: Store) -> None:
         self._store = store
-        # Two tries to seal the same snapshot would mix their drafts.
-        self._sealing = asyncio.Lock()
+        # Two tries to seal one snapshot would mix their drafts.
+        self._sealing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def seal(self, messages: AsyncIterator[service_pb2.SealSnapshotRequest]) -> Sealed:
-        manifest, base_id, pages = await self._received(messages)
-        blocks = self._store.index.blocks
-        async with self._sealing:
-            if (standing := await blocks.sealed(manifest.snapshot_id)) is not None:
+        limited = idle_limited(self._store, messages)
+        header = await anext(limited, None)
+        if header is None or not header.snapshot_id or not header.size_bytes:
+            raise InvalidArgument("The first message names the snapshot and its size.")
+        async with self._sealing.setdefault(header.snapshot_id, asyncio.Lock()):
+            if (standing := await self._store.index.blocks.sealed(header.snapshot_id)) is not None:
                 return standing
-            await self._check_base(base_id, manifest.size)
-            await blocks.undraft(manifest.snapshot_id, now_ms=self._store.now_ms())
-            for some in _batches(pages.items(), _STEP_PAGES):
-                await blocks.draft(manifest.snapshot_id, base_id, dict(some), now_ms=self._store.now_ms())
-            sealed = await blocks.seal(manifest, base_id, now_ms=self._store.now_ms())
+            await self._check_base(header.base_snapshot_id, header.size_bytes)
+            await self._draft(header, limited)
+            manifest = Sealed(
+                snapshot_id=header.snapshot_id, account_id=header.account_id, size=header.size_bytes, full_bytes=0
+            )
+            sealed = await self._store.index.blocks.seal(manifest, header.base_snapshot_id, now_ms=self._store.now_ms())
         self._store.reclaim()
         _log.info("sealed a snapshot", snapshot=sealed.snapshot_id, bytes=sealed.full_bytes)
         return sealed
+
+    async def _draft(
+        self, header: service_pb2.SealSnapshotRequest, messages: AsyncIterator[service_pb2.SealSnapshotRequest]
+    ) -> None:
+        """As they come: there may be more entries than memory has room for."""
+        blocks, now_ms = self._store.index.blocks, self._store.now_ms
+        await blocks.undraft(header.snapshot_id, now_ms=now_ms())
+        message: service_pb2.SealSnapshotRequest | None = header
+        while message is not None:
+            for start in range(0, len(message.entries), _STEP_ENTRIES):
+                pages = _pages(message.entries[start : start + _STEP_ENTRIES], header.size_bytes)
+                await blocks.draft(header.snapshot_id, header.base_snapshot_id, pages, now_ms=now_ms())
+            if message.complete:
+                return
+            message = await anext(messages, None)
+        raise InvalidArgument("The stream ended without saying that it is complete.")
 
     async def read(self, snapshot_id: str) -> AsyncGenerator[service_pb2.ReadSnapshotResponse, None]:
         """Raises NotFound if there is none, also when it goes while it is read."""
@@ -79,30 +98,16 @@ class Snapshots:
         if base_id and (await self._sealed(base_id)).size > size:
             raise InvalidArgument(f"The snapshot is smaller than its base {base_id}.")
 
-    async def _received(self, messages: AsyncIterator[service_pb2.SealSnapshotRequest]) -> tuple[Sealed, str, Pages]:
-        header: service_pb2.SealSnapshotRequest | None = None
-        pages: Pages = defaultdict(dict)
-        async for message in idle_limited(self._store, messages):
-            if header is None:
-                header = message
-                if not header.snapshot_id or not header.size_bytes:
-                    raise InvalidArgument("The first message names the snapshot and its size.")
-            _take(message.entries, pages, header.size_bytes)
-            if message.complete:
-                manifest = Sealed(
-                    snapshot_id=header.snapshot_id, account_id=header.account_id, size=header.size_bytes, full_bytes=0
-                )
-                return manifest, header.base_snapshot_id, pages
-        raise InvalidArgument("The stream ended without saying that it is complete.")
 
-
-def _take(entries: Iterable[service_pb2.BlockEntry], pages: Pages, size: int) -> None:
+def _pages(entries: Iterable[service_pb2.BlockEntry], size: int) -> Pages:
+    pages: Pages = defaultdict(dict)
     last = min((size - 1) // BLOCK_BYTES, _MOST_BLOCKS)
     for entry in entries:
         if entry.index > last or len(entry.digest) not in (0, DIGEST_BYTES):
             raise InvalidArgument(f"Block {entry.index} is none of this snapshot, or its name is none.")
         number, place = divmod(entry.index, PAGE_BLOCKS)
         pages[number][place] = entry.digest
+    return pages
 
 
 def _entries(number: int, digests: bytes) -> Iterator[service_pb2.BlockEntry]:
@@ -110,9 +115,3 @@ def _entries(number: int, digests: bytes) -> Iterator[service_pb2.BlockEntry]:
         digest = digests[place * DIGEST_BYTES : (place + 1) * DIGEST_BYTES]
         if digest != _ZERO:
             yield service_pb2.BlockEntry(index=number * PAGE_BLOCKS + place, digest=digest)
-
-
-def _batches(pages: Iterable[tuple[int, dict[int, bytes]]], size: int) -> Iterator[list[tuple[int, dict[int, bytes]]]]:
-    rest = iter(pages)
-    while some := list(islice(rest, size)):
-        yield some

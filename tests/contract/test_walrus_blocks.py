@@ -219,6 +219,23 @@ async def test_drafts_of_an_earlier_try_do_not_count(blocks: BlockIndex) -> None
     assert await here(blocks, "ab") == "b"
 
 
+async def test_a_page_may_be_drafted_bit_by_bit(blocks: BlockIndex) -> None:
+    await made(blocks, "one", "abc")
+    await blocks.add("two", packed("xyz"), now_ms=1)
+    for changes in ({1: digest("x")}, {0: digest("y"), 3: digest("z")}, {1: b"", 3: b""}):
+        await blocks.draft("two", "one", {0: changes}, now_ms=1)
+    await blocks.seal(snapshot("two"), "one", now_ms=1)
+    assert await content(blocks, "two", "abcxyz") == "y0c"
+    # Zero at first, and then not.
+    for changes in ({0: b""}, {2: digest("a")}):
+        await blocks.draft("three", "", {0: changes}, now_ms=1)
+    await blocks.seal(snapshot("three"), "", now_ms=1)
+    assert await content(blocks, "three", "a") == "00a"
+    await blocks.forget("one")
+    await drained(blocks)
+    assert await here(blocks, "abcxyz") == "acy"
+
+
 async def test_a_sealed_snapshot_takes_no_more(blocks: BlockIndex) -> None:
     await made(blocks, "one", "a")
     await refused("IncorrectState", blocks.claim("one", [], now_ms=1))

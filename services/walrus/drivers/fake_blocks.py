@@ -74,7 +74,7 @@ class FakeBlockIndex:
             upload = _begun(s, snapshot_id, now_ms)
             base = _sealed(s, base_id)[1] if base_id else {}
             for number, changed in changes.items():
-                merged = base.get(number, {}) | dict(changed)
+                merged = upload.drafts.get(number, base.get(number, {})) | dict(changed)
                 page = {place: digest for place, digest in merged.items() if digest}
                 for digest in page.values():
                     if digest not in s.blocks.blocks:

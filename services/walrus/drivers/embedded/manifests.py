@@ -30,13 +30,22 @@ def draft(db: sqlite3.Connection, name: str, base: str, changes: Changes, now_ms
     upload = blocks.begun(db, name, now_ms)
     base_row = _sealed_row(db, base)[0] if base else None
     for number, changed in changes.items():
-        old = db.execute(
-            "SELECT p.digests FROM manifests AS m JOIN pages AS p ON p.id = m.page "
-            "WHERE m.snapshot = ? AND m.number = ?",
-            (base_row, number),
-        ).fetchone()
-        page = _add_page(db, _merged(old[0] if old else b"", changed))
-        db.execute("INSERT INTO manifests (snapshot, number, page) VALUES (?, ?, ?)", (upload, number, page))
+        drafted = _page(db, upload, number)
+        old = drafted or _page(db, base_row, number)
+        page = _add_page(db, _merged(old[1] if old else b"", changed))
+        db.execute("INSERT OR REPLACE INTO manifests (snapshot, number, page) VALUES (?, ?, ?)", (upload, number, page))
+        if drafted:
+            _drop_page(db, drafted[0])
+
+
+def _page(db: sqlite3.Connection, snapshot: int | None, number: int) -> tuple[int | None, bytes] | None:
+    """Without an id and empty: all of it is zero."""
+    row: tuple[int | None, bytes] | None = db.execute(
+        "SELECT m.page, coalesce(p.digests, x'') FROM manifests AS m LEFT JOIN pages AS p ON p.id = m.page "
+        "WHERE m.snapshot = ? AND m.number = ?",
+        (snapshot, number),
+    ).fetchone()
+    return row
 
 
 def _merged(old: bytes, changed: Mapping[int, bytes]) -> bytes:
@@ -182,8 +191,12 @@ def _drop_pages(db: sqlite3.Connection, snapshot: int, limit: int) -> int:
     ).fetchall()
     for number, page in dropped:
         db.execute("DELETE FROM manifests WHERE snapshot = ? AND number = ?", (snapshot, number))
-        found = db.execute("UPDATE pages SET refs = refs - 1 WHERE id = ? RETURNING refs, digests", (page,)).fetchone()
-        if found and found[0] <= 0:
-            db.execute("DELETE FROM pages WHERE id = ?", (page,))
-            blocks.unneed(db, _needs(found[1]))
+        _drop_page(db, page)
     return len(dropped)
+
+
+def _drop_page(db: sqlite3.Connection, page: int | None) -> None:
+    found = db.execute("UPDATE pages SET refs = refs - 1 WHERE id = ? RETURNING refs, digests", (page,)).fetchone()
+    if found and found[0] <= 0:
+        db.execute("DELETE FROM pages WHERE id = ?", (page,))
+        blocks.unneed(db, _needs(found[1]))
