@@ -1,0 +1,384 @@
+"""Volumes with real machines, by boto3: what is written outlives machine, node and volume.
+
+The tests stand in the order in which a user would live through them, on a cloud of their own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from images.build import GuestImage, build
+from tests.cloud_fixture import REAL_HOMES, RunningCloud, free_ranges, new_home, running
+from tests.e2e.fleet import describe, wait_for_state
+from tests.e2e.guest_ssh import Ssh, until
+from tests.ports import free_port_base
+
+pytestmark = [pytest.mark.root, pytest.mark.e2e, pytest.mark.timeout(900)]
+
+BUCKET = "e2e-volumes"
+HERE, THERE = "us-east-1a", "us-east-1b"
+GIB = 1 << 30
+
+
+@dataclass(kw_only=True)
+class Lab:
+    cloud: RunningCloud
+    ec2: Any
+    s3: Any
+    ssh: Ssh
+    files: GuestImage
+    group_id: str
+    kernel_id: str
+    ramdisk_id: str
+    image_id: str
+    # What the tests leave to one another.
+    volume_id: str = ""
+    snapshot_id: str = ""
+    ebs_image_id: str = ""
+    booted_id: str = ""
+    sums: dict[str, str] = field(default_factory=dict)
+
+    def launch(self, image_id: str, zone: str, *, count: int = 1, **more: Any) -> list[str]:
+        """Ids of instances that run and let us in."""
+        answer = self.ec2.run_instances(
+            ImageId=image_id,
+            InstanceType="t2.nano",
+            MinCount=count,
+            MaxCount=count,
+            KeyName="volumes",
+            SecurityGroupIds=[self.group_id],
+            Placement={"AvailabilityZone": zone},
+            **more,
+        )
+        ids = [instance["InstanceId"] for instance in answer["Instances"]]
+        wait_for_state(self.ec2, ids, "running")
+        for instance_id in ids:
+            self.ssh.wait(self.address(instance_id))
+        return ids
+
+    def address(self, instance_id: str) -> str:
+        address: str = describe(self.ec2, [instance_id])[0]["PublicIpAddress"]
+        return address
+
+    def run(self, instance_id: str, command: str, *, timeout_s: float = 120.0) -> str:
+        return self.ssh.run(self.address(instance_id), command, timeout_s=timeout_s).strip()
+
+    def end(self, *ids: str) -> None:
+        self.ec2.terminate_instances(InstanceIds=list(ids))
+        wait_for_state(self.ec2, list(ids), "terminated")
+
+    def volume(self, volume_id: str) -> Any:
+        return self.ec2.describe_volumes(VolumeIds=[volume_id])["Volumes"][0]
+
+    def create(self, zone: str, **more: Any) -> str:
+        volume_id: str = self.ec2.create_volume(AvailabilityZone=zone, **more)["VolumeId"]
+        self.until_volume(volume_id, "available")
+        return volume_id
+
+    def until_volume(self, volume_id: str, state: str) -> None:
+        until(lambda: self.volume(volume_id)["State"] == state, what=f"{volume_id} is {state}")
+
+    def attach(self, volume_id: str, instance_id: str, device: str = "/dev/sdf") -> None:
+        self.ec2.attach_volume(VolumeId=volume_id, InstanceId=instance_id, Device=device)
+
+        def attached() -> bool:
+            attachments = self.volume(volume_id)["Attachments"]
+            return bool(attachments) and attachments[0]["State"] == "attached"
+
+        until(attached, what=f"{volume_id} is attached")
+        self.run(instance_id, f"until [ -b {device} ]; do sleep 0.1; done")
+
+    def detach(self, volume_id: str, **more: Any) -> None:
+        self.ec2.detach_volume(VolumeId=volume_id, **more)
+        self.until_volume(volume_id, "available")
+
+    def snapshot(self, volume_id: str) -> str:
+        """Id of one that is complete."""
+        snapshot_id: str = self.ec2.create_snapshot(VolumeId=volume_id)["SnapshotId"]
+        self.until_snapshot(snapshot_id)
+        return snapshot_id
+
+    def until_snapshot(self, snapshot_id: str) -> None:
+        def complete() -> bool:
+            (shown,) = self.ec2.describe_snapshots(SnapshotIds=[snapshot_id])["Snapshots"]
+            assert shown["State"] != "error", shown
+            return bool(shown["State"] == "completed" and shown["Progress"] == "100%")
+
+        until(complete, within_s=120, what=f"{snapshot_id} is complete")
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    cloud = RunningCloud(
+        home=new_home(REAL_HOMES),
+        options=["--zones", "2", "--nodes", "2", "--no-image", "--port-base", str(free_port_base()), *free_ranges()],
+    )
+    for _ in running(cloud):
+        # Ten machines stand side by side here.
+        path = cloud.home / "mallee.toml"
+        path.write_text(re.sub(r"cpu_overcommit = .*", "cpu_overcommit = 16.0", path.read_text()))
+        cloud.mallee("down", "--vms")
+        cloud.up()
+        yield _lab(cloud, tmp_path_factory.mktemp("lab"))
+
+
+def _lab(cloud: RunningCloud, folder: Path) -> Lab:
+    ec2, s3 = cloud.client("ec2"), cloud.client("s3")
+    files = build(Path("/var/cache/mallee/images/small"))
+    s3.create_bucket(Bucket=BUCKET)
+    for key, path in {"vmlinuz": files.kernel, "initrd": files.ramdisk, "root": files.machine}.items():
+        s3.upload_file(str(path), BUCKET, key)
+    kernel_id, ramdisk_id = (
+        ec2.register_image(Name=name, ImageLocation=f"{BUCKET}/{name}")["ImageId"] for name in ("vmlinuz", "initrd")
+    )
+    image_id = ec2.register_image(
+        Name="machine", ImageLocation=f"{BUCKET}/root", KernelId=kernel_id, RamdiskId=ramdisk_id
+    )["ImageId"]
+    ssh = Ssh(key=folder / "volumes.pem")
+    ssh.key.touch(mode=0o600)
+    ssh.key.write_text(ec2.create_key_pair(KeyName="volumes")["KeyMaterial"])
+    group_id = ec2.create_security_group(GroupName="volumes", Description="of tests")["GroupId"]
+    ec2.authorize_security_group_ingress(GroupId=group_id, IpProtocol="tcp", FromPort=22, ToPort=22, CidrIp="0.0.0.0/0")
+    return Lab(
+        cloud=cloud, ec2=ec2, s3=s3, ssh=ssh, files=files, group_id=group_id, kernel_id=kernel_id,
+        ramdisk_id=ramdisk_id, image_id=image_id,
+    )  # fmt: skip
+
+
+def test_a_volume_outlives_the_machine_it_was_plugged_into(lab: Lab) -> None:
+    first, second = lab.launch(lab.image_id, HERE, count=2)
+    lab.volume_id = lab.create(HERE, Size=1)
+    lab.attach(lab.volume_id, first)
+    serial = lab.volume_id.replace("-", "")
+    lab.run(first, f"cat /sys/block/$(basename $(readlink -f /dev/sdf))/serial | grep {serial}")
+    lab.sums["kept"] = lab.run(
+        first,
+        "mke2fs -q /dev/sdf && mkdir -p /mnt && mount /dev/sdf /mnt && dd if=/dev/urandom of=/mnt/kept bs=1M count=24"
+        " conv=fsync 2>/dev/null && sync && sha256sum < /mnt/kept",
+    )
+    # Pulled out of a machine that is simply no more.
+    lab.end(first)
+    lab.until_volume(lab.volume_id, "available")
+    lab.attach(lab.volume_id, second, "/dev/sdg")
+    assert lab.run(second, "mkdir -p /mnt && mount /dev/sdg /mnt && sha256sum < /mnt/kept") == lab.sums["kept"]
+    lab.booted_id = second
+
+
+def test_a_snapshot_is_taken_while_the_guest_writes_and_used_in_the_other_zone(lab: Lab) -> None:
+    writer = lab.booted_id
+    lab.run(
+        writer,
+        "(while dd if=/dev/urandom of=/mnt/busy bs=64k count=64 conv=fsync 2>/dev/null; do :; done) </dev/null"
+        " >/dev/null 2>&1 & echo $! > /tmp/writer",
+    )
+    lab.snapshot_id = lab.snapshot(lab.volume_id)
+    lab.run(writer, "kill $(cat /tmp/writer); sync")
+    (reader,) = lab.launch(lab.image_id, THERE)
+    copy_id = lab.create(THERE, SnapshotId=lab.snapshot_id)
+    lab.attach(copy_id, reader)
+    assert lab.run(reader, "mkdir -p /mnt && mount /dev/sdf /mnt && sha256sum < /mnt/kept") == lab.sums["kept"]
+    # Incremental: next to nothing has changed since.
+    lab.run(writer, "dd if=/dev/urandom of=/mnt/more bs=1k count=100 conv=fsync 2>/dev/null; sync")
+    second_id = lab.snapshot(lab.volume_id)
+    lab.ec2.delete_snapshot(SnapshotId=lab.snapshot_id)
+    other_id = lab.create(THERE, SnapshotId=second_id)
+    lab.attach(other_id, reader, "/dev/sdh")
+    said = lab.run(reader, "mkdir -p /mnt2 && mount /dev/sdh /mnt2 && sha256sum < /mnt2/kept && ls /mnt2/more")
+    assert said.split("\n") == [lab.sums["kept"], "/mnt2/more"]
+    lab.end(reader)
+    lab.snapshot_id = second_id
+    for volume_id in (copy_id, other_id):
+        lab.until_volume(volume_id, "available")
+        lab.ec2.delete_volume(VolumeId=volume_id)
+
+
+def test_a_volume_grows_under_the_guest(lab: Lab) -> None:
+    lab.ec2.modify_volume(VolumeId=lab.volume_id, Size=2)
+
+    def seen() -> int:
+        return int(lab.run(lab.booted_id, "cat /sys/block/$(basename $(readlink -f /dev/sdg))/size")) * 512
+
+    until(lambda: seen() == 2 * GIB, what="the guest sees the new size")
+    assert lab.run(lab.booted_id, "sha256sum < /mnt/kept") == lab.sums["kept"]
+    lab.run(lab.booted_id, "dd if=/dev/urandom of=/dev/sdg bs=1M seek=2047 count=1 conv=fsync 2>/dev/null")
+
+
+def test_what_makes_no_sense_is_said_as_aws_says_it(lab: Lab) -> None:
+    def refused(code: str, action: str, **more: Any) -> None:
+        with pytest.raises(ClientError) as caught:
+            getattr(lab.ec2, action)(**more)
+        assert caught.value.response["Error"]["Code"] == code
+
+    lab_id, volume_id = lab.booted_id, lab.volume_id
+    spare, elsewhere = lab.create(HERE, Size=1), lab.create(THERE, Size=1)
+    refused("VolumeInUse", "delete_volume", VolumeId=volume_id)
+    refused("VolumeInUse", "attach_volume", VolumeId=volume_id, InstanceId=lab_id, Device="/dev/sdk")
+    refused("InvalidParameterValue", "attach_volume", VolumeId=spare, InstanceId=lab_id, Device="/dev/sdg")
+    refused("InvalidVolume.ZoneMismatch", "attach_volume", VolumeId=elsewhere, InstanceId=lab_id, Device="/dev/sdk")
+    refused("IncorrectState", "detach_volume", VolumeId=spare)
+    refused("InvalidVolume.NotFound", "delete_volume", VolumeId="vol-00000000000000000")
+    refused("InvalidParameterValue", "modify_volume", VolumeId=volume_id, Size=1)
+    for unused in (spare, elsewhere):
+        lab.ec2.delete_volume(VolumeId=unused)
+
+
+def test_a_deleted_volumes_blocks_are_zeros_to_the_next(lab: Lab) -> None:
+    machine = lab.booted_id
+    lab.run(machine, "umount /mnt")
+    lab.detach(lab.volume_id)
+    lab.ec2.delete_volume(VolumeId=lab.volume_id)
+    fresh = lab.create(HERE, Size=1)
+    lab.attach(fresh, machine)
+    assert lab.run(machine, "dd if=/dev/sdf bs=1M count=64 2>/dev/null | tr -d '\\0' | wc -c") == "0"
+    lab.detach(fresh)
+    lab.ec2.delete_volume(VolumeId=fresh)
+    lab.end(machine)
+
+
+def test_a_disk_image_becomes_a_snapshot_and_boots(lab: Lab) -> None:
+    task = lab.ec2.import_snapshot(DiskContainer={"Format": "RAW", "UserBucket": {"S3Bucket": BUCKET, "S3Key": "root"}})
+
+    def imported() -> str:
+        (shown,) = lab.ec2.describe_import_snapshot_tasks(ImportTaskIds=[task["ImportTaskId"]])["ImportSnapshotTasks"]
+        detail = shown["SnapshotTaskDetail"]
+        assert detail["Status"] in ("active", "completed"), detail
+        return str(detail["SnapshotId"]) if detail["Status"] == "completed" else ""
+
+    snapshot_id = until(imported, within_s=120, what="the import")
+    lab.ebs_image_id = lab.ec2.register_image(
+        Name="on a volume",
+        KernelId=lab.kernel_id,
+        RamdiskId=lab.ramdisk_id,
+        RootDeviceName="/dev/sda1",
+        BlockDeviceMappings=[{"DeviceName": "/dev/sda1", "Ebs": {"SnapshotId": snapshot_id, "VolumeSize": 1}}],
+    )["ImageId"]
+    extra = {"DeviceName": "/dev/sdf", "Ebs": {"SnapshotId": lab.snapshot_id, "DeleteOnTermination": False}}
+    (lab.booted_id,) = lab.launch(lab.ebs_image_id, HERE, BlockDeviceMappings=[extra])
+    said = lab.run(
+        lab.booted_id,
+        "mkdir -p /mnt && mount /dev/sdf /mnt && sha256sum < /mnt/kept; echo on the root > /root/mine; sync",
+    )
+    assert said == lab.sums["kept"]
+
+
+def test_a_stopped_machine_starts_on_another_node_with_its_address_and_all_it_has(lab: Lab) -> None:
+    instance_id = lab.booted_id
+    before = describe(lab.ec2, [instance_id])[0]
+    first = _node_of(lab, instance_id)
+    for _ in range(4):
+        lab.ec2.stop_instances(InstanceIds=[instance_id])
+        wait_for_state(lab.ec2, [instance_id], "stopped")
+        stopped = describe(lab.ec2, [instance_id])[0]
+        assert "PublicIpAddress" not in stopped
+        assert {d["Ebs"]["Status"] for d in stopped["BlockDeviceMappings"]} == {"attached"}
+        lab.ec2.start_instances(InstanceIds=[instance_id])
+        wait_for_state(lab.ec2, [instance_id], "running")
+        lab.ssh.wait(lab.address(instance_id))
+        if _node_of(lab, instance_id) != first:
+            break
+    else:
+        pytest.fail("it never came to another node")
+    after = describe(lab.ec2, [instance_id])[0]
+    assert after["PrivateIpAddress"] == before["PrivateIpAddress"]
+    assert after["BlockDeviceMappings"] == before["BlockDeviceMappings"]
+    said = lab.run(instance_id, "cat /root/mine; mkdir -p /mnt; mount /dev/sdf /mnt; sha256sum < /mnt/kept")
+    assert said.split("\n") == ["on the root", lab.sums["kept"]]
+
+
+def test_a_root_is_replaced(lab: Lab) -> None:
+    instance_id = lab.booted_id
+    root_id = _root_of(lab, instance_id)
+    snapshot_id = lab.snapshot(root_id)
+    lab.ec2.stop_instances(InstanceIds=[instance_id])
+    wait_for_state(lab.ec2, [instance_id], "stopped")
+    lab.detach(root_id)
+    lab.ec2.delete_volume(VolumeId=root_id)
+    other_id = lab.create(HERE, SnapshotId=snapshot_id)
+    lab.ec2.attach_volume(VolumeId=other_id, InstanceId=instance_id, Device="/dev/sda1")
+    lab.ec2.start_instances(InstanceIds=[instance_id])
+    wait_for_state(lab.ec2, [instance_id], "running")
+    lab.ssh.wait(lab.address(instance_id))
+    assert lab.run(instance_id, "cat /root/mine") == "on the root"
+    assert _root_of(lab, instance_id) == other_id
+
+
+def test_a_guest_that_shuts_itself_down_is_stopped(lab: Lab) -> None:
+    lab.ssh.run(lab.address(lab.booted_id), "poweroff", check=False)
+    wait_for_state(lab.ec2, [lab.booted_id], "stopped")
+    shown = describe(lab.ec2, [lab.booted_id])[0]
+    assert shown["StateReason"]["Code"] == "Client.InstanceInitiatedShutdown"
+
+
+def test_ten_machines_come_of_an_image_of_one(lab: Lab) -> None:
+    image_id = lab.ec2.create_image(InstanceId=lab.booted_id, Name="ten of it")["ImageId"]
+
+    def made() -> bool:
+        (shown,) = lab.ec2.describe_images(ImageIds=[image_id])["Images"]
+        assert shown["State"] in ("pending", "available"), shown
+        return bool(shown["State"] == "available")
+
+    until(made, within_s=120, what="the image")
+    ids = lab.launch(image_id, HERE, count=10)
+    for instance_id in ids:
+        said = lab.run(instance_id, "cat /root/mine; mkdir -p /mnt; mount /dev/sdf /mnt; sha256sum < /mnt/kept")
+        assert said.split("\n") == ["on the root", lab.sums["kept"]]
+    roots = {_root_of(lab, instance_id) for instance_id in ids}
+    assert len(roots) == 10
+    lab.end(*ids, lab.booted_id)
+    until(
+        lambda: not roots & {volume["VolumeId"] for volume in lab.ec2.describe_volumes()["Volumes"]},
+        what="their roots went with them",
+    )
+    for volume in lab.ec2.describe_volumes()["Volumes"]:
+        lab.ec2.delete_volume(VolumeId=volume["VolumeId"])
+
+
+def test_a_bundle_is_made_and_run(lab: Lab, tmp_path: Path) -> None:
+    made = lab.cloud.json(
+        "images", "bundle", str(lab.files.machine), "--destination", str(tmp_path), "--prefix", "root"
+    )
+    for file in (made["Manifest"], *made["Parts"]):
+        lab.s3.upload_file(file, BUCKET, f"bundle/{Path(file).name}")
+    image_id = lab.ec2.register_image(
+        Name="bundled", ImageLocation=f"{BUCKET}/bundle/root.manifest.xml",
+        KernelId=lab.kernel_id, RamdiskId=lab.ramdisk_id,
+    )["ImageId"]  # fmt: skip
+    lab.end(*lab.launch(image_id, HERE))
+
+
+def test_nothing_is_left_of_what_was_deleted(lab: Lab) -> None:
+    for snapshot in lab.ec2.describe_snapshots(OwnerIds=["self"])["Snapshots"]:
+        for image in lab.ec2.describe_images(Owners=["self"])["Images"]:
+            used = {d["Ebs"]["SnapshotId"] for d in image["BlockDeviceMappings"] if "Ebs" in d}
+            if snapshot["SnapshotId"] in used:
+                lab.ec2.deregister_image(ImageId=image["ImageId"])
+        lab.ec2.delete_snapshot(SnapshotId=snapshot["SnapshotId"])
+    until(lambda: not lab.ec2.describe_volumes()["Volumes"], what="every volume is gone")
+    folders = [folder for folder in (lab.cloud.home / "volumes").iterdir() if folder.is_dir()]
+
+    def traces() -> list[str]:
+        return [path.name for folder in folders for path in folder.rglob("*vol-*")]
+
+    until(lambda: not traces(), what=f"no file is left: {traces()}")
+
+
+def _root_of(lab: Lab, instance_id: str) -> str:
+    shown = describe(lab.ec2, [instance_id])[0]
+    (root_id,) = (
+        d["Ebs"]["VolumeId"] for d in shown["BlockDeviceMappings"] if d["DeviceName"] == shown["RootDeviceName"]
+    )
+    return str(root_id)
+
+
+def _node_of(lab: Lab, instance_id: str) -> str:
+    """By where its domain is."""
+    for path in (lab.cloud.home / "nodes").glob(f"*/instances/{instance_id}"):
+        return path.parts[-3]
+    raise AssertionError(f"{instance_id} is on no node")
