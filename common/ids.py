@@ -104,6 +104,10 @@ class ExportImageTaskId(ResourceId):
     prefix = "export-ami"
 
 
+class BundleTaskId(ResourceId):
+    prefix = "bun"
+
+
 class AllocationId(ResourceId):
     prefix = "eipalloc"
 

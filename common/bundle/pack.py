@@ -23,6 +23,7 @@ from common.bundle.manifest import PART_BYTES, Packed, Part, refused
 _CHUNK_BYTES: Final = 1 << 20
 # Of a tar beside its one file: headers, a map of holes, blocks of zeros at the end.
 _TAR_EXTRA_BYTES: Final = 16 << 20
+_ZEROS: Final = bytes(_CHUNK_BYTES)
 _FAST: Final = 1
 
 
@@ -80,7 +81,7 @@ def _extract(tar: tarfile.TarFile, size: int, image: Path) -> None:
             chunk = content.read(min(left, _CHUNK_BYTES))
             if not chunk:
                 raise refused("the image ends early")
-            if any(chunk):
+            if chunk != _ZEROS[: len(chunk)]:
                 file.write(chunk)
             else:
                 file.seek(len(chunk), os.SEEK_CUR)

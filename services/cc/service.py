@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
-from common import metrics
+from common import metrics, ticket
 from common.errors import NotFound, Unavailable
 from common.etcd.client import Etcd
 from common.etcd.election import Leadership
 from common.etcd.membership import Membership
 from common.pki import Identity
+from common.rpc.channel import cloud_errors
 from common.rpc.context import remaining_s
 from mallee.cc.v1 import service_pb2 as cc
 from mallee.cc.v1.service_pb2_grpc import ClusterControllerServiceServicer
@@ -98,6 +99,22 @@ class ClusterController(ClusterControllerServiceServicer):
         stub = term.nodes.stub(self._node_of(term, request.instance_id))
         order = nc.GetConsoleScreenshotRequest(instance_id=request.instance_id, wake_up=request.wake_up)
         return cc.GetConsoleScreenshotResponse(jpeg=(await stub.GetConsoleScreenshot(order)).jpeg)
+
+    async def BundleInstance(
+        self, request: cc.BundleInstanceRequest, context: Context
+    ) -> AsyncIterator[cc.BundleInstanceResponse]:
+        term = self._leader()
+        node = self._node_of(term, request.order.instance_id)
+        order = nc.BundleInstanceRequest(epoch=term.epoch)
+        order.order.CopyFrom(request.order)
+        order.order.ticket = ticket.narrow(request.order.ticket, node=node)
+        with cloud_errors():
+            call = term.nodes.stub(node).BundleInstance(order)
+            try:
+                async for news in call:
+                    yield cc.BundleInstanceResponse(state=news.state, progress_percent=news.progress_percent)
+            finally:
+                call.cancel()
 
     async def CheckInstances(self, request: cc.CheckInstancesRequest, context: Context) -> cc.CheckInstancesResponse:
         term = self._leader()

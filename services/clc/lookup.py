@@ -77,6 +77,14 @@ IMAGE: Final = Noun(
     words="image id",
     in_brackets=True,
 )
+BUNDLE_TASK: Final = Noun(
+    record=record_pb2.BundleTaskRecord,
+    resource_type="bundle-task",
+    prefixes=("bun",),
+    malformed_code="InvalidBundleID.NotFound",
+    not_found_code="InvalidBundleID.NotFound",
+    words="bundle task",
+)
 SECURITY_GROUP: Final = Noun(
     record=record_pb2.SecurityGroupRecord,
     resource_type="security-group",

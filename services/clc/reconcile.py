@@ -16,6 +16,7 @@ from mallee.clc.v1 import record_pb2
 from mallee.nc.v1 import instance_pb2 as nc
 from services.clc.account.create import missing_default_subnets
 from services.clc.account.delete import finish_deletion
+from services.clc.bundle_task.reconcile import BundleTaskReconciler
 from services.clc.clusters import Cluster
 from services.clc.image.reconcile import ImageReconciler
 from services.clc.instance.reconcile import InstanceReconciler
@@ -41,6 +42,7 @@ class Leader:
         self._instances = InstanceReconciler(cloud, ticket_key)
         self._networks = NetworkReconciler(cloud)
         self._volumes = VolumeWork(cloud, self._instances.observed, self._nudge_instance)
+        self._bundles = BundleTaskReconciler(cloud, ticket_key)
         images = ImageReconciler(cloud)
         self._reservations = Reconciler("instances", self._instances.step, concurrency=_RESERVATIONS)
         self._vpcs = Reconciler("network-plans", self._networks.step, concurrency=_PLANS)
@@ -64,6 +66,7 @@ class Leader:
                     self._sweep,
                     self._accounts,
                     self._orphans,
+                    self._bundles,
                     *self._volumes.loops,
                     *self._snapshots.loops,
                 ):
@@ -98,6 +101,8 @@ class Leader:
                 instance = self._cloud.store.get(record_pb2.InstanceRecord, latest.attachment.instance_id)
                 if instance is not None:
                     self._reservations.nudge(instance.record.reservation_id)
+            case record_pb2.BundleTaskRecord():
+                self._bundles.nudge(latest.bundle_id)
             case record_pb2.ReservationRecord():
                 self._reservations.nudge(latest.reservation_id)
             case record_pb2.VpcRecord() | record_pb2.SubnetRecord() | record_pb2.SecurityGroupRecord():

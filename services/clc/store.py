@@ -62,6 +62,7 @@ _KINDS: Final[dict[type[Message], tuple[str, str]]] = {
     record_pb2.VolumeRecord: ("volume", "volume_id"),
     record_pb2.SnapshotRecord: ("snapshot", "snapshot_id"),
     record_pb2.TaskRecord: ("task", "task_id"),
+    record_pb2.BundleTaskRecord: ("bundle-task", "bundle_id"),
 }
 _TYPES: Final = {folder: kind for kind, (folder, _) in _KINDS.items()}
 

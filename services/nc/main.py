@@ -16,6 +16,7 @@ import pwd
 import secrets
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
@@ -35,6 +36,7 @@ from common.rpc.peers import Peers
 from common.rpc.server import RpcServer
 from mallee.common.v1.caller_pb2 import Member
 from mallee.nc.v1 import service_pb2_grpc
+from services.nc.bundle import Bundler
 from services.nc.capacity import HostRoom, measure
 from services.nc.check import GuestCheck
 from services.nc.clients import StorageExports, WalrusImages
@@ -85,7 +87,7 @@ async def build(ctx: ServiceContext) -> None:
     paths = paths_of(ctx.config, ctx.member)
     paths.make()
     images, exports = WalrusImages(), StorageExports(host_id(ctx.config.home_path))
-    server = await assemble(ctx, drivers_of(ctx.config, node, paths), images, exports)
+    server = await assemble(ctx, drivers_of(ctx.config, node, paths), images, exports, walrus=lambda: images.walrus)
     await ctx.serve(server)
     if ctx.config.nodes.hypervisor == "fake":
         # It stands for another machine: the cores of this one go first to those whom it is to serve.
@@ -93,7 +95,14 @@ async def build(ctx: ServiceContext) -> None:
     ctx.tasks.create_task(_join(ctx, images, exports, f"{node.address}:{server.ports[0]}"))
 
 
-async def assemble(ctx: ServiceContext, drivers: Drivers, source: ImageSource, exports: Exports) -> RpcServer:
+async def assemble(
+    ctx: ServiceContext,
+    drivers: Drivers,
+    source: ImageSource,
+    exports: Exports,
+    *,
+    walrus: Callable[[], Peers | None],
+) -> RpcServer:
     """Everything of the node but its membership; what it recorded before is at work again when this returns."""
     config = ctx.config
     zone, node = config.node(ctx.member)
@@ -133,7 +142,16 @@ async def assemble(ctx: ServiceContext, drivers: Drivers, source: ImageSource, e
         host_boot_id=host_boot_id(),
     )
     guests = GuestCheck(store, host.network, now_s=time.time)
-    service = NodeControllerService(facts, orders=orders, store=store, plans=host.plans, guests=guests)
+    bundler = Bundler(
+        store,
+        host.hypervisor,
+        host.paths.bundles,
+        owner=host.owner,
+        reserve_bytes=config.nodes.disk_reserve_bytes,
+        walrus=walrus,
+    )
+    bundler.open()
+    service = NodeControllerService(facts, orders=orders, store=store, plans=host.plans, guests=guests, bundler=bundler)
     server = RpcServer(ctx.identity, addresses=[f"{node.address}:{node.port}"])
     return server.add(service_pb2_grpc.add_NodeControllerServiceServicer_to_server, service)
 

@@ -33,6 +33,11 @@ class NodePaths:
         return self.root / "cache"
 
     @property
+    def bundles(self) -> Path:
+        """Copies of disks on their way to a bucket."""
+        return self.root / "bundles"
+
+    @property
     def plans(self) -> Path:
         return self.root / "plans"
 

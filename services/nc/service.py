@@ -10,6 +10,7 @@ from typing import Any
 from common.errors import InvalidArgument
 from common.ids import InstanceId
 from mallee.nc.v1 import instance_pb2, service_pb2, service_pb2_grpc
+from services.nc.bundle import Bundler
 from services.nc.check import GuestCheck
 from services.nc.orders import Orders
 from services.nc.plans import Plans
@@ -29,13 +30,21 @@ class NodeFacts:
 
 class NodeControllerService(service_pb2_grpc.NodeControllerServiceServicer):
     def __init__(
-        self, facts: NodeFacts, *, orders: Orders, store: InstanceStore, plans: Plans, guests: GuestCheck
+        self,
+        facts: NodeFacts,
+        *,
+        orders: Orders,
+        store: InstanceStore,
+        plans: Plans,
+        guests: GuestCheck,
+        bundler: Bundler,
     ) -> None:
         self._facts = facts
         self._orders = orders
         self._store = store
         self._plans = plans
         self._guests = guests
+        self._bundler = bundler
 
     async def EnsureInstance(
         self, request: service_pb2.EnsureInstanceRequest, context: Any
@@ -72,6 +81,14 @@ class NodeControllerService(service_pb2_grpc.NodeControllerServiceServicer):
     ) -> service_pb2.GetConsoleScreenshotResponse:
         jpeg = await self._orders.screenshot(_instance_id(request.instance_id), wake_up=request.wake_up)
         return service_pb2.GetConsoleScreenshotResponse(jpeg=jpeg)
+
+    async def BundleInstance(
+        self, request: service_pb2.BundleInstanceRequest, context: Any
+    ) -> AsyncIterator[service_pb2.BundleInstanceResponse]:
+        _instance_id(request.order.instance_id)
+        async with contextlib.aclosing(self._bundler.bundle(request.epoch, request.order)) as news:
+            async for one in news:
+                yield one
 
     async def CheckInstances(
         self, request: service_pb2.CheckInstancesRequest, context: Any

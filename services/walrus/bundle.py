@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +15,7 @@ from common.bundle.manifest import Described, Manifest
 from common.bundle.pack import unpack
 from services.walrus.store import Store
 
-_SUFFIX: Final = b".manifest.xml"
+SUFFIX: Final = b".manifest.xml"
 
 # Makes a file of the object of this key, as the caller may read it.
 Export = Callable[[bytes, Path], Awaitable[None]]
@@ -23,7 +23,7 @@ Export = Callable[[bytes, Path], Awaitable[None]]
 
 def is_manifest(key: bytes) -> bool:
     """As EC2 tells a bundle by its location."""
-    return key.endswith(_SUFFIX)
+    return key.endswith(SUFFIX)
 
 
 async def unbundle(
@@ -33,15 +33,20 @@ async def unbundle(
     *,
     export: Export,
     opener: rsa.RSAPrivateKey,
+    account_id: str,
     certificates: Sequence[bytes],
 ) -> Described:
-    """Verified, decrypted and put together at `image`. `certificates`: PEM, of the account.
+    """Verified, decrypted and put together at `image`. `certificates`: PEM, of the account, which has signed it; or the
+    cloud itself has, for that account (bundle_image.py).
 
     Raises InvalidArgument (InvalidManifest), NoCapacity; what was written of the image is the caller's to remove.
     """
     with contextlib.ExitStack() as drafts:
         manifest = await _manifest(store, key, _draft(drafts, image, "manifest"), export)
-        manifests.check_signature(manifest, _loaded(certificates))
+        keys = list(_keys(certificates))
+        if manifest.described.account_id == account_id:
+            keys.append(opener.public_key())
+        manifests.check_signature(manifest, keys)
         secret, iv = manifests.opened_key(manifest, opener)
         packed, folder = manifest.packed, key.rpartition(b"/")[0]
         paths = [_draft(drafts, image, f"part-{index}") for index in range(len(packed.parts))]
@@ -68,5 +73,8 @@ def _draft(drafts: contextlib.ExitStack, image: Path, name: str) -> Path:
     return path
 
 
-def _loaded(certificates: Sequence[bytes]) -> list[x509.Certificate]:
-    return [x509.load_pem_x509_certificate(certificate) for certificate in certificates]
+def _keys(certificates: Sequence[bytes]) -> Iterator[rsa.RSAPublicKey]:
+    for certificate in certificates:
+        key = x509.load_pem_x509_certificate(certificate).public_key()
+        if isinstance(key, rsa.RSAPublicKey):
+            yield key

@@ -153,7 +153,15 @@ class Images:
         async def export(part: bytes, path: Path) -> None:
             await self._export(bucket_name, part, caller, path)
 
-        return await unbundle(self._store, key, draft, export=export, opener=self._opener, certificates=certificates)
+        return await unbundle(
+            self._store,
+            key,
+            draft,
+            export=export,
+            opener=self._opener,
+            account_id=caller.account_id,
+            certificates=certificates,
+        )
 
     async def _export(self, bucket_name: str, key: bytes, caller: Caller, draft: Path) -> None:
         with _as_register_image(bucket_name, key):

@@ -15,6 +15,7 @@ from mallee.common.v1.caller_pb2 import Member
 from mallee.s3.v1.service_pb2_grpc import add_S3ServiceServicer_to_server
 from mallee.walrus.v1.service_pb2_grpc import add_WalrusServiceServicer_to_server
 from services.walrus import observe
+from services.walrus.bundle_image import Bundles
 from services.walrus.drivers.base import StoreTooNew
 from services.walrus.drivers.embedded.blobs import FileBlobs
 from services.walrus.drivers.embedded.index import SqliteIndex
@@ -43,7 +44,7 @@ async def build(ctx: ServiceContext) -> None:
     reclaimer = Reclaimer(store)
     store.reclaim = reclaimer.nudge
     ticket_key = (config.pki_path / "ticket.key").read_bytes()
-    _, opener = load_self_signed(config.pki_path, BUNDLE_OPENER)
+    certificate, opener = load_self_signed(config.pki_path, BUNDLE_OPENER)
     images = Images(store, root / "pins", ticket_key=ticket_key, opener=opener, now_s=time.time)
     await images.open()
     ctx.tasks.create_task(reclaimer.run(), name="reclaimer")
@@ -51,7 +52,8 @@ async def build(ctx: ServiceContext) -> None:
     address = f"{config.management_address}:{config.walrus.port}"
     server = RpcServer(ctx.identity, addresses=[address])
     server.add(add_S3ServiceServicer_to_server, S3Service(store))
-    server.add(add_WalrusServiceServicer_to_server, WalrusService(store, images))
+    bundles = Bundles(store=store, folder=root / "pins", ticket_key=ticket_key, certificate=certificate, key=opener)
+    server.add(add_WalrusServiceServicer_to_server, WalrusService(store, images, bundles))
     await ctx.serve(server)
     etcd = await ctx.stack.enter_async_context(Etcd(config.etcd.endpoints, ctx.identity))
     membership = await ctx.stack.enter_async_context(Membership(etcd))

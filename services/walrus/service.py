@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any, Final
@@ -11,6 +12,7 @@ from mallee.nc.v1 import instance_pb2
 from mallee.walrus.v1 import service_pb2, service_pb2_grpc
 from services.walrus import blocks, transfer
 from services.walrus.account import delete_account_data
+from services.walrus.bundle_image import Bundles
 from services.walrus.image import Kind
 from services.walrus.images import Images
 from services.walrus.snapshots import Snapshots
@@ -26,9 +28,10 @@ _FORMATS: Final = {"raw": instance_pb2.IMAGE_FORMAT_RAW, "qcow2": instance_pb2.I
 
 
 class WalrusService(service_pb2_grpc.WalrusServiceServicer):
-    def __init__(self, store: Store, images: Images) -> None:
+    def __init__(self, store: Store, images: Images, bundles: Bundles) -> None:
         self._store = store
         self._images = images
+        self._bundles = bundles
         self._snapshots = Snapshots(store)
 
     async def PinImage(self, request: service_pb2.PinImageRequest, context: Any) -> service_pb2.PinImageResponse:
@@ -128,6 +131,13 @@ class WalrusService(service_pb2_grpc.WalrusServiceServicer):
         self, request_iterator: AsyncIterator[service_pb2.StoreObjectRequest], context: Any
     ) -> service_pb2.StoreObjectResponse:
         return service_pb2.StoreObjectResponse(etag=await transfer.store_object(self._store, aiter(request_iterator)))
+
+    async def BundleImage(
+        self, request_iterator: AsyncIterator[service_pb2.BundleImageRequest], context: Any
+    ) -> service_pb2.BundleImageResponse:
+        peer = current_peer()
+        key = await self._bundles.make(aiter(request_iterator), node=peer.member_id if peer else "", now_s=time.time())
+        return service_pb2.BundleImageResponse(manifest_key=key)
 
     async def DescribeStore(
         self, request: service_pb2.DescribeStoreRequest, context: Any

@@ -18,6 +18,7 @@ from common.rpc.server import RpcServer
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1.service_pb2_grpc import S3ServiceStub, add_S3ServiceServicer_to_server
 from mallee.walrus.v1.service_pb2_grpc import WalrusServiceStub, add_WalrusServiceServicer_to_server
+from services.walrus.bundle_image import Bundles
 from services.walrus.images import Images
 from services.walrus.s3_service import S3Service
 from services.walrus.service import WalrusService
@@ -79,12 +80,13 @@ async def walrus_stage(root: Path, certificates: Path, limits: Limits = LIMITS) 
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(opened_store(root, limits))
         key = secrets.token_bytes(32)
-        _, opener = pki.load_self_signed(certificates, pki.BUNDLE_OPENER)
+        certificate, opener = pki.load_self_signed(certificates, pki.BUNDLE_OPENER)
         images = Images(store, root / "pins", ticket_key=key, opener=opener, now_s=time.time)
         await images.open()
+        bundles = Bundles(store=store, folder=root / "pins", ticket_key=key, certificate=certificate, key=opener)
         server = RpcServer(Identity.load(certificates, "walrus-1"))
         server.add(add_S3ServiceServicer_to_server, S3Service(store))
-        server.add(add_WalrusServiceServicer_to_server, WalrusService(store, images))
+        server.add(add_WalrusServiceServicer_to_server, WalrusService(store, images, bundles))
         await stack.enter_async_context(server)
         await make_bucket(store)
         yield WalrusStage(

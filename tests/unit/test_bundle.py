@@ -50,7 +50,7 @@ def bundled(folder: Path, content: bytes, *, part_bytes: int = 1000) -> bytes:
 
 def unbundled(folder: Path, text: bytes) -> bytes:
     manifest = manifests.parse(text)
-    manifests.check_signature(manifest, [CLOUD, USER])
+    manifests.check_signature(manifest, [CLOUD_KEY.public_key(), USER_KEY.public_key()])
     key, iv = manifests.opened_key(manifest, CLOUD_KEY)
     out = folder / "out"
     out.unlink(missing_ok=True)

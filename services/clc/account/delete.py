@@ -106,6 +106,7 @@ async def _delete_records(cloud: Cloud, account: Stored[record_pb2.AccountRecord
     """The account's own record last, so that a crash leaves it to be found again."""
     store, account_id = cloud.store, account.record.account_id
     kinds: tuple[type[Message], ...] = (
+        record_pb2.BundleTaskRecord,
         record_pb2.InstanceRecord,
         record_pb2.ReservationRecord,
         record_pb2.AddressRecord,

@@ -165,6 +165,12 @@ class Hypervisor(Protocol):
         Raises WrongState if it does not run, NotFound if there is none.
         """
 
+    async def copy_root(self, instance_id: InstanceId, target: Path) -> None:
+        """Its root disk, raw, as it is at one moment, into a file that is there and as large; its guest goes on.
+
+        Cancelling ends the copy. Raises WrongState if it does not run, NotFound if there is none.
+        """
+
     async def observe(self) -> Mapping[InstanceId, Power]:
         """Every domain of this cloud and node that the engine knows."""
 

@@ -138,6 +138,11 @@ class FakeHypervisor:
         self._boot(instance_id)
         self._tell(instance_id, Power.RUNNING)
 
+    async def copy_root(self, instance_id: InstanceId, target: Path) -> None:
+        """A pretended disk is blank."""
+        if self._get(instance_id) not in _UP:
+            raise WrongState(f"{instance_id} does not run")
+
     async def screenshot(self, instance_id: InstanceId, *, wake_up: bool) -> bytes:
         self._reach()
         if self._get(instance_id) is not Power.RUNNING:

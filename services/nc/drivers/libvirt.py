@@ -25,6 +25,7 @@ from common.ids import InstanceId
 from services.nc.drivers.base import AttachedDisk, Disk, DiskUse, Domain, Power, PowerChange
 from services.nc.drivers.domain_xml import Engine, domain_name, domain_xml, instance_of
 from services.nc.drivers.feed import PowerFeed
+from services.nc.drivers.libvirt_backup import copy_root
 from services.nc.drivers.libvirt_calls import (
     GONE_CODES,
     cloud_error,
@@ -177,6 +178,9 @@ class LibvirtHypervisor:
         except BaseException:
             task.cancel()
             raise
+
+    async def copy_root(self, instance_id: InstanceId, target: Path) -> None:
+        await copy_root(self._call, self._get, instance_id, target)
 
     async def screenshot(self, instance_id: InstanceId, *, wake_up: bool) -> bytes:
         def look(connection: libvirt.virConnect) -> bytes:

@@ -19,7 +19,7 @@ async def build(ctx: ServiceContext) -> None:
         make_overlay=ensure_empty_overlay,
         owner=None,
     )
-    await ctx.serve(await assemble(ctx, drivers, Shelf(chunk_bytes=100), Grants()))
+    await ctx.serve(await assemble(ctx, drivers, Shelf(chunk_bytes=100), Grants(), walrus=lambda: None))
 
 
 if __name__ == "__main__":

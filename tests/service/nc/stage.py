@@ -236,7 +236,7 @@ async def running(site: Site, shelf: Shelf | None = None, grants: Grants | None 
                 stack=stack,
                 tasks=tasks,
             )
-            server = await assemble(context, drivers, shelf, grants)
+            server = await assemble(context, drivers, shelf, grants, walrus=lambda: None)
             async with server, connected(site) as client:
                 yield Node(site=site, hypervisor=hypervisor, network=network, shelf=shelf, grants=grants, client=client)
             # The one way to cancel a task group's tasks is to leave it by an exception.
