@@ -106,6 +106,8 @@ class VolumeEngine:
             for file in self.place.folder.glob("*.point"):
                 file.unlink()
             self.filled = False
+            # Of a daemon that is gone: no sign that the next one is whole.
+            self.place.private("nbd").unlink(missing_ok=True)
             await self.daemon.start()
             await self._configure(record)
         await self._serve(record)
@@ -119,6 +121,7 @@ class VolumeEngine:
             await self._serve(record)
             if not await self.marks() and not await self.points():
                 await self.daemon.end(gently=True)
+                self.place.private("nbd").unlink(missing_ok=True)
 
     async def export(self, grant: ExportGrant) -> ExportPlace:
         record = self.record()
@@ -225,10 +228,7 @@ class VolumeEngine:
                     raise
                 await ask("blockdev-add", **{**node, "aio": "threads"})
         await ask("blockdev-add", **graph.top_node(graph.MAP if record.source else graph.DATA))
-        private = self.place.private("nbd")
-        private.unlink(missing_ok=True)
-        await ask("nbd-server-start", addr={"type": "unix", "data": {"path": str(private)}})
-        private.chmod(_SOCKET_MODE)
+        await ask("nbd-server-start", addr={"type": "unix", "data": {"path": str(self.place.private("nbd"))}})
 
     async def _serve(self, record: Record) -> None:
         exports = await self.exports()
@@ -261,6 +261,7 @@ class VolumeEngine:
         with contextlib.suppress(FileNotFoundError):
             if way.stat().st_ino == private.stat().st_ino:
                 return
+        private.chmod(_SOCKET_MODE)
         new = way.with_suffix(".new")
         new.unlink(missing_ok=True)
         os.link(private, new)
