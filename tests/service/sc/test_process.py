@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
@@ -14,6 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from common import pki
+from common.config import CloudConfig
 from common.errors import Unavailable
 from common.etcd.auth import EtcdUser, ensure_auth
 from common.etcd.client import Etcd
@@ -22,6 +26,7 @@ from common.etcd.membership import Membership
 from common.host import host_id
 from common.pki import Identity
 from common.rpc.peers import Peers
+from deploy.guests import end_storage
 from mallee.sc.v1 import service_pb2 as sc
 from mallee.sc.v1 import volume_pb2
 from mallee.sc.v1.service_pb2_grpc import StorageControllerServiceStub
@@ -89,14 +94,25 @@ class _Caller:
                     await asyncio.sleep(0.02)
 
 
+@pytest.fixture
+def home(pki_folder: Path) -> Iterator[Path]:
+    """Short: sockets lie in it."""
+    folder = Path(tempfile.mkdtemp(prefix="mallee-sc-"))
+    (folder / "pki").symlink_to(pki_folder)
+    yield folder
+    end_storage(CloudConfig(cloud_id="0000", home=str(folder)))
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("driver", ["fake", "qsd"])
 async def test_killed_and_started_again_it_leads_and_knows_its_volumes(
-    etcd_with_users: EtcdServer, pki_folder: Path, tmp_path: Path
+    etcd_with_users: EtcdServer, pki_folder: Path, home: Path, driver: str
 ) -> None:
     (metrics_port,) = free_ports(1)
-    config = tmp_path / "mallee.toml"
+    config = home / "mallee.toml"
     config.write_text(
-        f'cloud_id = "0000"\nhome = "{pki_folder.parent}"\n'
-        f'[sc]\ndriver = "fake"\n[etcd]\nendpoints = ["{etcd_with_users.address}"]\n'
+        f'cloud_id = "0000"\nhome = "{home}"\n'
+        f'[sc]\ndriver = "{driver}"\nreserve_bytes = 0\n[etcd]\nendpoints = ["{etcd_with_users.address}"]\n'
         f'[[zones]]\nname = "{ZONE}"\ncc_port = 1\ncc_metrics_port = 1\nsc_metrics_port = {metrics_port}\n'
     )
     async with AsyncExitStack() as stack:
@@ -106,14 +122,27 @@ async def test_killed_and_started_again_it_leads_and_knows_its_volumes(
         leaders = await stack.enter_async_context(Leaders(etcd))
         caller = _Caller(await stack.enter_async_context(Peers(membership, clc, "sc", ZONE, leaders=leaders)))
         node = await stack.enter_async_context(Peers(membership, nc, "sc", ZONE, leaders=leaders))
-        request = sc.RedeemExportRequest(volume_id=volume_id(1), generation=1, host_id=host_id(pki_folder.parent))
+        request = sc.RedeemExportRequest(volume_id=volume_id(1), generation=1, host_id=host_id(home))
         with running(config):
             stub = await caller.leader()
             grant = volume_pb2.Grant(generation=1, node=NC, instance_id="i-1")
             await stub.GrantExport(sc.GrantExportRequest(volume_id=volume_id(1), grant=grant))
             first = await node.leader_stub(StorageControllerServiceStub).RedeemExport(request)
+        daemons = _storage_daemons(home)
+        assert len(daemons) == (driver == "qsd")
         with running(config):
             stub = await caller.leader()
             known = await stub.DescribeStorage(sc.DescribeStorageRequest())
             assert [(v.volume_id, v.state, v.grant) for v in known.volumes] == [(volume_id(1), AVAILABLE, grant)]
             assert await node.leader_stub(StorageControllerServiceStub).RedeemExport(request) == first
+        assert _storage_daemons(home) == daemons
+
+
+def _storage_daemons(home: Path) -> list[int]:
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            if words[0] == b"qemu-storage-daemon" and any(str(home).encode() in word for word in words):
+                found.append(int(process.name))
+    return found
