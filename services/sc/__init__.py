@@ -1,4 +1,1 @@
-"""The storage controller: volumes and snapshots of one zone, its only writer. Not built yet.
-
-Until it is, EC2 has no volumes to describe here, and the actions that would make one answer UnsupportedOperation.
-"""
+"""The storage controller: volumes of one zone, who may use them, and snapshots on their way. Its only writer."""
