@@ -2,6 +2,7 @@
 
     ca.pem, ca-key.pem                   the authority; its key is needed only to issue
     <member id>.pem, <member id>-key.pem CN = member id; SAN = member id, <role>.role.mallee, addresses
+    <node>-engine.pem, …-key.pem         CN = the node; its QEMU's, which is no member
     instance-identity.pem, …-key.pem     what nodes sign instance identity documents with
     bundle.pem, …-key.pem                what users seal bundles of images for
 
@@ -113,10 +114,23 @@ def issue(
     )
     ca = x509.load_pem_x509_certificate(_read(pki_dir / "ca.pem"))
     if not _still_right(path, wanted, ca):
-        _issue(pki_dir, member_id, wanted, ca)
+        _issue(path, member_id, wanted, ca)
     if owner is not None:
         os.chown(path, *owner)
         os.chown(pki_dir / f"{member_id}-key.pem", *owner)
+
+
+def issue_engine(pki_dir: Path, member_id: str) -> tuple[Path, Path]:
+    """Makes, or finds, a certificate in the member's name and its key, without a role, and good for clients alone.
+
+    A node's QEMU shows it where its volumes are; whoever has it can neither call nor be called. Raises PkiError.
+    """
+    path = pki_dir / f"{member_id}-engine.pem"
+    wanted = x509.SubjectAlternativeName([x509.DNSName(f"{member_id}.engine.mallee")])
+    ca = x509.load_pem_x509_certificate(_read(pki_dir / "ca.pem"))
+    if not _still_right(path, wanted, ca):
+        _issue(path, member_id, wanted, ca, uses=[ExtendedKeyUsageOID.CLIENT_AUTH])
+    return path, _key_path(path)
 
 
 def create_self_signed(pki_dir: Path, name: str, *, owner: tuple[int, int] | None = None) -> None:
@@ -152,30 +166,36 @@ def _self_signed_paths(pki_dir: Path, name: str) -> tuple[Path, Path]:
     return pki_dir / f"{name}.pem", pki_dir / f"{name}-key.pem"
 
 
-def _issue(pki_dir: Path, member_id: str, names: x509.SubjectAlternativeName, ca: x509.Certificate) -> None:
-    ca_key = serialization.load_pem_private_key(_read(pki_dir / "ca-key.pem"), password=None)
+def _issue(
+    path: Path,
+    member_id: str,
+    names: x509.SubjectAlternativeName,
+    ca: x509.Certificate,
+    *,
+    uses: Sequence[x509.ObjectIdentifier] = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH),
+) -> None:
+    ca_key = serialization.load_pem_private_key(_read(path.with_name("ca-key.pem")), password=None)
     if not isinstance(ca_key, ec.EllipticCurvePrivateKey):
-        raise PkiError(f"{pki_dir}/ca-key.pem is not an elliptic curve key")
+        raise PkiError(f"{path.parent}/ca-key.pem is not an elliptic curve key")
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, member_id)])
-    both = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     certificate = (
         _builder(subject=subject, issuer=ca.subject, key=key.public_key(), end=ca.not_valid_after_utc)
         .add_extension(names, critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(authority=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage(both), critical=False)
+        .add_extension(x509.ExtendedKeyUsage(uses), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
         .sign(ca_key, hashes.SHA256())
     )
     # Key first: a crash in between leaves a pair that does not match, which _still_right sees.
-    _write(pki_dir / f"{member_id}-key.pem", _key_pem(key), mode=0o600)
-    _write(pki_dir / f"{member_id}.pem", certificate.public_bytes(serialization.Encoding.PEM), mode=0o644)
+    _write(_key_path(path), _key_pem(key), mode=0o600)
+    _write(path, certificate.public_bytes(serialization.Encoding.PEM), mode=0o644)
 
 
 def _still_right(path: Path, wanted: x509.SubjectAlternativeName, ca: x509.Certificate) -> bool:
-    key_path = path.with_name(f"{path.stem}-key.pem")
+    key_path = _key_path(path)
     if not (path.exists() and key_path.exists()):
         return False
     there = x509.load_pem_x509_certificate(_read(path))
@@ -187,6 +207,10 @@ def _still_right(path: Path, wanted: x509.SubjectAlternativeName, ca: x509.Certi
         and there.public_key() == key.public_key()
         and there.not_valid_after_utc - _now() > min(_RENEW_BEFORE, ca.not_valid_after_utc - _now())
     )
+
+
+def _key_path(path: Path) -> Path:
+    return path.with_name(f"{path.stem}-key.pem")
 
 
 def _builder(

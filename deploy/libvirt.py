@@ -7,6 +7,8 @@ the guests' consoles, so it outlives the supervisor, as the guests do, and is ad
 
 from __future__ import annotations
 
+import grp
+import os
 import shlex
 import shutil
 import uuid
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from common.config import CloudConfig, NodeConfig
+from common.pki import issue_engine
 from deploy.s6 import Service
 
 # Where the daemons look, and where that is in the node's folder.
@@ -26,6 +29,7 @@ _MOUNTS: Final = {
 }
 
 QEMU_GROUP: Final = "libvirt-qemu"
+_CERTIFICATES: Final = "mallee"
 _QEMU_CONF: Final = f"""\
 user = "libvirt-qemu"
 group = "{QEMU_GROUP}"
@@ -38,6 +42,8 @@ security_driver = "none"
 # Several libvirtds on one machine share neither cgroups nor device namespaces.
 cgroup_controllers = []
 namespaces = []
+# What a volume on another host is reached with.
+nbd_tls_x509_cert_dir = "/etc/libvirt/{_CERTIFICATES}"
 """
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
@@ -55,6 +61,7 @@ def write_files(config: CloudConfig, node: NodeConfig) -> None:
     for place in _MOUNTS.values():
         (folder / place).mkdir(parents=True, exist_ok=True)
     etc = folder / "libvirt" / "etc"
+    _write_certificates(config, node, etc / _CERTIFICATES)
     # The same at every start: guests that run know their host by it.
     host = uuid.uuid5(uuid.NAMESPACE_DNS, f"{node.name}.{config.cloud_id}.mallee")
     _write(etc / "qemu.conf", _QEMU_CONF)
@@ -68,6 +75,17 @@ def write_files(config: CloudConfig, node: NodeConfig) -> None:
     )
     _write(folder / "enter.sh", _enter_script(folder), mode=0o755)
     _write(folder / "virtlogd.sh", _virtlogd_script(folder, node), mode=0o755)
+
+
+def _write_certificates(config: CloudConfig, node: NodeConfig, folder: Path) -> None:
+    """By the names that QEMU looks for: https://www.qemu.org/docs/master/system/tls.html"""
+    certificate, key = issue_engine(config.pki_path, node.name)
+    gid = grp.getgrnam(QEMU_GROUP).gr_gid
+    folder.mkdir(mode=0o750, exist_ok=True)
+    os.chown(folder, 0, gid)
+    for source, name in ((config.pki_path / "ca.pem", "ca-cert"), (certificate, "client-cert"), (key, "client-key")):
+        _write(folder / f"{name}.pem", source.read_text(), mode=0o640)
+        os.chown(folder / f"{name}.pem", 0, gid)
 
 
 def _forget_before_reboot(folder: Path) -> None:

@@ -89,7 +89,7 @@ def told(
         if wanted is None or wanted.slot != found.slot:
             seen.state = BUSY if asked and busy else UNPLUGGING
         elif wanted.grant_generation > found.generation:
-            seen.state = PLUGGING
+            seen.state, seen.grant_generation = PLUGGING, wanted.grant_generation
         return seen
     if wanted is None:
         return None

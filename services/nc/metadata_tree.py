@@ -136,8 +136,7 @@ def _about_instance(subject: Subject) -> dict[str, str]:
         "ami-id": spec.image_id,
         "ami-launch-index": str(spec.launch_index),
         "ami-manifest-path": "(unknown)",
-        "block-device-mapping/ami": "vda",
-        "block-device-mapping/root": "/dev/vda",
+        **_about_disks(spec),
         "events/maintenance/history": "[]",
         "events/maintenance/scheduled": "[]",
         "hostname": interface.private_dns_name,
@@ -162,6 +161,20 @@ def _about_instance(subject: Subject) -> dict[str, str]:
         **{f"public-keys/{number}/openssh-key": key.openssh for number, key in enumerate(spec.public_keys)},
     }
     return {path: text for path, text in told.items() if text}
+
+
+def _about_disks(spec: instance_pb2.InstanceSpec) -> dict[str, str]:
+    """As they were named; of a machine image's own disk no name was told. Volumes are numbered by their places."""
+    disks = sorted(spec.disks.disks, key=lambda disk: disk.slot)
+    root = next((disk.device_name for disk in disks if disk.root), "/dev/vda")
+    volumes = (disk for disk in disks if disk.volume_id and not disk.root)
+    spaces = {f"ephemeral{disk.ephemeral_index}": disk for disk in disks if not disk.volume_id}
+    named = {f"ebs{number}": disk for number, disk in enumerate(volumes, 1)} | spaces
+    return {
+        "block-device-mapping/ami": root.removeprefix("/dev/"),
+        "block-device-mapping/root": root,
+        **{f"block-device-mapping/{name}": disk.device_name.removeprefix("/dev/") for name, disk in named.items()},
+    }
 
 
 def _about_network(subject: Subject) -> dict[str, str]:

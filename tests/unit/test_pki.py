@@ -17,6 +17,7 @@ from common.pki import (
     create_authority,
     create_self_signed,
     issue,
+    issue_engine,
     load_self_signed,
 )
 
@@ -105,4 +106,17 @@ def test_the_signer_of_documents_is_made_once_and_vouches_for_itself_alone(pki: 
     assert stat.S_IMODE((pki / "instance-identity-key.pem").stat().st_mode) == 0o600
     before = content(pki)
     create_self_signed(pki, DOCUMENT_SIGNER)
+    assert content(pki) == before
+
+
+def test_an_engine_has_its_nodes_name_and_is_no_member(pki: Path) -> None:
+    path, key = issue_engine(pki, "nc-1")
+    certificate = x509.load_pem_x509_certificate(path.read_bytes())
+    assert certificate.subject.rfc4514_string() == "CN=nc-1"
+    uses = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert list(uses) == [ExtendedKeyUsageOID.CLIENT_AUTH]
+    with pytest.raises(PkiError, match="names no role"):
+        Identity.load(pki, "nc-1-engine")
+    before = content(pki)
+    assert issue_engine(pki, "nc-1") == (path, key)
     assert content(pki) == before

@@ -29,6 +29,13 @@ def test_what_is_to_be_gone_is_removed_whatever_it_does(phase: Phase, power: Pow
 
 
 @pytest.mark.parametrize(("phase", "power", "held"), ALL)
+def test_a_guest_with_time_left_is_asked_as_long_as_it_runs(phase: Phase, power: Power | None, held: bool) -> None:
+    step = next_step(Goal.GONE, phase, power, held=held, has_grace=True)
+    assert step is (Do.SHUT_DOWN if power is Power.RUNNING else Do.REMOVE)
+    assert next_step(Goal.RUN, phase, power, held=held, has_grace=True) is not Do.SHUT_DOWN
+
+
+@pytest.mark.parametrize(("phase", "power", "held"), ALL)
 def test_nothing_is_started_that_runs_or_is_over(phase: Phase, power: Power | None, held: bool) -> None:
     step = next_step(Goal.RUN, phase, power, held=held)
     if step in (Do.LAUNCH, Do.PLUG, Do.RESUME):

@@ -56,6 +56,30 @@ def test_the_paths_that_guests_read_are_there() -> None:
     assert not any(path.endswith("public-hostname") for path in leaves), "addresses have no public DNS names"
 
 
+def test_disks_are_shown_by_their_names() -> None:
+    asked = spec()
+    shown = {"ami": "vda", "root": "/dev/vda"}
+    assert _mapping(asked) == shown
+    asked.disks.disks.add(volume_id="vol-2", device_name="/dev/sdh", slot=7)
+    asked.disks.disks.add(volume_id="vol-1", device_name="/dev/sdf", slot=5)
+    asked.disks.disks.add(device_name="/dev/sdb", slot=1, ephemeral_index=0)
+    assert _mapping(asked) == {**shown, "ebs1": "sdf", "ebs2": "sdh", "ephemeral0": "sdb"}
+    asked.disks.disks.add(volume_id="vol-0", device_name="/dev/sda1", root=True)
+    assert _mapping(asked) == {
+        "ami": "sda1",
+        "root": "/dev/sda1",
+        "ebs1": "sdf",
+        "ebs2": "sdh",
+        "ephemeral0": "sdb",
+    }
+
+
+def _mapping(asked: instance_pb2.InstanceSpec) -> dict[str, str]:
+    folder = "meta-data/block-device-mapping/"
+    leaves = metadata_tree.leaves(Subject(asked))
+    return {path.removeprefix(folder): text for path, text in leaves.items() if path.startswith(folder)}
+
+
 def test_listings_show_folders_with_a_slash() -> None:
     leaves = metadata_tree.leaves(Subject(spec()))
     assert metadata_tree.listing(leaves, "") == ["dynamic", "meta-data", "user-data"]
