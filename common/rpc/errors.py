@@ -7,6 +7,7 @@ ErrorInfo.metadata holds the error's details and, under `kind`, the name of its 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Iterator
 from typing import Final
@@ -74,11 +75,20 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> CloudError:
 
 @contextlib.contextmanager
 def cloud_errors() -> Iterator[None]:
-    """Around the use of a stream: what its server raised comes out as the same CloudError."""
+    """Around the use of a stream: what its server raised comes out as the same CloudError.
+
+    grpc.aio cancels a call whose server goes away while it writes what an iterator gives, and raises CancelledError
+    where the call is awaited. Who was not cancelled must not see that: a TaskGroup takes it for an orderly end.
+    """
     try:
         yield
     except grpc.aio.AioRpcError as error:
         raise from_rpc_error(error) from error
+    except asyncio.CancelledError as error:
+        here = asyncio.current_task()
+        if here is None or here.cancelling():
+            raise
+        raise errors.Unavailable("the connection was cut off") from error
 
 
 def _kind(cls: type[CloudError]) -> type[CloudError]:

@@ -113,6 +113,7 @@ class _Work:
         self._tell = tell
         self._size = upload.content.size_bytes
         self._batches = _batches(extents)
+        self._on_the_way = 0
         self._sent = _Sent(upload.notes / "sent")
         # 40 bytes for each block.
         self._entries = bytearray()
@@ -133,13 +134,17 @@ class _Work:
                 failure = group.exceptions[0]
         if failure is not None:
             raise failure
+        # What would be sealed without it would read as zeros.
+        assert not self._on_the_way, "a batch was lost"
 
     async def seal(self) -> int:
         return await self._patiently(self._seal)
 
     async def _take_batches(self) -> None:
         for batch in self._batches:
+            self._on_the_way += 1
             await self._bring(batch)
+            self._on_the_way -= 1
 
     async def _bring(self, batch: Sequence[int]) -> None:
         blocks: list[_Named] = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import grpc
 import pytest
 from hypothesis import given
@@ -78,3 +80,20 @@ def test_a_write_to_a_connection_that_breaks_is_no_bug() -> None:
     none = grpc.aio.Metadata()
     broken = grpc.aio.AioRpcError(grpc.StatusCode.INTERNAL, none, none, details="Internal error from Core")
     assert type(from_rpc_error(broken)) is errors.Unavailable
+
+
+async def test_a_call_that_is_cut_off_is_told_from_a_caller_that_is_cancelled() -> None:
+    call: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def use() -> None:
+        with cloud_errors():
+            await call
+
+    cancelled = asyncio.ensure_future(use())
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await cancelled
+    # The call has gone with it.
+    with pytest.raises(errors.Unavailable):
+        await use()

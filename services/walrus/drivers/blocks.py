@@ -70,8 +70,9 @@ class BlockIndex(Protocol):
         """Forgets pages of an earlier try to seal it. Raises WrongState if it is sealed."""
 
     async def draft(self, snapshot_id: str, base_id: str, changes: Changes, *, now_ms: int) -> None:
-        """Makes pages of those drafted before, or the base's, or of zeros (base empty), and these changes. One step: a few
-        pages at a time.
+        """Makes pages of those drafted before, or the base's, or of zeros (base empty), and these changes.
+
+        It is one step: a few pages at a time.
 
         Raises WrongState if a block is missing (BlockMissing) or the snapshot is sealed, NotFound without the base.
         """
