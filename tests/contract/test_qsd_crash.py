@@ -14,8 +14,8 @@ from common.ids import SnapshotId, VolumeId
 from services.sc.drivers.base import BLOCK_BYTES, ExportGrant, Limits, Volume
 from tests.contract.nbd_writer import NbdWriter
 from tests.contract.qsd_bench import NODES, QsdBench, qsd_bench
-from tests.contract.test_volumes import becomes, read_point
 from tests.contract.volume_bench import served, started
+from tests.contract.volume_suite import becomes, read_point
 
 FIRST, SECOND = VolumeId("vol-0123456789abcdef0"), VolumeId("vol-0123456789abcdef1")
 ONE, TWO = SnapshotId("snap-0123456789abcdef0"), SnapshotId("snap-0123456789abcdef1")

@@ -26,8 +26,8 @@ from services.sc.source import WalrusSources
 from services.sc.source_files import SourceFiles
 from services.sc.upload import WalrusUploader
 from tests.contract.qsd_bench import qsd_bench
-from tests.contract.test_volumes import becomes
 from tests.contract.volume_bench import Bench
+from tests.contract.volume_suite import becomes
 from tests.etcd_fixture import EtcdServer
 from tests.eventually import eventually
 from tests.service.walrus_process import configured, etcd_of, walrus

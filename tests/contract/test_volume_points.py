@@ -1,0 +1,156 @@
+"""What every VolumeDriver promises of points in time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+
+import pytest
+
+from common.errors import NotFound, WrongState
+from services.sc.drivers.base import BLOCK_BYTES
+from tests.contract.volume_bench import Bench
+from tests.contract.volume_suite import (
+    FIRST,
+    ONE,
+    SECOND,
+    SIZE,
+    THREE,
+    TWO,
+    bench,
+    grant,
+    read_point,
+    seen,
+    using,
+    volume,
+)
+
+__all__ = ["bench"]
+
+
+async def test_a_point_keeps_what_was_while_the_client_writes_on(bench: Bench) -> None:
+    await bench.driver.create(volume())
+    async with using(bench, await bench.driver.export(FIRST, grant())) as client:
+        await client.write(0, b"old!" * 128)
+        await client.write(5 * BLOCK_BYTES, b"five" * 128)
+        await bench.driver.freeze({ONE: FIRST})
+        await client.write(0, b"new!" * 128)
+        await client.write(2 * BLOCK_BYTES, b"late" * 128)
+        blocks = await read_point(bench, ONE)
+        assert blocks[0][:512] == b"old!" * 128
+        assert blocks[5][:512] == b"five" * 128
+        assert blocks.get(2, bytes(BLOCK_BYTES)) == bytes(BLOCK_BYTES)
+        assert await client.read(0, 512) == b"new!" * 128
+    assert (await seen(bench)).frozen == {ONE}
+    await bench.driver.release(ONE, keep_as_base=False)
+    assert (await seen(bench)).frozen == set()
+    with pytest.raises(NotFound):
+        await read_point(bench, ONE)
+
+
+async def test_freezing_again_leaves_the_point_alone(bench: Bench) -> None:
+    await bench.driver.create(volume())
+    async with using(bench, await bench.driver.export(FIRST, grant())) as client:
+        await client.write(0, b"old!" * 128)
+        await bench.driver.freeze({ONE: FIRST})
+        await client.write(0, b"new!" * 128)
+        await bench.driver.freeze({ONE: FIRST})
+    assert (await read_point(bench, ONE))[0][:512] == b"old!" * 128
+
+
+async def test_only_what_changed_since_the_base_is_told(bench: Bench) -> None:
+    await bench.driver.create(volume())
+    async with using(bench, await bench.driver.export(FIRST, grant())) as client:
+        for block in range(4):
+            await client.write(block * BLOCK_BYTES, b"old!" * 128)
+        await bench.driver.freeze({ONE: FIRST})
+        await client.write(BLOCK_BYTES, b"new!" * 128)
+        await read_point(bench, ONE)
+        await bench.driver.release(ONE, keep_as_base=True)
+        await client.write(6 * BLOCK_BYTES, b"new!" * 128)
+        await bench.driver.freeze({TWO: FIRST})
+        await client.write(7 * BLOCK_BYTES, b"late" * 128)
+        second = await read_point(bench, TWO, base=ONE)
+        assert set(second) == {1, 6}
+        await bench.driver.release(TWO, keep_as_base=True)
+        await bench.driver.freeze({THREE: FIRST})
+    assert set(await read_point(bench, THREE, base=TWO)) == {7}
+
+
+async def test_against_a_base_that_is_not_known_everything_counts_as_changed(bench: Bench) -> None:
+    await bench.driver.create(volume())
+    async with using(bench, await bench.driver.export(FIRST, grant())) as client:
+        await client.write(BLOCK_BYTES, b"one!" * 128)
+        await bench.driver.freeze({ONE: FIRST})
+        await bench.driver.release(ONE, keep_as_base=False)
+        await bench.driver.freeze({TWO: FIRST})
+    blocks = await read_point(bench, TWO, base=ONE)
+    assert set(blocks) == set(range(SIZE // BLOCK_BYTES))
+
+
+async def test_a_volume_has_several_points_and_each_is_its_own(bench: Bench) -> None:
+    await bench.driver.create(volume())
+    async with using(bench, await bench.driver.export(FIRST, grant())) as client:
+        for number, snapshot_id in enumerate((ONE, TWO, THREE)):
+            await client.write(0, bytes([number + 1]) * 512)
+            await bench.driver.freeze({snapshot_id: FIRST})
+        await client.write(0, b"\xff" * 512)
+    for number, snapshot_id in enumerate((ONE, TWO, THREE)):
+        assert (await read_point(bench, snapshot_id))[0][:512] == bytes([number + 1]) * 512
+    await bench.driver.release(TWO, keep_as_base=False)
+    assert (await read_point(bench, ONE))[0][:512] == b"\x01" * 512
+    assert (await read_point(bench, THREE))[0][:512] == b"\x03" * 512
+
+
+async def test_points_of_several_volumes_are_of_one_moment(bench: Bench) -> None:
+    """The client writes to the second what was acknowledged on the first: no point of the second is ahead."""
+    await bench.driver.create(volume())
+    await bench.driver.create(volume(SECOND))
+    async with (
+        using(bench, await bench.driver.export(FIRST, grant())) as first,
+        using(bench, await bench.driver.export(SECOND, grant())) as second,
+    ):
+        stop = asyncio.Event()
+
+        async def write_on() -> None:
+            for number in itertools.count(1):
+                if stop.is_set():
+                    return
+                await first.write(0, number.to_bytes(8, "big") * 64)
+                await second.write(0, number.to_bytes(8, "big") * 64)
+                await asyncio.sleep(0)
+
+        writing = asyncio.ensure_future(write_on())
+        await asyncio.sleep(0)
+        await bench.driver.freeze({ONE: FIRST, TWO: SECOND})
+        stop.set()
+        await writing
+    found = [await read_point(bench, point) for point in (ONE, TWO)]
+    ahead, behind = (int.from_bytes(blocks.get(0, bytes(8))[:8], "big") for blocks in found)
+    assert ahead - behind in (0, 1)
+
+
+async def test_all_points_or_none(bench: Bench) -> None:
+    await bench.driver.create(volume())
+    with pytest.raises(NotFound):
+        await bench.driver.freeze({ONE: FIRST, TWO: SECOND})
+    assert (await seen(bench)).frozen == set()
+
+
+async def test_a_point_of_a_volume_that_nobody_uses(bench: Bench) -> None:
+    await bench.driver.create(volume())
+    await bench.driver.freeze({ONE: FIRST})
+    assert all(not block.strip(b"\0") for block in (await read_point(bench, ONE)).values())
+
+
+async def test_growing_after_a_point_changes_nothing_in_it(bench: Bench) -> None:
+    await bench.driver.create(volume())
+    async with using(bench, await bench.driver.export(FIRST, grant())) as client:
+        await client.write(0, b"old!" * 128)
+    await bench.driver.freeze({ONE: FIRST})
+    with contextlib.suppress(WrongState):
+        await bench.driver.resize(FIRST, 2 * SIZE)
+    async with bench.driver.frozen(ONE, base=None) as point:
+        assert point.size_bytes == SIZE
+    assert (await read_point(bench, ONE))[0][:512] == b"old!" * 128
