@@ -23,6 +23,7 @@ from mallee.clc.v1 import record_pb2
 from mallee.nc.v1 import instance_pb2
 from mallee.nc.v1 import service_pb2 as nc_service_pb2
 from services.clc.capacity import Room, admissible
+from services.clc.clock import Clock, system_clock
 from services.clc.instance import rules
 from services.clc.store import Store
 
@@ -45,8 +46,11 @@ class Launching:
 class Cluster:
     """One zone."""
 
-    def __init__(self, zone: str, peers: Peers) -> None:
+    def __init__(self, zone: str, peers: Peers, clock: Clock) -> None:
         self.zone = zone
+        self._clock = clock
+        # Nodes that are not alive: since when, as far as this CLC has heard of it.
+        self.lost: dict[str, float] = {}
         self.connected = False
         self.nodes: dict[str, service_pb2.NodeCapacity] = {}
         # Of those of them that take instances.
@@ -104,6 +108,9 @@ class Cluster:
                 self._free.pop(node.node, None)
                 if node.alive:
                     self._free[node.node] = _room(node.free)
+                    self.lost.pop(node.node, None)
+                else:
+                    self.lost.setdefault(node.node, self._clock())
             for instance_id in news.placed_instance_ids:
                 self.placed.add(instance_id)
                 self.unplaced.pop(instance_id, None)
@@ -120,8 +127,8 @@ class Cluster:
 
 
 class Clusters:
-    def __init__(self, store: Store, peers: dict[str, Peers]) -> None:
-        self._clusters = {zone: Cluster(zone, its) for zone, its in peers.items()}
+    def __init__(self, store: Store, peers: dict[str, Peers], *, clock: Clock = system_clock) -> None:
+        self._clusters = {zone: Cluster(zone, its, clock) for zone, its in peers.items()}
         store.listen(self._heard)
 
     def __iter__(self) -> Iterator[Cluster]:
@@ -136,6 +143,11 @@ class Clusters:
     def alive(self, zone: str, node: str) -> bool | None:
         cluster = self._clusters.get(zone)
         return cluster.alive(node) if cluster else None
+
+    def lost_since(self, zone: str, node: str) -> float | None:
+        """None: it is alive, or nobody has told."""
+        cluster = self._clusters.get(zone)
+        return cluster.lost.get(node) if cluster else None
 
     def zone_of(self, node: str) -> str | None:
         """None: no zone has told of it."""

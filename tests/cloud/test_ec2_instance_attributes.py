@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -52,11 +53,14 @@ def test_a_guest_that_does_not_answer_is_impaired(ec2: Any, instance: str, fake_
         for knob in knobs:
             knob.write_text(json.dumps({"deaf": [shown["NetworkInterfaces"][0]["NetworkInterfaceId"]]}))
         (status,) = ec2.describe_instance_status(Filters=impaired)["InstanceStatuses"]
+        assert ec2.describe_instance_status(Filters=impaired)["InstanceStatuses"] == [status]
     finally:
         for knob in knobs:
             knob.write_text(json.dumps({"deaf": []}))
     assert status["InstanceId"] == instance
-    assert status["InstanceStatus"]["Details"] == [{"Name": "reachability", "Status": "failed"}]
+    (check,) = status["InstanceStatus"]["Details"]
+    assert shown["LaunchTime"] <= check.pop("ImpairedSince") <= datetime.now(UTC)
+    assert check == {"Name": "reachability", "Status": "failed"}
     assert status["SystemStatus"]["Status"] == "ok"
 
 

@@ -49,12 +49,11 @@ def test_a_member_taken_out_is_reserved_and_gets_its_number_back(tree: Path) -> 
 
 def test_a_new_member_is_appended(tree: Path) -> None:
     edit(tree, '"Key ResourceId ResourceType Value"', '"Key ResourceType Value"')
-    text = edit(
-        tree, '"InstanceIds DryRun Filters NextToken', '"IncludeManagedResources InstanceIds DryRun Filters NextToken'
-    )
+    request = "UnmonitorInstancesRequest"
+    text = edit(tree, f'{request} = "InstanceIds DryRun"', f'{request} = "MetricCategoryIds InstanceIds DryRun"')
     assert '  reserved 2;\n  reserved "resource_id";' in text
     instance = (tree / "mallee/ec2/v1/instance.proto").read_text()
-    assert "optional bool include_managed_resources = 6;" in instance
+    assert "repeated string metric_category_ids = 3;" in instance
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from mallee.cc.v1 import service_pb2 as cc
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import instance_pb2 as ec2
 from mallee.nc.v1 import service_pb2 as nc
+from services.clc.clock import timestamp
 from services.clc.filters import FilterTable
 from services.clc.instance import rules
 from services.clc.instance.view import state_of
@@ -104,12 +105,13 @@ async def describe_instance_status(
 
 def _view(cloud: Cloud, record: record_pb2.InstanceRecord) -> ec2.InstanceStatus:
     system = system_check(record.state, cloud.clusters.alive(record.zone, record.node))
+    lost = cloud.clusters.lost_since(record.zone, record.node)
     return ec2.InstanceStatus(
         instance_id=record.instance_id,
         instance_state=state_of(record.state),
         availability_zone=record.zone,
         availability_zone_id=zone_id(cloud, record.zone),
-        system_status=_summary(system),
+        system_status=_summary(system, since=lost),
         # Of a node that is well its guest is asked; of any other nobody knows.
         instance_status=_summary("insufficient-data" if system in ("ok", "impaired") else system),
     )
@@ -128,11 +130,14 @@ async def _ask_guests(cloud: Cloud, call: Call, pairs: Iterable[Pair]) -> None:
             answer = await cloud.clusters.stub(zone).CheckInstances(order)
         except CloudError:
             return
-        states = {check.instance_id: check.state for check in answer.checks}
+        checks = {check.instance_id: check for check in answer.checks}
         for instance, view in some:
-            age_s = call.now - instance.record.launch_time.ToSeconds()
-            if (state := states.get(view.instance_id)) is not None:
-                view.instance_status.CopyFrom(_summary(guest_check(state, age_s)))
+            launched = instance.record.launch_time.ToSeconds()
+            if (check := checks.get(view.instance_id)) is not None:
+                status = guest_check(check.state, call.now - launched)
+                awaited = check.state == nc.CHECK_STATE_AWAITED
+                since = max(check.silent_since_ms / 1000, launched + _BOOT_S if awaited else 0)
+                view.instance_status.CopyFrom(_summary(status, since=since))
 
     async with asyncio.TaskGroup() as tasks:
         for zone, members in by_zone.items():
@@ -163,8 +168,10 @@ def guest_check(state: nc.CheckState.ValueType, age_s: float) -> str:
     return "impaired"
 
 
-def _summary(status: str) -> ec2.InstanceStatusSummary:
+def _summary(status: str, *, since: float | None = None) -> ec2.InstanceStatusSummary:
+    """`since`: when it began to be impaired, if it is."""
     summary = ec2.InstanceStatusSummary(status=status)
     if status in _REACHABILITY:
-        summary.details.add(name="reachability", status=_REACHABILITY[status])
+        impaired_since = timestamp(since) if status == "impaired" and since else None
+        summary.details.add(name="reachability", status=_REACHABILITY[status], impaired_since=impaired_since)
     return summary

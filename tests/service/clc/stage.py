@@ -53,6 +53,9 @@ class PlayedZone:
         self.deaf: set[str] = set()
         # How guests answer.
         self.guests = node.CHECK_STATE_PASSED
+        self.silent_since_ms = 0
+        # Nodes whose lease has ended.
+        self.lost: set[str] = set()
         self.refuse: dict[str, tuple[str, str]] = {}
         # Instance → the newest plan of its disks that it was sent, apart from the one of its launch.
         self.disk_plans: dict[str, nc.DiskPlan] = {}
@@ -105,7 +108,9 @@ class PlayedZone:
 
     async def CheckInstances(self, request: cc.CheckInstancesRequest) -> cc.CheckInstancesResponse:
         checks = [
-            node.InstanceCheck(instance_id=i, state=self.guests) for i in request.instance_ids if i in self.placed
+            node.InstanceCheck(instance_id=i, state=self.guests, silent_since_ms=self.silent_since_ms)
+            for i in request.instance_ids
+            if i in self.placed
         ]
         return cc.CheckInstancesResponse(checks=checks)
 
@@ -134,6 +139,11 @@ class PlayedZone:
         for queue in self._instances:
             queue.put_nowait(cc.WatchInstancesResponse(observation=observation))
 
+    def lose(self, name: str) -> None:
+        self.lost.add(name)
+        for queue in self._capacity:
+            queue.put_nowait(self._news([]))
+
     def _news(self, placed: list[str]) -> cc.WatchCapacityResponse:
         taken: dict[str, int] = dict.fromkeys(self.nodes, 0)
         for name, spec in self.placed.values():
@@ -142,7 +152,7 @@ class PlayedZone:
             nodes=[
                 cc.NodeCapacity(
                     node=name,
-                    alive=True,
+                    alive=name not in self.lost,
                     total=total,
                     free=node.Resources(
                         vcpus=total.vcpus - taken[name], memory_bytes=total.memory_bytes, disk_bytes=total.disk_bytes
@@ -242,7 +252,7 @@ async def stage_on(address: str) -> AsyncIterator[Stage]:
             zones = {zone.name: PlayedZone(zone.name) for zone in config.zones}
             played = {zone.name: PlayedStorage(zone.name) for zone in config.zones}
             store, images = Store(etcd, replica), PlayedImages()
-            clusters = Clusters(store, cast("dict[str, Peers]", zones))
+            clusters = Clusters(store, cast("dict[str, Peers]", zones), clock=lambda: stage.now)
             stage: Stage
             cloud = Cloud(
                 config=config,

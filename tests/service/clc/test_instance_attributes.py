@@ -11,7 +11,11 @@ from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import image_pb2, instance_pb2
 from mallee.ec2.v1.vpc_pb2 import AttributeBooleanValue
 from mallee.nc.v1 import service_pb2 as nc
+from mallee.nc.v1.instance_pb2 import InstanceSpec
 from services.clc.instance.status import guest_check, system_check
+from services.clc.store import Changes
+from tests.eventually import eventually
+from tests.service.clc.address_requests import booted
 from tests.service.clc.making import group, running
 from tests.service.clc.stage import Stage
 
@@ -119,3 +123,36 @@ def test_a_guest_that_was_never_heard_boots_for_a_while(
     state: nc.CheckState.ValueType, age_s: float, guest: str
 ) -> None:
     assert guest_check(state, age_s) == guest
+
+
+async def test_what_is_impaired_says_since_when(stage: Stage) -> None:
+    one = await booted(stage)
+    zone = stage.zones[stage.instance(one).zone]
+    node = sorted(zone.nodes)[0]
+    zone.placed[one] = (node, InstanceSpec(instance_id=one))
+    stored = stage.cloud.store.get(record_pb2.InstanceRecord, one)
+    assert stored is not None
+    draft, changes = stored.draft(), Changes()
+    draft.node = node
+    changes.update(stored, draft)
+    await stage.cloud.store.commit(changes)
+
+    async def since(part: str) -> float:
+        asked = instance_pb2.DescribeInstanceStatusRequest(instance_ids=[one])
+        (shown,) = (await stage.run("DescribeInstanceStatus", asked)).instance_statuses
+        (check,) = getattr(shown, part).details
+        return check.impaired_since.ToSeconds() if check.HasField("impaired_since") else 0.0
+
+    launched = stage.instance(one).launch_time.ToSeconds()
+    assert await since("instance_status") == 0
+    zone.guests, zone.silent_since_ms = nc.CHECK_STATE_FAILED, (launched + 20) * 1000
+    assert await since("instance_status") == launched + 20
+    stage.now = launched + 9999
+    zone.guests = nc.CHECK_STATE_AWAITED
+    assert await since("instance_status") == launched + 300
+    assert await since("system_status") == 0
+    stage.now = launched + 10_000
+    zone.lose(node)
+    await eventually(lambda: stage.cloud.clusters.lost_since(zone.zone, node))
+    stage.now = launched + 20_000
+    assert await since("system_status") == launched + 10_000
