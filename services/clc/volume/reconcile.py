@@ -19,7 +19,7 @@ from mallee.sc.v1 import service_pb2 as sc
 from mallee.sc.v1 import volume_pb2 as volumes
 from services.clc.clock import timestamp
 from services.clc.idempotency import forget
-from services.clc.store import Changes, Stored
+from services.clc.store import Changes, Conflict, Stored
 from services.clc.use_case import Cloud
 from services.clc.volume import rules
 from services.clc.volume.create import ACTION
@@ -191,7 +191,7 @@ class VolumeReconciler:
         changes = Changes()
         changes.delete(volume)
         forget(store, changes, account_id=record.account_id, action=ACTION, token=record.client_token)
-        await store.commit(changes)
+        await self._commit(changes)
         return None
 
     async def _grant(self, volume: Volume) -> float | None:
@@ -245,9 +245,9 @@ class VolumeReconciler:
         changes = Changes()
         changes.update(volume, draft)
         changes.release(device_claim(attachment.instance_id, attachment.slot))
-        await self._cloud.store.commit(changes)
-        self._tell(volume, draft)
-        self._disks_changed(attachment.instance_id)
+        if await self._commit(changes):
+            self._tell(volume, draft)
+            self._disks_changed(attachment.instance_id)
         return None
 
     def _modified(self, volume: Volume, world: _World) -> record_pb2.VolumeRecord | None:
@@ -282,9 +282,17 @@ class VolumeReconciler:
     async def _write(self, volume: Volume, draft: record_pb2.VolumeRecord) -> float | None:
         changes = Changes()
         changes.update(volume, draft)
-        await self._cloud.store.commit(changes)
-        self._tell(volume, draft)
+        if await self._commit(changes):
+            self._tell(volume, draft)
         return None
+
+    async def _commit(self, changes: Changes) -> bool:
+        """False: a record has changed meanwhile. That has nudged: the pass that follows decides on it."""
+        try:
+            await self._cloud.store.commit(changes)
+        except Conflict:
+            return False
+        return True
 
     def _tell(self, volume: Volume, draft: record_pb2.VolumeRecord) -> None:
         before, after = _words(volume.record), _words(draft)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from common.ids import SnapshotId
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import volume_pb2
 from mallee.ec2.v1.vpc_pb2 import AttributeBooleanValue
@@ -60,15 +61,14 @@ async def modified(stage: Stage) -> str:
 async def snapshot(stage: Stage, *, gib: int = 8) -> str:
     """A complete one of the first account."""
     record = record_pb2.SnapshotRecord(
-        snapshot_id=f"snap-{gib:017x}",
+        snapshot_id=SnapshotId.new(),
         account_id=stage.callers[0].account_id,
         state=record_pb2.SNAPSHOT_STATE_COMPLETED,
         volume_size_gib=gib,
     )
-    if stage.cloud.store.get(record_pb2.SnapshotRecord, record.snapshot_id) is None:
-        changes = Changes()
-        changes.create(record)
-        await stage.cloud.store.commit(changes)
+    changes = Changes()
+    changes.create(record)
+    await stage.cloud.store.commit(changes)
     return record.snapshot_id
 
 
@@ -116,6 +116,9 @@ VOLUMES: Final[dict[str, Make]] = {
 NAMED_VOLUMES: Final[dict[tuple[str, str], Make]] = {
     ("CreateVolume", "by zone id"): constantly(
         volume_pb2.CreateVolumeRequest(availability_zone_id="use1-az2", size=4, volume_type="io1", iops=200)
+    ),
+    ("CreateVolume", "of a snapshot"): of(
+        snapshot, volume_pb2.CreateVolumeRequest(availability_zone=ZONE, volume_type="st1", size=125), "snapshot_id"
     ),
     ("DescribeVolumes", "by id"): of(volume, volume_pb2.DescribeVolumesRequest(), "volume_ids"),
     ("DescribeVolumesModifications", "by id"): of(
