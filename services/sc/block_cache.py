@@ -68,6 +68,8 @@ class BlockCache:
         try:
             status = os.statvfs(self._folder)
             if status.f_bavail * status.f_frsize - len(stored) < self._reserve_bytes:
+                # Volumes come first.
+                self._shrink(self._most_bytes - self._bytes + len(stored))
                 return
             path.parent.mkdir(exist_ok=True)
             with draft.open("wb") as file:

@@ -52,13 +52,15 @@ class WalrusUploader:
     def __init__(self, walrus: Callable[[], WalrusServiceAsyncStub], *, threads: int = 4) -> None:
         self._walrus = walrus
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="sc-upload")
+        self._means = _Means(walrus=walrus, threads=self._threads, slots=asyncio.Semaphore(_BESIDE))
 
     async def upload(self, upload: Upload, tell: Callable[[Progress], None]) -> Uploaded:
         if (full_bytes := await self._full_bytes(upload.snapshot_id)) is not None:
             return Uploaded(progress=Progress(), full_bytes=full_bytes)
         if upload.base is not None and await self._full_bytes(upload.base) is None:
             raise base_missing(upload)
-        work = _Work(self._walrus, self._threads, upload, tell, await upload.content.changed())
+        extents = await upload.content.changed()
+        work = _Work(self._means, upload, tell, extents)
         try:
             await work.run()
             full_bytes = await work.seal()
@@ -90,6 +92,14 @@ class WalrusUploader:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Means:
+    walrus: Callable[[], WalrusServiceAsyncStub]
+    threads: ThreadPoolExecutor
+    # Batches that are on their way, of all uploads together.
+    slots: asyncio.Semaphore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Named:
     """A block of the volume that is not zero."""
 
@@ -100,15 +110,11 @@ class _Named:
 
 class _Work:
     def __init__(
-        self,
-        walrus: Callable[[], WalrusServiceAsyncStub],
-        threads: ThreadPoolExecutor,
-        upload: Upload,
-        tell: Callable[[Progress], None],
-        extents: Sequence[Extent],
+        self, means: _Means, upload: Upload, tell: Callable[[Progress], None], extents: Sequence[Extent]
     ) -> None:
-        self._walrus = walrus
-        self._threads = threads
+        self._walrus = means.walrus
+        self._threads = means.threads
+        self._slots = means.slots
         self._upload = upload
         self._tell = tell
         self._size = upload.content.size_bytes
@@ -143,7 +149,8 @@ class _Work:
     async def _take_batches(self) -> None:
         for batch in self._batches:
             self._on_the_way += 1
-            await self._bring(batch)
+            async with self._slots:
+                await self._bring(batch)
             self._on_the_way -= 1
 
     async def _bring(self, batch: Sequence[int]) -> None:

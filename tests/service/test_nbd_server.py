@@ -180,6 +180,18 @@ async def test_the_cache_stays_within_its_bounds(tmp_path: Path, walrus: Walrus,
     assert 0 < sum(path.stat().st_size for path in (tmp_path / "blocks").glob("??/*")) <= most_bytes
 
 
+def test_a_full_disk_keeps_nothing_and_gives_back(tmp_path: Path) -> None:
+    def write(number: int, reserve_bytes: int) -> int:
+        cache = BlockCache(tmp_path, most_bytes=1 << 30, reserve_bytes=reserve_bytes)
+        cache.open()
+        block = bytes([number]) * 1000
+        cache.write(hashlib.sha256(block).digest(), block, compressed=False)
+        return len(list(tmp_path.glob("??/*")))
+
+    assert [write(number, 0) for number in range(3)] == [1, 2, 3]
+    assert [write(number, 1 << 60) for number in range(3, 6)] == [2, 1, 0]
+
+
 async def test_nonsense_ends_one_client_alone(tmp_path: Path, walrus: Walrus, body: bytes) -> None:
     async with served(tmp_path, walrus) as socket, connected(socket, "snap", contexts=[ALLOCATION]) as nbd:
         for words in (b"", b"\0\0\0\3IHAVEOPT" + b"\xff" * 8, b"\0\0\0\1" + random.Random(2).randbytes(100)):
