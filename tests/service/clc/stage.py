@@ -60,7 +60,7 @@ class PlayedZone:
         # Instance → the newest plan of its disks that it was sent, apart from the one of its launch.
         self.disk_plans: dict[str, nc.DiskPlan] = {}
         self._capacity: list[asyncio.Queue[cc.WatchCapacityResponse]] = []
-        self._instances: list[asyncio.Queue[cc.WatchInstancesResponse]] = []
+        self._instances: list[asyncio.Queue[cc.WatchInstancesResponse | None]] = []
         self.ended: set[str] = set()
 
     # What Peers would give.
@@ -126,11 +126,16 @@ class PlayedZone:
             yield await queue.get()
 
     async def WatchInstances(self, _: object) -> AsyncIterator[cc.WatchInstancesResponse]:
-        queue: asyncio.Queue[cc.WatchInstancesResponse] = asyncio.Queue()
+        queue: asyncio.Queue[cc.WatchInstancesResponse | None] = asyncio.Queue()
         self._instances.append(queue)
         yield cc.WatchInstancesResponse(snapshot_complete=True)
-        while True:
-            yield await queue.get()
+        while (news := await queue.get()) is not None:
+            yield news
+
+    def restarts(self) -> None:
+        """Another process leads the zone from now on."""
+        for queue in self._instances:
+            queue.put_nowait(None)
 
     def says(self, instance_id: str, state: int, *, generation: int = 1, **more: Any) -> None:
         observation = nc.InstanceObservation(
