@@ -162,14 +162,17 @@ async def test_an_upload_that_is_repeated_returns_at_once(uploads: Uploads) -> N
 async def test_another_controller_may_be_faster(stage: WalrusStage, uploads: Uploads) -> None:
     """One that does not know yet that it leads no more."""
     body = random_body(1)
+    stub = await stage.walrus("sc-a")
+    other = WalrusUploader(lambda: stub)
 
     class Overtaken(Content):
         async def read(self, extent: Extent) -> bytes:
             if not self.reads:
-                await Uploads(uploads._uploader, uploads._folder)(1, Content(body=body))
+                await Uploads(other, uploads._folder)(1, Content(body=body))
             return await super().read(extent)
 
     done = await uploads(1, Overtaken(body=body))
+    await other.close()
     assert done.full_bytes == SIZE
     assert await body_of(stage, 1) == body
 
