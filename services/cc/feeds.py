@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Iterable, Sequence
-from typing import Generic, TypeVar
+from typing import Final
 
-from common.errors import Unavailable
+from common.feed import Listener
 from mallee.cc.v1 import service_pb2
 from mallee.nc.v1 import instance_pb2
 from services.cc.ledger import Ledger
 
 Observation = instance_pb2.InstanceObservation
-Value = TypeVar("Value")
+_LAST_WORDS: Final = "this cluster controller no longer leads its zone"
 
 
 class InstanceFeed:
@@ -20,7 +19,7 @@ class InstanceFeed:
 
     def __init__(self) -> None:
         self._known: dict[str, Observation] = {}
-        self._listeners: set[_Listener[Observation]] = set()
+        self._listeners: set[Listener[Observation]] = set()
         self._closed = False
 
     def publish(self, observation: Observation) -> None:
@@ -38,7 +37,7 @@ class InstanceFeed:
 
     async def watch(self) -> AsyncGenerator[service_pb2.WatchInstancesResponse, None]:
         """Raises Unavailable when the feed is closed."""
-        listener = _Listener[Observation](self._closed)
+        listener = Listener[Observation](closed=self._closed, last_words=_LAST_WORDS)
         self._listeners.add(listener)
         try:
             for observation in list(self._known.values()):
@@ -61,7 +60,7 @@ class CapacityFeed:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._listeners: set[_Listener[bool]] = set()
+        self._listeners: set[Listener[bool]] = set()
         self._closed = False
 
     def publish(self, nodes: Sequence[str], placed: Sequence[str]) -> None:
@@ -73,7 +72,7 @@ class CapacityFeed:
 
     async def watch(self) -> AsyncGenerator[service_pb2.WatchCapacityResponse, None]:
         """Raises Unavailable when the feed is closed."""
-        listener = _Listener[bool](self._closed)
+        listener = Listener[bool](closed=self._closed, last_words=_LAST_WORDS)
         self._listeners.add(listener)
         try:
             yield self._news(self._ledger.nodes, self._ledger.placements)
@@ -95,29 +94,3 @@ class CapacityFeed:
         return service_pb2.WatchCapacityResponse(
             nodes=[self._ledger.capacity(name) for name in sorted(nodes)], placed_instance_ids=sorted(placed)
         )
-
-
-class _Listener(Generic[Value]):
-    """By key, so that it holds no more than there are things to tell about."""
-
-    def __init__(self, closed: bool) -> None:
-        self._news: dict[str, Value] = {}
-        self._wake = asyncio.Event()
-        self._closed = closed
-
-    def tell(self, key: str, value: Value) -> None:
-        self._news[key] = value
-        self._wake.set()
-
-    def close(self) -> None:
-        self._closed = True
-        self._wake.set()
-
-    async def next(self) -> dict[str, Value]:
-        while not self._news:
-            if self._closed:
-                raise Unavailable("this cluster controller no longer leads its zone")
-            self._wake.clear()
-            await self._wake.wait()
-        news, self._news = self._news, {}
-        return news

@@ -13,12 +13,18 @@ from services.sc.store import Records
 
 
 class Capacity:
-    """A volume counts with its whole size from the moment it is asked for until nothing of it is left."""
+    """A volume counts with its whole size from the moment it is asked for until nothing of it is left.
 
-    def __init__(self, volumes: Records[VolumeRecord], engine: Engine, *, overcommit: float) -> None:
+    `share`: the part of what is free that is this zone's; others have the rest of the same disk.
+    """
+
+    def __init__(
+        self, volumes: Records[VolumeRecord], engine: Engine, *, overcommit: float, share: float = 1.0
+    ) -> None:
         self._volumes = volumes
         self._engine = engine
         self._overcommit = overcommit
+        self._share = share
         self._asked: dict[str, int] = {}
 
     @contextlib.contextmanager
@@ -47,11 +53,16 @@ class Capacity:
 
     @property
     def free_bytes(self) -> int:
-        return max(0, int(self._engine.total_bytes * self._overcommit) - self.promised_bytes)
+        return max(0, int(self.total_bytes * self._overcommit) - self.promised_bytes)
+
+    @property
+    def total_bytes(self) -> int:
+        used = self._engine.used_bytes
+        return used + int(max(0, self._engine.total_bytes - used) * self._share)
 
     def describe(self) -> sc.StorageCapacity:
         return sc.StorageCapacity(
-            total_bytes=self._engine.total_bytes,
+            total_bytes=self.total_bytes,
             used_bytes=self._engine.used_bytes,
             promised_bytes=self.promised_bytes,
             free_bytes=self.free_bytes,

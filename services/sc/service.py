@@ -140,7 +140,7 @@ class StorageController(StorageControllerServiceServicer):
             metrics.gauge(name, help_, read=lambda: float(read(self._term)) if self._term else 0.0)
 
         show("mallee_sc_leads", "1 on the leader of the zone", lambda _: 1)
-        show("mallee_sc_total_bytes", "What volumes may take on this host", lambda t: t.engine.total_bytes)
+        show("mallee_sc_total_bytes", "What volumes may take on this host", lambda t: t.capacity.total_bytes)
         show("mallee_sc_used_bytes", "What volumes take on this host", lambda t: t.engine.used_bytes)
         show("mallee_sc_promised_bytes", "Sizes of all volumes together", lambda t: t.capacity.promised_bytes)
         volumes = metrics.gauge("mallee_sc_volumes", "Volumes by state", ("state",))

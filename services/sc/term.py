@@ -36,6 +36,8 @@ class Parts:
     # Scratch of snapshots, imports and exports.
     work: Path
     overcommit: float
+    # Of the disk: other zones have the rest.
+    share: float = 1.0
 
 
 class Term:
@@ -43,7 +45,7 @@ class Term:
         self.store = store
         self.engine = engine
         self.feed = StorageFeed()
-        self.capacity = Capacity(store.volumes, engine, overcommit=parts.overcommit)
+        self.capacity = Capacity(store.volumes, engine, overcommit=parts.overcommit, share=parts.share)
         self.orders = Orders(store.volumes, self.capacity)
         self.exports = Exports(store.volumes, engine)
         self.snapshots = Snapshots(
