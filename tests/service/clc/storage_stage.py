@@ -29,6 +29,8 @@ class PlayedStorage(PlayedSnapshots):
         self.slow = False
         # Of every order of that name.
         self.refuse: dict[str, CloudError] = {}
+        # The order of this number, counted from 1, is done, and who gave it never hears so. 0: none.
+        self.silent_at = 0
 
     # What Peers would give.
     def leader_stub(self, _: object) -> PlayedStorage:
@@ -49,6 +51,7 @@ class PlayedStorage(PlayedSnapshots):
             )
         if not self.slow:
             self.finish(spec.volume_id)
+        await self._answer()
         return sc.EnsureVolumeResponse(observation=self.volumes[spec.volume_id])
 
     async def DeleteVolume(self, request: sc.DeleteVolumeRequest) -> sc.DeleteVolumeResponse:
@@ -62,6 +65,7 @@ class PlayedStorage(PlayedSnapshots):
             self.says(request.volume_id, state=volumes.VOLUME_STATE_DELETING)
             return sc.DeleteVolumeResponse(gone=False)
         self.gone(request.volume_id)
+        await self._answer()
         return sc.DeleteVolumeResponse(gone=True)
 
     async def GrantExport(self, request: sc.GrantExportRequest) -> sc.GrantExportResponse:
@@ -74,6 +78,7 @@ class PlayedStorage(PlayedSnapshots):
         if found.HasField("grant") and found.grant.generation != request.grant.generation:
             raise WrongState("another grant stands")
         self.says(request.volume_id, grant=request.grant)
+        await self._answer()
         return sc.GrantExportResponse()
 
     async def RevokeExport(self, request: sc.RevokeExportRequest) -> sc.RevokeExportResponse:
@@ -85,6 +90,7 @@ class PlayedStorage(PlayedSnapshots):
             changed.CopyFrom(found)
             changed.ClearField("grant")
             self._tell(changed)
+        await self._answer()
         return sc.RevokeExportResponse()
 
     async def WatchStorage(self, _: object) -> AsyncIterator[sc.WatchStorageResponse]:
@@ -134,6 +140,10 @@ class PlayedStorage(PlayedSnapshots):
         self.orders.append((name, volume_id, generation))
         if name in self.refuse:
             raise self.refuse[name]
+
+    async def _answer(self) -> None:
+        if len(self.orders) == self.silent_at:
+            await asyncio.Event().wait()
 
     def _tell(self, observation: volumes.VolumeObservation) -> None:
         self.volumes[observation.volume_id] = observation

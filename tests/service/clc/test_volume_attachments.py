@@ -183,3 +183,16 @@ async def test_a_stopped_instance_keeps_its_volumes_and_its_node_does_not(
     await detach(stage, other)
     await become(stage, other, "available")
     assert "grant" not in sc(stage).names(other)
+
+
+async def test_a_grant_that_was_revoked_behind_the_records_back_is_given_anew(
+    stage: Stage, leader: Leader, image_id: str
+) -> None:
+    instance_id, volume_id = await instance(stage, image_id), await made(stage)
+    sc(stage).revoked[volume_id] = 1
+    await attach(stage, volume_id, instance_id)
+    await eventually(lambda: sc(stage).volumes[volume_id].grant.generation == 2)
+    plans = stage.zones[ZONE].disk_plans
+    await eventually(lambda: instance_id in plans and plans[instance_id].disks[0].grant_generation == 2)
+    node_says(stage, instance_id, plans[instance_id])
+    await eventually(lambda: record(stage, volume_id).attachment.state == ATTACHED)
