@@ -151,8 +151,15 @@ async def _fetch(store: Store, digests: Sequence[bytes]) -> AsyncGenerator[servi
 
 
 async def _verified(store: Store, block: StoredBlock) -> service_pb2.Block:
-    content = await stored_bytes(store, block)
-    await store.in_thread(_check, block, content)
+    try:
+        content = await stored_bytes(store, block)
+        await store.in_thread(_check, block, content)
+    except DataLoss as error:
+        _DAMAGED.inc()
+        _log.error("a block is damaged", digest=block.digest.hex(), pack=block.pack, why=error.message)
+        # The next upload that has it puts it right.
+        await store.index.blocks.doubt(block.digest)
+        raise
     _FETCHED.inc(len(content))
     return service_pb2.Block(digest=block.digest, content=content, compressed=block.compressed)
 
@@ -163,20 +170,11 @@ async def stored_bytes(store: Store, block: StoredBlock) -> bytes:
     try:
         return b"".join([chunk async for chunk in chunks])
     except BlobMissing as error:
-        raise _damaged(block.digest, str(error)) from error
+        raise DataLoss(f"Block {block.digest.hex()} is damaged: {error}") from error
 
 
 def _check(block: StoredBlock, content: bytes) -> None:
-    try:
-        decoded(block.digest, content, compressed=block.compressed)
-    except DataLoss as error:
-        raise _damaged(block.digest, error.message) from error
-
-
-def _damaged(digest: bytes, why: str) -> DataLoss:
-    _DAMAGED.inc()
-    _log.error("a block is damaged", digest=digest.hex(), why=why)
-    return DataLoss(f"Block {digest.hex()} is damaged: {why}")
+    decoded(block.digest, content, compressed=block.compressed)
 
 
 def _checked_size(block: service_pb2.Block) -> int:

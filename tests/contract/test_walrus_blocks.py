@@ -265,6 +265,27 @@ async def test_a_block_that_is_here_is_not_stored_twice(index: Index, blocks: Bl
     assert (await blocks.block_usage()).block_bytes == 300
 
 
+async def test_a_damaged_block_is_put_right_for_all_that_need_it(index: Index, blocks: BlockIndex) -> None:
+    await made(blocks, "one", "a")
+    (old,) = await blocks.find([digest("a")])
+    await blocks.doubt(digest("a"))
+    await blocks.doubt(digest("unknown"))
+    assert await blocks.claim("two", [digest("a")], now_ms=1) == {digest("a")}
+    again = packed("a")
+    assert await blocks.add("two", again, now_ms=1)
+    assert await blocks.find([digest("a")]) == again
+    assert await index.garbage(10) == [old.pack]
+    assert await blocks.claim("three", [digest("a")], now_ms=1) == set()
+    # It is needed as often as before.
+    await blocks.forget("two")
+    await blocks.forget("three")
+    await drained(blocks)
+    assert await here(blocks, "a") == "a"
+    await blocks.forget("one")
+    await drained(blocks)
+    assert await here(blocks, "a") == ""
+
+
 async def test_blocks_of_a_sparse_pack_move_and_it_is_garbage(index: Index, blocks: BlockIndex) -> None:
     await made(blocks, "one", "abcd")
     old = (await blocks.find([digest("a")]))[0].pack

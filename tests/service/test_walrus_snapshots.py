@@ -158,6 +158,11 @@ async def test_damage_is_told_and_never_wrong_bytes(stage: WalrusStage, walrus: 
             pack.unlink()
     with pytest.raises(DataLoss):
         await download(walrus, "snap-1")
+    # Who uploads the same content again puts it right for all.
+    await upload(walrus, "snap-2", {5: a_block(1)})
+    assert await download(walrus, "snap-1") == {0: a_block(1)}
+    await reclaimed(stage)
+    assert await download(walrus, "snap-2") == {5: a_block(1)}
 
 
 async def test_a_block_that_is_not_here_is_not_found(walrus: Any) -> None:

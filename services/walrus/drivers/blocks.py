@@ -66,6 +66,10 @@ class BlockIndex(Protocol):
     async def find(self, digests: Sequence[bytes]) -> list[StoredBlock]:
         """Those that are here."""
 
+    async def doubt(self, digest: bytes) -> None:
+        """What is stored is not what its name says: `claim` does not find it any more, and `add` puts it right for all
+        that need it. Unknown: nothing."""
+
     async def undraft(self, snapshot_id: str, *, now_ms: int) -> None:
         """Forgets pages of an earlier try to seal it. Raises WrongState if it is sealed."""
 

@@ -32,6 +32,7 @@ class BlockStorage:
     uploads: dict[str, OpenUpload] = field(default_factory=dict)
     blocks: dict[bytes, StoredBlock] = field(default_factory=dict)
     packs: dict[BlobId, int] = field(default_factory=dict)
+    damaged: set[bytes] = field(default_factory=set)
 
 
 class Stores(Protocol):
@@ -48,22 +49,29 @@ class FakeBlockIndex:
 
     async def claim(self, snapshot_id: str, digests: Sequence[bytes], *, now_ms: int) -> set[bytes]:
         with self._step() as s:
-            here = {digest for digest in digests if digest in s.blocks.blocks}
+            here = {digest for digest in digests if digest in s.blocks.blocks} - s.blocks.damaged
             _begun(s, snapshot_id, now_ms).claims |= here
             return set(digests) - here
 
     async def add(self, snapshot_id: str, blocks: Sequence[StoredBlock], *, now_ms: int) -> bool:
         with self._step() as s:
-            new = {block.digest: block for block in blocks if block.digest not in s.blocks.blocks}
+            here = s.blocks.blocks.keys() - s.blocks.damaged
+            new = {block.digest: block for block in blocks if block.digest not in here}
             _begun(s, snapshot_id, now_ms).claims |= {block.digest for block in blocks}
             s.blocks.blocks |= new
             if new:
                 s.blocks.packs[blocks[0].pack] = max(block.start + block.length for block in blocks)
+            s.blocks.damaged -= new.keys()
+            _discard_empty(s)
             return bool(new)
 
     async def find(self, digests: Sequence[bytes]) -> list[StoredBlock]:
         known = self._now().blocks.blocks
         return [known[digest] for digest in digests if digest in known]
+
+    async def doubt(self, digest: bytes) -> None:
+        with self._step() as s:
+            s.blocks.damaged |= {digest} & s.blocks.blocks.keys()
 
     async def undraft(self, snapshot_id: str, *, now_ms: int) -> None:
         with self._step() as s:
@@ -138,6 +146,7 @@ class FakeBlockIndex:
             gone = set(s.blocks.blocks) - needed
             for digest in gone:
                 del s.blocks.blocks[digest]
+            s.blocks.damaged -= gone
             _discard_empty(s)
             return bool(gone)
 

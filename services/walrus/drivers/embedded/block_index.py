@@ -36,6 +36,9 @@ class SqliteBlocks:
     async def find(self, digests: Sequence[bytes]) -> list[StoredBlock]:
         return await self._read(lambda db: blocks.find(db, digests))
 
+    async def doubt(self, digest: bytes) -> None:
+        await self._change(lambda db: blocks.doubt(db, digest))
+
     async def undraft(self, snapshot_id: str, *, now_ms: int) -> None:
         while await self._change(lambda db: manifests.undraft(db, snapshot_id, now_ms, _UNDRAFTED)):
             pass

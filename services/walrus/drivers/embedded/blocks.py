@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from common.errors import WrongState
 from services.walrus.drivers.base import BlobId
@@ -41,7 +41,7 @@ def claim(db: sqlite3.Connection, name: str, digests: Iterable[bytes], now_ms: i
     upload = begun(db, name, now_ms)
     missing = set()
     for digest in set(digests):
-        if db.execute("SELECT 1 FROM blocks WHERE digest = ?", (digest,)).fetchone():
+        if db.execute("SELECT 1 FROM blocks WHERE digest = ? AND NOT damaged", (digest,)).fetchone():
             _claim(db, upload, digest)
         else:
             missing.add(digest)
@@ -50,18 +50,38 @@ def claim(db: sqlite3.Connection, name: str, digests: Iterable[bytes], now_ms: i
 
 def add(db: sqlite3.Connection, name: str, blocks: Sequence[StoredBlock], now_ms: int) -> bool:
     upload = begun(db, name, now_ms)
-    new = [
-        block for block in blocks if not db.execute("SELECT 1 FROM blocks WHERE digest = ?", (block.digest,)).fetchone()
-    ]
+    known = {block.digest: row for block in blocks if (row := _known(db, block.digest)) is not None}
+    new = [block for block in blocks if block.digest not in known or known[block.digest].damaged]
     if new:
         pack = _add_pack(db, blocks, sum(block.length for block in new))
-        db.executemany(
-            "INSERT INTO blocks (digest, pack, start, length, size, compressed, refs) VALUES (?, ?, ?, ?, ?, ?, 0)",
-            [(block.digest, pack, block.start, block.length, block.size, block.compressed) for block in new],
-        )
+        for block in new:
+            # One that is damaged keeps who needs it.
+            db.execute(
+                "INSERT INTO blocks (digest, pack, start, length, size, compressed, refs) VALUES (?, ?, ?, ?, ?, ?, 0) "
+                "ON CONFLICT DO UPDATE SET pack = excluded.pack, start = excluded.start, length = excluded.length, "
+                "compressed = excluded.compressed, damaged = 0",
+                (block.digest, pack, block.start, block.length, block.size, block.compressed),
+            )
+            if block.digest in known:
+                _free(db, known[block.digest].pack, known[block.digest].length)
     for block in blocks:
         _claim(db, upload, block.digest)
     return bool(new)
+
+
+class _Known(NamedTuple):
+    pack: int
+    length: int
+    damaged: int
+
+
+def _known(db: sqlite3.Connection, digest: bytes) -> _Known | None:
+    row = db.execute("SELECT pack, length, damaged FROM blocks WHERE digest = ?", (digest,)).fetchone()
+    return _Known(*row) if row else None
+
+
+def doubt(db: sqlite3.Connection, digest: bytes) -> None:
+    db.execute("UPDATE blocks SET damaged = 1 WHERE digest = ?", (digest,))
 
 
 def _add_pack(db: sqlite3.Connection, blocks: Sequence[StoredBlock], live: int) -> int:
@@ -95,11 +115,12 @@ def unneed(db: sqlite3.Connection, digests: Mapping[bytes, int]) -> None:
             db.execute("DELETE FROM blocks WHERE digest = ?", (digest,))
             freed[row[1]] += row[2]
     for pack, length in freed.items():
-        db.execute("UPDATE packs SET live = live - ? WHERE id = ?", (length, pack))
-        _discard_empty(db, pack)
+        _free(db, pack, length)
 
 
-def _discard_empty(db: sqlite3.Connection, pack: int) -> None:
+def _free(db: sqlite3.Connection, pack: int, length: int) -> None:
+    """Of a pack; one that holds no block any more goes."""
+    db.execute("UPDATE packs SET live = live - ? WHERE id = ?", (length, pack))
     row = db.execute("DELETE FROM packs WHERE id = ? AND live <= 0 RETURNING blob", (pack,)).fetchone()
     if row:
         db.execute("INSERT INTO garbage (blob) VALUES (?)", row)
@@ -151,8 +172,7 @@ def move(db: sqlite3.Connection, blocks: Sequence[StoredBlock], old: BlobId) -> 
             (new, block.start, block.digest, row[0]),
         )
         live += block.length * moved.rowcount
-    db.execute("UPDATE packs SET live = live - ? WHERE id = ?", (live, row[0]))
-    _discard_empty(db, row[0])
+    _free(db, row[0], live)
     if not live:
         db.execute("DELETE FROM packs WHERE id = ?", (new,))
         return False

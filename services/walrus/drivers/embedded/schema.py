@@ -152,6 +152,7 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         PRIMARY KEY (snapshot, digest)
     ) WITHOUT ROWID;
     """,
+    "ALTER TABLE blocks ADD COLUMN damaged INTEGER NOT NULL DEFAULT 0;",
 )
 
 
