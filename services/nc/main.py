@@ -40,6 +40,7 @@ from services.nc.bundle import Bundler
 from services.nc.capacity import HostRoom, measure
 from services.nc.check import GuestCheck
 from services.nc.clients import StorageExports, WalrusImages
+from services.nc.disk_metrics import DiskMetrics
 from services.nc.disks import DiskReconciler, Exports
 from services.nc.drivers.base import Hypervisor, Network
 from services.nc.drivers.power import choose_kind
@@ -134,6 +135,9 @@ async def assemble(
     _show(store)
     ctx.tasks.create_task(reconciler.run())
     ctx.tasks.create_task(disks.run())
+    metrics = DiskMetrics(store, host.hypervisor)
+    ctx.stack.callback(metrics.close)
+    ctx.tasks.create_task(metrics.run())
     facts = NodeFacts(
         node=ctx.member,
         zone=zone.name,

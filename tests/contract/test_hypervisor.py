@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import io
 import os
 import signal
@@ -16,16 +17,18 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
-from common.errors import NotFound, Unavailable, WrongState
+from common.errors import CloudError, NotFound, Unavailable, WrongState
 from common.ids import InstanceId
-from services.nc.drivers.base import Disk, Domain, FileSource, Hypervisor, Power
+from services.nc.drivers.base import AttachedDisk, Disk, Domain, FileSource, Hypervisor, Power
 from services.nc.drivers.fake import FakeHypervisor
 from services.nc.screen import jpeg
+from tests.contract.nbd_export import VOLUME, NbdExport
 
 if TYPE_CHECKING:
     from tests.contract.libvirt_host import LibvirtHost
 
 DEADLINE_S = 30
+MIB = 1 << 20
 FIRST, SECOND = InstanceId("i-0123456789abcdef0"), InstanceId("i-0123456789abcdef1")
 
 
@@ -38,6 +41,7 @@ class Bench:
     again: Callable[[], Hypervisor]
     domain: Callable[[InstanceId], Domain]
     crash: Callable[[InstanceId], None]
+    export: NbdExport
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +75,8 @@ def _fake(request: pytest.FixtureRequest, tmp_path: Path) -> Bench:
         again=lambda: FakeHypervisor(tmp_path / "engine"),
         domain=lambda instance_id: _domain(instance_id, tmp_path / "disk", f"tap{instance_id[-1]}", tmp_path),
         crash=hypervisor.guest_crashes,
+        # Nobody looks whether it is there.
+        export=NbdExport(tmp_path, MIB),
     )
 
 
@@ -86,7 +92,16 @@ def _real(request: pytest.FixtureRequest, tmp_path: Path) -> Bench:
     def crash(instance_id: InstanceId) -> None:
         os.kill(host.qemu_pid(domain_name("c0de", instance_id)), 9)
 
-    return Bench(hypervisor=make(), again=make, domain=lambda instance_id: _real_domain(host, instance_id), crash=crash)
+    export = NbdExport(host.folder, MIB)
+    export.start()
+    request.addfinalizer(export.kill)
+    return Bench(
+        hypervisor=make(),
+        again=make,
+        domain=lambda instance_id: _real_domain(host, instance_id),
+        crash=crash,
+        export=export,
+    )
 
 
 def _real_domain(host: LibvirtHost, instance_id: InstanceId) -> Domain:
@@ -222,6 +237,63 @@ async def test_the_screen_of_a_running_domain_is_a_picture(bench: Bench) -> None
         with Image.open(io.BytesIO(jpeg(await hypervisor.screenshot(FIRST, wake_up=wake_up)))) as picture:
             assert picture.format == "JPEG"
             assert picture.width >= 640
+
+
+async def test_a_volume_is_attached_once_and_found_by_another_agent(bench: Bench) -> None:
+    hypervisor = bench.hypervisor
+    with pytest.raises(NotFound):
+        await hypervisor.attach_disk(FIRST, bench.export.disk())
+    await hypervisor.prepare(bench.domain(FIRST))
+    await hypervisor.resume(FIRST)
+    assert await hypervisor.disks_of(FIRST) == []
+    for generation in (1, 2):
+        await hypervisor.attach_disk(FIRST, bench.export.disk(generation=generation))
+    attached = AttachedDisk(volume_id=VOLUME, slot=5, generation=1, size_bytes=MIB)
+    assert await hypervisor.disks_of(FIRST) == [attached]
+    assert [(use.instance_id, use.slot) for use in await hypervisor.disk_uses() if use.slot] == [(FIRST, 5)]
+    taken = dataclasses.replace(bench.export.disk(), volume_id="vol-0123456789abcdef1")
+    with pytest.raises(CloudError):
+        await hypervisor.attach_disk(FIRST, taken)
+    successor = bench.again()
+    await successor.open()
+    try:
+        assert await successor.disks_of(FIRST) == [attached]
+    finally:
+        await successor.close()
+    await hypervisor.power_off(FIRST, grace_s=0.1)
+    assert await hypervisor.disks_of(FIRST) == []
+    with pytest.raises(WrongState):
+        await hypervisor.attach_disk(FIRST, bench.export.disk())
+
+
+async def test_a_volume_is_refreshed_in_place_and_in_its_new_size(bench: Bench) -> None:
+    hypervisor, export = bench.hypervisor, bench.export
+    domain = bench.domain(FIRST)
+    await hypervisor.prepare(dataclasses.replace(domain, disks=(*domain.disks, export.disk())))
+    attached = AttachedDisk(volume_id=VOLUME, slot=5, generation=1, size_bytes=MIB)
+    assert await hypervisor.disks_of(FIRST) == [attached]
+    await hypervisor.resume(FIRST)
+    if hypervisor.kind != "fake":
+        export.kill()
+        export.size_bytes = 2 * MIB
+        export.start()
+    export.size_bytes = 2 * MIB
+    for generation in (1, 2, 2):
+        await hypervisor.refresh_disk(FIRST, export.disk(generation=generation))
+        grown = dataclasses.replace(attached, generation=generation, size_bytes=2 * MIB)
+        assert await hypervisor.disks_of(FIRST) == [grown]
+    with pytest.raises(WrongState):
+        await hypervisor.refresh_disk(FIRST, dataclasses.replace(export.disk(), volume_id="vol-0123456789abcdef1"))
+
+
+async def test_detaching_and_shutting_down_what_is_not_there_is_nothing(bench: Bench) -> None:
+    hypervisor = bench.hypervisor
+    await hypervisor.detach_disk(FIRST, VOLUME)
+    await hypervisor.shut_down(FIRST)
+    assert await hypervisor.disks_of(FIRST) == []
+    await hypervisor.prepare(bench.domain(FIRST))
+    await hypervisor.detach_disk(FIRST, VOLUME)
+    assert await hypervisor.power_of(FIRST) is Power.PAUSED
 
 
 async def test_many_domains_at_once(bench: Bench) -> None:

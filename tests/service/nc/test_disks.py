@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from prometheus_client import REGISTRY
 
 from common.errors import InvalidArgument, NotFound, Stale
 from common.ids import InstanceId
@@ -179,6 +180,12 @@ async def test_an_instance_boots_from_a_volume_and_has_space_of_its_own(node: No
     await node.client.terminate(ID)
     await node.client.until(ID, GONE)
     assert node.leftovers() == []
+
+
+async def test_what_guests_do_with_volumes_is_shown_by_volume(node: Node) -> None:
+    await launch(node, plan(1, disk()))
+    named = {"volume": VOLUME, "kind": "write"}
+    await eventually(lambda: REGISTRY.get_sample_value("mallee_nc_volume_operations_total", named) is not None)
 
 
 async def test_a_guest_that_is_given_time_shuts_down_and_is_gone(node: Node) -> None:
