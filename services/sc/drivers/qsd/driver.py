@@ -74,6 +74,9 @@ class QsdVolumes:
             # A predecessor may have left it waiting for space, or not.
             with contextlib.suppress(CloudError):
                 await engine.pause(self._full)
+                if engine.daemon.runs:
+                    await hydrate.rest(engine)
+                    await points.tidy(engine)
             if trouble or engine.record().source is not None:
                 self._mender.nudge(volume_id)
         self._mender.nudge(_SPACE)
@@ -167,7 +170,7 @@ class QsdVolumes:
             yield point
 
     async def release(self, snapshot_id: SnapshotId, *, keep_as_base: bool) -> None:
-        engine = self._holder(snapshot_id)
+        engine = self._holder(snapshot_id) or await self._remembers(snapshot_id)
         if engine is None:
             return
         async with engine.lock:
@@ -225,6 +228,14 @@ class QsdVolumes:
 
     def _holder(self, snapshot_id: SnapshotId) -> VolumeEngine | None:
         return next((one for one in self._engines.values() if one.place.point(snapshot_id).exists()), None)
+
+    async def _remembers(self, snapshot_id: SnapshotId) -> VolumeEngine | None:
+        """The volume whose changes since this point are known."""
+        for engine in list(self._engines.values()):
+            with contextlib.suppress(CloudError):
+                if snapshot_id in {mark.snapshot_id for mark in await hydrate.marks(engine)}:
+                    return engine
+        return None
 
     async def _make(self, engine: VolumeEngine, volume: Volume) -> None:
         """The record last: it says that the volume is whole."""

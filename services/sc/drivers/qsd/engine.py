@@ -80,11 +80,14 @@ class VolumeEngine:
         """Those from which on changes are known, the oldest first."""
         if not self.daemon.runs:
             return []
+        found = (PointName.parse(name) for name in await self.bitmaps())
+        return sorted(point for point in found if point)
+
+    async def bitmaps(self) -> list[str]:
         # QEMU 7.2 crashes in this command when a stream has ended: `hydrate` sees to it that it is not asked then.
         nodes = await self.daemon.ask("query-named-block-nodes", flat=True)
         top = next(node for node in nodes if node["node-name"] == graph.TOP)
-        found = (PointName.parse(bitmap["name"]) for bitmap in top.get("dirty-bitmaps", ()))
-        return sorted(point for point in found if point)
+        return [bitmap["name"] for bitmap in top.get("dirty-bitmaps", ())]
 
     def base(self) -> str:
         """The node that holds what is the volume now, below all points."""
@@ -103,7 +106,7 @@ class VolumeEngine:
         """The daemon serves what the record says, whatever was there. Raises Unavailable."""
         record = self.record()
         if not await self._adopted():
-            for file in self.place.folder.glob("*.point"):
+            for file in self.place.points():
                 file.unlink()
             self.filled = False
             # Of a daemon that is gone: no sign that the next one is whole.

@@ -17,6 +17,7 @@ from common.errors import Unavailable
 from services.sc.drivers import sparse
 from services.sc.drivers.qsd import graph
 from services.sc.drivers.qsd.engine import VolumeEngine
+from services.sc.drivers.qsd.graph import PointName
 from services.sc.drivers.qsd.layout import VolumePlace
 
 _JOB: Final = "fill"
@@ -65,6 +66,11 @@ async def rest(engine: VolumeEngine) -> None:
             await _concluded(engine, job)
     if engine.filled:
         await _finish(engine)
+
+
+async def marks(engine: VolumeEngine) -> list[PointName]:
+    """None is told while its source comes: asking would end its daemon."""
+    return [] if engine.place.load() is None or engine.record().source else await engine.marks()
 
 
 async def step(engine: VolumeEngine) -> float | None:

@@ -68,6 +68,9 @@ class VolumePlace:
     def point(self, snapshot_id: SnapshotId) -> Path:
         return self.folder / f"{snapshot_id}.point"
 
+    def points(self) -> list[Path]:
+        return list(self.folder.glob("*.point"))
+
     def private(self, name: str) -> Path:
         return self.sockets / "q" / f"{self._tail}.{name}"
 

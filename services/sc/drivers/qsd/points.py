@@ -7,7 +7,6 @@ Both live in the daemon's memory. With it they are lost, and are then told as lo
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -18,13 +17,14 @@ from common.ids import SnapshotId
 from services.sc.drivers import sparse
 from services.sc.drivers.base import BLOCK_BYTES, Extent
 from services.sc.drivers.qsd import graph
-from services.sc.drivers.qsd.daemon import Refused
 from services.sc.drivers.qsd.engine import VolumeEngine
 from services.sc.drivers.qsd.graph import PointName
 from services.sc.nbd import wire
 from services.sc.nbd.client import NbdClient, connected
 
 _READ_BYTES: Final = 4 << 20
+# Begins the names of exports of points, and of bitmaps that are told along.
+_EXPORT: Final = "p-"
 _serial = itertools.count()
 
 
@@ -64,31 +64,52 @@ async def release(engine: VolumeEngine, snapshot_id: SnapshotId, *, keep_as_base
 
 
 async def drop(engine: VolumeEngine, snapshot_id: SnapshotId) -> None:
-    """The point is not there any more; what changes is recorded as before.
+    """The point is not there any more; what changes is recorded as before."""
+    engine.place.point(snapshot_id).unlink(missing_ok=True)
+    await _clear(engine)
+
+
+async def tidy(engine: VolumeEngine) -> None:
+    """What a controller that is gone had open or half done is not there any more."""
+    for export_id in await engine.exports():
+        if export_id.startswith(_EXPORT):
+            await engine.drop_export(export_id)
+    for name in await engine.bitmaps():
+        if name.startswith(_EXPORT):
+            await engine.daemon.ask("block-dirty-bitmap-remove", node=graph.TOP, name=name)
+    filters = {point.snapshot_id for point in await engine.filters()}
+    for file in engine.place.points():
+        if SnapshotId(file.stem) not in filters:
+            file.unlink()
+    await _clear(engine)
+
+
+async def _clear(engine: VolumeEngine) -> None:
+    """Takes out points that have no file any more.
 
     QEMU takes a filter out from the top alone: one that later points stand on stays until they are gone, and its file,
     which has no name any more, with it.
     """
     ask = engine.daemon.ask
-    for export_id in await engine.exports():
-        if export_id.startswith(_exports_of(snapshot_id)):
-            await engine.drop_export(export_id)
-    engine.place.point(snapshot_id).unlink(missing_ok=True)
     filters = await engine.filters()
+    standing = {point.snapshot_id for point in filters if engine.place.point(point.snapshot_id).exists()}
     names = await engine.node_names()
     for point in filters:
-        if point.snapshot_id == snapshot_id and point.access in names:
+        if point.snapshot_id not in standing and point.access in names:
+            for export_id in await engine.exports():
+                if export_id.startswith(_exports_of(point.snapshot_id)):
+                    await engine.drop_export(export_id)
             await ask("blockdev-del", node_name=point.access)
-    while filters and not engine.place.point(filters[-1].snapshot_id).exists():
+    while filters and filters[-1].snapshot_id not in standing:
         gone = filters.pop()
         below = filters[-1].filter if filters else engine.base()
         await ask("blockdev-reopen", options=[graph.top_node(below)])
         await ask("blockdev-del", node_name=gone.filter)
-        await ask("blockdev-del", node_name=gone.target)
-    if not any(point.snapshot_id == snapshot_id for point in await engine.filters()):
-        with contextlib.suppress(Refused):
-            # Of a point that was prepared and not made.
-            await ask("blockdev-del", node_name=f"t-{snapshot_id}")
+    # Files that are of no filter, or not of one any more.
+    held = {point.target for point in filters}
+    for name in names:
+        if name.startswith("t-") and name not in held:
+            await ask("blockdev-del", node_name=name)
 
 
 async def undo(engine: VolumeEngine, point: PointName) -> None:
@@ -209,7 +230,7 @@ async def _since(engine: VolumeEngine, point: PointName, base: SnapshotId | None
 
 
 def _exports_of(snapshot_id: SnapshotId) -> str:
-    return f"p-{snapshot_id}-"
+    return f"{_EXPORT}{snapshot_id}-"
 
 
 def _whole_blocks(parts: Any, size_bytes: int) -> list[Extent]:
