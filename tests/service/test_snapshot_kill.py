@@ -33,6 +33,7 @@ Result = TypeVar("Result")
 
 _BLOCKS = 64
 _SNAPSHOTS = 6
+_KILLS = 5
 
 
 def snap(number: int) -> SnapshotId:
@@ -60,8 +61,11 @@ async def test_kill_9_of_walrus_disturbs_no_upload_and_no_reader(home: Path) -> 
         kills = 0
         while not done.is_set():
             async with walrus(home):
+                await _answers(port)
+                # It is left alone in the end: on a busy machine nothing may come to an end between its deaths.
+                lives_s = 0.1 + chance.random() * 1.5 if kills < _KILLS else None
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(1.0 + chance.random() * 1.5):
+                    async with asyncio.timeout(lives_s):
                         await done.wait()
             kills += 1
         return kills
@@ -90,9 +94,18 @@ async def test_kill_9_of_walrus_disturbs_no_upload_and_no_reader(home: Path) -> 
                         some.create_task(uploads(number))
             done.set()
         # The last one was not killed in the midst of anything.
-        assert await life > 2
+        assert await life > 1
         await uploader.close()
     await _check_store(home / "walrus")
+
+
+async def _answers(port: int) -> None:
+    while True:
+        with suppress(OSError):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.close()
+            return
+        await asyncio.sleep(0.02)
 
 
 async def _until_it_works(call: Callable[[], Awaitable[Result]]) -> Result:
