@@ -115,7 +115,7 @@ VolumeTransport = Literal["auto", "tls"]
 class ScConfig:
     """What holds for the volumes of every zone."""
 
-    # qsd: qcow2 files, each served by a qemu-storage-daemon. fake: the shipped fake. auto: as the hypervisor is.
+    # qsd: sparse files, each served by a qemu-storage-daemon. fake: the shipped fake. auto: as the hypervisor is.
     driver: VolumeEngine = "auto"
     # auto: a unix socket for nodes on the same host, TLS for others. tls: TLS for all.
     transport: VolumeTransport = "auto"
