@@ -1,4 +1,4 @@
-"""What guests do with their volumes, as the engine counts it, for Prometheus: operations, bytes and latency are rates."""
+"""What guests do with their volumes, as the engine counts it, for Prometheus: rates are IOPS, bytes and latency."""
 
 from __future__ import annotations
 

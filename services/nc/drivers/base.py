@@ -80,6 +80,7 @@ class AttachedDisk:
     """A volume that a domain has, as its engine says."""
 
     volume_id: str
+    # -1: its guest has let go of it, and the engine is about to.
     slot: int
     # Of the grant that its source was told with. 0: it is not yet as it should be, refresh it.
     generation: int

@@ -33,6 +33,11 @@ def serial_of(volume_id: str) -> str:
     return volume_id.replace("-", "")
 
 
+def volume_of(node: str) -> str:
+    """Whose block node it is, by its name: the serial and more."""
+    return f"vol-{node.split('.')[0].removeprefix('vol')}"
+
+
 def alias_of(volume_id: str) -> str:
     """libvirt keeps it as long as the disk is attached, so it tells a later node controller what it has found."""
     return f"ua-{volume_id}"

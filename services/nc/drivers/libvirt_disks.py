@@ -16,15 +16,25 @@ import libvirt_qemu
 from common.errors import CloudError, WrongState
 from common.ids import InstanceId
 from services.nc.drivers.base import AttachedDisk, Disk, DiskUse, ExportSource, PowerChange
-from services.nc.drivers.disk_xml import DefinedDisk, disk_xml, serial_of, slot_of_target, volumes_in
+from services.nc.drivers.disk_xml import (
+    DefinedDisk,
+    alias_of,
+    disk_xml,
+    serial_of,
+    slot_of_target,
+    volume_of,
+    volumes_in,
+)
 from services.nc.drivers.feed import PowerFeed, instances_of
 
 # What QEMU says when a guest has been asked before and has not answered yet.
 _ASKED_ALREADY: Final = "in the process of unplug"
 
 # How long a write waits for a storage daemon that went away before QEMU stops the guest, which is then resumed again
-# and again. Meanwhile the rest of the guest goes on, but nothing can be plugged out.
-RECONNECT_S: Final = 60
+# and again. Meanwhile the rest of the guest goes on; but as long as this it hangs when its volume is taken by force.
+RECONNECT_S: Final = 20
+# Of a disk that its guest has let go of already: it is nowhere.
+_GOING_SLOT: Final = -1
 
 T = TypeVar("T")
 Ask = Callable[[libvirt.virConnect], T]
@@ -148,19 +158,25 @@ def bring_up_to_date(domain: libvirt.virDomain, disks: Sequence[Disk]) -> None:
 
 
 def _attached(monitor: _Monitor, defined: Sequence[DefinedDisk]) -> list[AttachedDisk]:
+    """Also one that its guest has let go of, as long as QEMU has it open: it would hang on one that was revoked."""
     blocks, graph = _blocks(monitor), _Graph(monitor)
     for name in graph.unused:
         monitor("blockdev-del", **{"node-name": name})
-    return [
-        AttachedDisk(
-            volume_id=disk.volume_id,
-            slot=disk.slot,
-            generation=_generation_of(graph.sources.get(block["node-name"], ""), disk),
-            size_bytes=block["image"]["virtual-size"],
-        )
-        for disk in defined
-        if (block := blocks.get(disk.alias)) is not None
-    ]
+    slots = {disk.volume_id: disk.slot for disk in defined}
+    found = dict.fromkeys(map(volume_of, graph.used), _GOING_SLOT) | slots
+    return [_look_at(volume_id, slot, blocks, graph) for volume_id, slot in found.items()]
+
+
+def _look_at(volume_id: str, slot: int, blocks: Mapping[str, Any], graph: _Graph) -> AttachedDisk:
+    block = blocks.get(alias_of(volume_id))
+    if block is None:
+        return AttachedDisk(volume_id=volume_id, slot=_GOING_SLOT, generation=0, size_bytes=0)
+    source = graph.sources.get(block["node-name"], "")
+    # One that is not ours would not wait for a storage daemon.
+    generation = int(source.split(".")[1]) if source in graph.ours else 0
+    return AttachedDisk(
+        volume_id=volume_id, slot=slot, generation=generation, size_bytes=block["image"]["virtual-size"]
+    )
 
 
 def _blocks(monitor: _Monitor) -> dict[str, Any]:
@@ -181,18 +197,17 @@ class _Graph:
         self.sources = {
             names[edge["parent"]]: names[edge["child"]] for edge in graph["edges"] if edge["name"] == "file"
         }
-        self.ours = [name for name in names.values() if name.startswith("vol") and name.count(".") == 2]
+        self.used = [name for name in self.sources.values() if _is_ours(name)]
+        self.ours = [name for name in names.values() if _is_ours(name)]
 
     @property
     def unused(self) -> list[str]:
         """Of a move that was cut short, or of a disk that is gone."""
-        return [name for name in self.ours if name not in self.sources.values()]
+        return [name for name in self.ours if name not in self.used]
 
 
-def _generation_of(source: str, disk: DefinedDisk) -> int:
-    """0: it is not ours, so it would not wait for a storage daemon."""
-    serial, _, rest = source.partition(".")
-    return int(rest.split(".")[0]) if serial == serial_of(disk.volume_id) else 0
+def _is_ours(node: str) -> bool:
+    return node.startswith("vol") and node.count(".") == 2
 
 
 def _move(monitor: _Monitor, found: DefinedDisk, disk: Disk) -> None:
