@@ -45,6 +45,12 @@ class Ssh:
         assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
 
+    def send(self, address: str, file: Path, path: str) -> None:
+        """The guest may run it."""
+        with file.open("rb") as content:
+            line = [*self._command(), f"{self.user}@{address}", f"cat > {path}; chmod 755 {path}"]
+            subprocess.run(line, stdin=content, check=True, timeout=60)
+
     def wait(self, address: str, *, within_s: float = BOOT_S) -> None:
         """Until it lets us in."""
 
