@@ -48,6 +48,17 @@ def disks(s3: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     s3.delete_bucket(Bucket=BUCKET)
 
 
+@pytest.fixture(scope="module")
+def foreign_bucket(fake_cloud: RunningCloud) -> Iterator[str]:
+    """With a disk that its owner alone may read."""
+    s3, name = fake_cloud.client("s3", "neighbour"), "disks-of-a-neighbour"
+    s3.create_bucket(Bucket=name)
+    s3.put_object(Bucket=name, Key="disk.raw", Body=DISK)
+    yield name
+    s3.delete_object(Bucket=name, Key="disk.raw")
+    s3.delete_bucket(Bucket=name)
+
+
 def qemu_img(*arguments: str) -> None:
     subprocess.run(["qemu-img", *arguments], check=True)
 
@@ -87,22 +98,34 @@ def test_a_disk_image_becomes_a_snapshot(ec2: Any, disks: None, kind: str) -> No
     ec2.delete_snapshot(SnapshotId=detail["SnapshotId"])
 
 
-@pytest.mark.parametrize("key", ["hostile.qcow2", "absent"])
-async def test_an_import_that_fails_says_why_and_leaves_nothing(ec2: Any, disks: None, key: str) -> None:
-    task_id = ec2.import_snapshot(DiskContainer=container(key, "QCOW2"))["ImportTaskId"]
+@pytest.mark.parametrize(
+    ("bucket", "key", "code"),
+    [
+        (BUCKET, "hostile.qcow2", "InvalidParameterValue"),
+        (BUCKET, "absent", "NoSuchKey"),
+        ("no-such-bucket-of-tests", "disk.raw", "NoSuchBucket"),
+        ("disks-of-a-neighbour", "disk.raw", "AccessDenied"),
+    ],
+)
+async def test_an_import_that_fails_says_why_and_leaves_nothing(
+    ec2: Any, disks: None, foreign_bucket: str, bucket: str, key: str, code: str
+) -> None:
+    place = {"UserBucket": {"S3Bucket": bucket, "S3Key": key}}
+    task_id = ec2.import_snapshot(DiskContainer=place)["ImportTaskId"]
 
     def detail() -> dict[str, Any]:
         (task,) = ec2.describe_import_snapshot_tasks(ImportTaskIds=[task_id])["ImportSnapshotTasks"]
-        return task["SnapshotTaskDetail"]
+        found: dict[str, Any] = task["SnapshotTaskDetail"]
+        return found
 
     failed = await ended(detail)
     assert failed["Status"] == "error"
-    assert failed["StatusMessage"].startswith("ClientError: ")
+    assert failed["StatusMessage"].split(": ")[:2] == ["ClientError", code]
     assert ec2.describe_snapshots(OwnerIds=["self"])["Snapshots"] == []
 
 
 async def test_an_image_is_imported_and_exported_with_the_same_bytes(
-    ec2: Any, s3: Any, disks: None, tmp_path: Path
+    ec2: Any, s3: Any, disks: None, foreign_bucket: str, tmp_path: Path
 ) -> None:
     imported = ec2.import_image(Description="a machine", DiskContainers=[container("disk.qcow2", "qcow2")])
     assert imported["ImportTaskId"].startswith("import-ami-")
@@ -124,11 +147,11 @@ async def test_an_image_is_imported_and_exported_with_the_same_bytes(
         assert body.rstrip(b"\0") == DISK.rstrip(b"\0")
     with refused("IncorrectState"):
         ec2.cancel_export_task(ExportTaskId=task_id)
-    lost = ec2.export_image(
-        ImageId=task["ImageId"], DiskImageFormat="RAW", S3ExportLocation={"S3Bucket": "no-such-bucket-of-tests"}
-    )
-    failed = await ended(export_task(ec2, lost["ExportImageTaskId"]))
-    assert (failed["Status"], failed["StatusMessage"][:13]) == ("deleted", "ClientError: ")
+    for bucket, code in (("no-such-bucket-of-tests", "NoSuchBucket"), (foreign_bucket, "AccessDenied")):
+        location = {"S3Bucket": bucket}
+        lost = ec2.export_image(ImageId=task["ImageId"], DiskImageFormat="RAW", S3ExportLocation=location)
+        failed = await ended(export_task(ec2, lost["ExportImageTaskId"]))
+        assert (failed["Status"], failed["StatusMessage"].split(": ")[:2]) == ("deleted", ["ClientError", code])
     ec2.deregister_image(ImageId=task["ImageId"], DeleteAssociatedSnapshots=True)
 
 
