@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from common.errors import InvalidArgument, Unsupported
-from common.ids import AccountId
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import image_pb2 as ec2
 from services.clc.image.describe import mapping_view
 from services.clc.image.use_cases import own_image
+from services.clc.sharing import asked_changes, share
 from services.clc.snapshot.create import check_description
 from services.clc.store import Changes, until_committed
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
@@ -27,9 +25,7 @@ async def modify_image_attribute(
                 draft.description = request.description.value or request.value
                 check_description(draft.description)
             case "launchPermission":
-                added, removed = _permissions(request)
-                _grant(draft, added)
-                _revoke(draft, removed)
+                _share(draft, request)
             case other:
                 raise InvalidArgument(
                     f"Value ({other}) for parameter attribute is invalid: launchPermission, description"
@@ -127,52 +123,15 @@ def _attribute(request: ec2.ModifyImageAttributeRequest) -> str:
     return given.pop()
 
 
-def _permissions(
-    request: ec2.ModifyImageAttributeRequest,
-) -> tuple[Sequence[ec2.LaunchPermission], Sequence[ec2.LaunchPermission]]:
-    """Those to add and those to remove, of the structure or of the flat, older members."""
+def _share(image: record_pb2.ImageRecord, request: ec2.ModifyImageAttributeRequest) -> None:
     flat = [ec2.LaunchPermission(user_id=user) for user in request.user_ids]
     flat += [ec2.LaunchPermission(group=group) for group in request.user_groups]
-    if request.HasField("launch_permission") and (flat or request.operation_type):
-        raise InvalidArgument(
-            "The parameter launchPermission cannot be used with the parameter operationType",
-            code="InvalidParameterCombination",
-        )
-    match request.operation_type:
-        case "add":
-            return flat, ()
-        case "remove":
-            return (), flat
-        case "" if not flat:
-            return request.launch_permission.add, request.launch_permission.remove
-        case other:
-            raise InvalidArgument(f"Value ({other}) for parameter operationType is invalid: add or remove")
+    structure = request.launch_permission if request.HasField("launch_permission") else None
+    added, removed = asked_changes("launchPermission", structure, flat, request.operation_type)
+    share(image, image.launch_account_ids, added=added, removed=removed, malformed=_malformed)
 
 
-def _grant(image: record_pb2.ImageRecord, permissions: Sequence[ec2.LaunchPermission]) -> None:
-    for permission in permissions:
-        if _is_everybody(permission):
-            image.public = True
-        elif permission.user_id not in image.launch_account_ids:
-            image.launch_account_ids.append(permission.user_id)
-
-
-def _revoke(image: record_pb2.ImageRecord, permissions: Sequence[ec2.LaunchPermission]) -> None:
-    for permission in permissions:
-        if _is_everybody(permission):
-            image.public = False
-        elif permission.user_id in image.launch_account_ids:
-            image.launch_account_ids.remove(permission.user_id)
-
-
-def _is_everybody(permission: ec2.LaunchPermission) -> bool:
-    if permission.group == "all" and not permission.user_id:
-        return True
-    try:
-        AccountId("" if permission.group else permission.user_id)
-    except ValueError:
-        wrong = permission.group or permission.user_id
-        raise InvalidArgument(
-            f"Invalid attribute item value '{wrong}' for item 'launchPermission'", code="InvalidAMIAttributeItemValue"
-        ) from None
-    return False
+def _malformed(given: str) -> InvalidArgument:
+    return InvalidArgument(
+        f"Invalid attribute item value '{given}' for item 'launchPermission'", code="InvalidAMIAttributeItemValue"
+    )

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from common.errors import InvalidArgument, Unsupported
-from common.ids import AccountId
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import snapshot_pb2 as ec2
+from services.clc.sharing import asked_changes, share
 from services.clc.snapshot.find import Snapshot, own_snapshot
 from services.clc.store import Changes, until_committed
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
 
 _PERMISSION = "createVolumePermission"
-Permissions = Sequence[ec2.CreateVolumePermission]
 
 
 @use_case("ec2.DescribeSnapshotAttribute")
@@ -39,15 +38,11 @@ async def modify_snapshot_attribute(
 ) -> ec2.ModifySnapshotAttributeResponse:
     if request.attribute:
         _check_attribute(request.attribute, (_PERMISSION,))
-    added, removed = _permissions(request)
 
     async def attempt() -> ec2.ModifySnapshotAttributeResponse:
         snapshot = own_snapshot(cloud.store, call.account_id, request.snapshot_id)
         draft = snapshot.draft()
-        for permission in added:
-            _grant(draft, permission)
-        for permission in removed:
-            _revoke(draft, permission)
+        _share(draft, request)
         end_dry_run(request)
         await _replace(cloud, snapshot, draft)
         return ec2.ModifySnapshotAttributeResponse()
@@ -89,51 +84,15 @@ def _check_attribute(attribute: str, known: Sequence[str]) -> None:
         raise InvalidArgument(f"Value ({attribute}) for parameter attribute is invalid: {', '.join(known)}")
 
 
-def _permissions(request: ec2.ModifySnapshotAttributeRequest) -> tuple[Permissions, Permissions]:
-    """Those to add and those to remove, of the structure or of the flat, older members."""
+def _share(snapshot: record_pb2.SnapshotRecord, request: ec2.ModifySnapshotAttributeRequest) -> None:
     flat = [ec2.CreateVolumePermission(user_id=user) for user in request.user_ids]
     flat += [ec2.CreateVolumePermission(group=group) for group in request.group_names]
-    if request.HasField("create_volume_permission") and (flat or request.operation_type):
-        raise InvalidArgument(
-            "The parameter createVolumePermission cannot be used with the parameter operationType",
-            code="InvalidParameterCombination",
-        )
-    match request.operation_type:
-        case "add":
-            return flat, ()
-        case "remove":
-            return (), flat
-        case "" if not flat:
-            changes = request.create_volume_permission
-            if not changes.add and not changes.remove:
-                raise InvalidArgument(f"The request must contain the parameter {_PERMISSION}", code="MissingParameter")
-            return changes.add, changes.remove
-        case other:
-            raise InvalidArgument(f"Value ({other}) for parameter operationType is invalid: add or remove")
+    structure = request.create_volume_permission if request.HasField("create_volume_permission") else None
+    added, removed = asked_changes(_PERMISSION, structure, flat, request.operation_type)
+    if not added and not removed:
+        raise InvalidArgument(f"The request must contain the parameter {_PERMISSION}", code="MissingParameter")
+    share(snapshot, snapshot.create_account_ids, added=added, removed=removed, malformed=_malformed)
 
 
-def _grant(snapshot: record_pb2.SnapshotRecord, permission: ec2.CreateVolumePermission) -> None:
-    if _is_everybody(permission):
-        snapshot.public = True
-    elif permission.user_id not in snapshot.create_account_ids:
-        snapshot.create_account_ids.append(permission.user_id)
-
-
-def _revoke(snapshot: record_pb2.SnapshotRecord, permission: ec2.CreateVolumePermission) -> None:
-    if _is_everybody(permission):
-        snapshot.public = False
-    elif permission.user_id in snapshot.create_account_ids:
-        snapshot.create_account_ids.remove(permission.user_id)
-
-
-def _is_everybody(permission: ec2.CreateVolumePermission) -> bool:
-    if permission.group == "all" and not permission.user_id:
-        return True
-    try:
-        AccountId("" if permission.group else permission.user_id)
-    except ValueError:
-        wrong = permission.group or permission.user_id
-        raise InvalidArgument(
-            f"Invalid value '{wrong}' for createVolumePermission: neither `all` nor an account id."
-        ) from None
-    return False
+def _malformed(given: str) -> InvalidArgument:
+    return InvalidArgument(f"Invalid value '{given}' for {_PERMISSION}: neither `all` nor an account id.")
