@@ -35,6 +35,8 @@ AT_ONCE: Final = 256
 BUSY_S: Final = 5.0
 # Of the reconcilers here: somebody waits for each disk.
 _LAST_RETRY_S: Final = 3.0
+# Its guest has let go of a disk, and the engine is about to.
+_SOON_S: Final = 0.05
 # An engine that refuses a disk so often in a row refuses it for good.
 _TRIES: Final = 3
 
@@ -182,6 +184,8 @@ class DiskReconciler:
         for volume_id, step in steps.items():
             if is_at_work and step is not None:
                 self._acts.nudge(f"{instance_id}/{volume_id}")
+        if any(disk.slot < 0 for disk in found.values()):
+            return _SOON_S
         return BUSY_S if any(asked == instance_id for asked, _ in self._asked) else None
 
     async def act(self, key: str) -> float | None:

@@ -6,6 +6,7 @@ of its block nodes. https://www.qemu.org/docs/master/interop/qemu-qmp-ref.html
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
@@ -159,10 +160,15 @@ def bring_up_to_date(domain: libvirt.virDomain, disks: Sequence[Disk]) -> None:
 
 def _attached(monitor: _Monitor, defined: Sequence[DefinedDisk]) -> list[AttachedDisk]:
     """Also one that its guest has let go of, as long as QEMU has it open: it would hang on one that was revoked."""
-    blocks, graph = _blocks(monitor), _Graph(monitor)
-    for name in graph.unused:
-        monitor("blockdev-del", **{"node-name": name})
     slots = {disk.volume_id: disk.slot for disk in defined}
+    for layer, source in _Graph(monitor).sources.items():
+        if _is_ours(source) and volume_of(source) not in slots:
+            # libvirt asks once, and QEMU tells of a device before it has let go of its disk.
+            with contextlib.suppress(CloudError):
+                monitor("blockdev-del", **{"node-name": layer})
+    for name in _Graph(monitor).unused:
+        monitor("blockdev-del", **{"node-name": name})
+    blocks, graph = _blocks(monitor), _Graph(monitor)
     found = dict.fromkeys(map(volume_of, graph.used), _GOING_SLOT) | slots
     return [_look_at(volume_id, slot, blocks, graph) for volume_id, slot in found.items()]
 
