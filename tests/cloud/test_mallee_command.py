@@ -27,12 +27,16 @@ def test_status_shows_services_leaders_nodes_and_instances(fake_cloud: RunningCl
     shown = fake_cloud.json("status")
     assert shown["State"] == "up"
     assert {service["Name"] for service in shown["Services"]} == set(fake_cloud.members)
-    assert {member["Role"] for member in shown["Members"]} == {"clc", "walrus", "facade", "cc", "nc"}
-    assert shown["Leaders"] == {"clc": "clc-1", "cc/us-east-1a": "cc-us-east-1a"}
+    assert {member["Role"] for member in shown["Members"]} == {"clc", "walrus", "facade", "cc", "sc", "nc"}
+    assert shown["Leaders"] == {"clc": "clc-1", "cc/us-east-1a": "cc-us-east-1a", "sc/us-east-1a": "sc-us-east-1a"}
     assert [node["Node"] for node in shown["Nodes"]] == ["nc-us-east-1a-1", "nc-us-east-1a-2"]
+    (storage,) = shown["Storage"]
+    assert storage["Zone"] == "us-east-1a"
+    assert storage["TotalBytes"] >= storage["FreeBytes"] > 0
     text = fake_cloud.mallee("status").stdout
     assert "is up" in text
     assert "nc-us-east-1a-2" in text
+    assert "Volumes of us-east-1a" in text
 
 
 def test_nodes_show_used_and_free_room(fake_cloud: RunningCloud) -> None:
