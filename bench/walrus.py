@@ -34,6 +34,7 @@ from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import body_pb2, bucket_pb2, listing_pb2, object_pb2
 from mallee.s3.v1.service_pb2_grpc import S3ServiceStub, add_S3ServiceServicer_to_server
 from mallee.walrus.v1.service_pb2_grpc import add_WalrusServiceServicer_to_server
+from services.walrus.bundle_image import Bundles
 from services.walrus.drivers.embedded.blobs import FileBlobs
 from services.walrus.drivers.embedded.index import SqliteIndex
 from services.walrus.images import Images
@@ -70,9 +71,11 @@ async def serve(folder: Path) -> None:
     store.reclaim = reclaimer.nudge
     server = RpcServer(Identity.load(folder, "walrus-1"))
     server.add(add_S3ServiceServicer_to_server, S3Service(store))
-    _, opener = pki.load_self_signed(folder, pki.BUNDLE_OPENER)
-    images = Images(store, folder / "walrus" / "pins", ticket_key=bytes(32), opener=opener, now_s=time.time)
-    server.add(add_WalrusServiceServicer_to_server, WalrusService(store, images))
+    certificate, opener = pki.load_self_signed(folder, pki.BUNDLE_OPENER)
+    pins, key = folder / "walrus" / "pins", bytes(32)
+    images = Images(store, pins, ticket_key=key, opener=opener, now_s=time.time)
+    bundles = Bundles(store=store, folder=pins, ticket_key=key, certificate=certificate, key=opener)
+    server.add(add_WalrusServiceServicer_to_server, WalrusService(store, images, bundles))
     await server.start()
     print(server.ports[0], flush=True)
     await reclaimer.run()
@@ -174,7 +177,8 @@ async def serving(folder: Path) -> AsyncIterator[tuple[Server, int]]:
         assert server.stdout is not None
         yield Server(server.pid), int(await server.stdout.readline())
     finally:
-        server.kill()
+        if server.returncode is None:
+            server.kill()
         await server.wait()
 
 
