@@ -7,45 +7,13 @@ answer may have happened or not: an idempotent one is tried again until it is an
 from __future__ import annotations
 
 import contextlib
-import random
-import threading
-from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
+from tests.chaos.calls import Possible, Refused
+from tests.chaos.volumes import VolumeOwner
 
-from tests.cloud_fixture import RunningCloud
-
-# Answers as good as any: others have taken the room, a disk is full, or a client has as much as it may.
-_FULL = frozenset(
-    {
-        "InsufficientInstanceCapacity", "InsufficientCapacity", "InsufficientAddressCapacity",
-        "AddressLimitExceeded", "SecurityGroupLimitExceeded", "VcpuLimitExceeded",
-    }
-)  # fmt: skip
 PORTS = (2001, 2002, 2003)
-
-
-class Refused(Exception):
-    """It did not happen, and will not."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Possible:
-    """Values that something may have: the last acknowledged one, and those whose outcome nobody told."""
-
-    values: list[str | None]
-
-    def trying(self, value: str | None) -> None:
-        self.values.append(value)
-
-    def acknowledged(self, value: str | None) -> None:
-        self.values = [value]
-
-    @property
-    def certain(self) -> bool:
-        return len(self.values) == 1
 
 
 @dataclass(slots=True, kw_only=True)
@@ -61,20 +29,15 @@ class Address:
 
 
 @dataclass(slots=True, kw_only=True)
-class Client:
+class Client(VolumeOwner):
     """`work` runs until `stop` is set, and again if it is called again; what it did is read in between."""
 
-    cloud: RunningCloud
-    name: str
     image_id: str
     bucket: str
-    dice: random.Random
-    stop: threading.Event
     most_instances: int = 2
     # Client token → number of instances; those whose call was answered, with their ids.
     tokens: dict[str, int] = field(default_factory=dict)
     launched: dict[str, list[str]] = field(default_factory=dict)
-    alive: list[str] = field(default_factory=list)
     terminated: set[str] = field(default_factory=set)
     maybe_terminated: set[str] = field(default_factory=set)
     tags: dict[str, Possible] = field(default_factory=dict)
@@ -88,13 +51,6 @@ class Client:
     group_id: str = ""
     ports: dict[int, Possible] = field(default_factory=dict)
     addresses: list[Address] = field(default_factory=list)
-    answered: int = 0
-    unanswered: int = 0
-    refused: int = 0
-    # Answers that no client should ever get.
-    wrong: list[str] = field(default_factory=list)
-    _count: int = 0
-    _ec2: Any = None
     _s3: Any = None
 
     def work(self) -> None:
@@ -102,7 +58,7 @@ class Client:
         self._s3 = self._s3 or self.cloud.client("s3", read_timeout=15)
         often = (self._launch, self._tag, self._put, self._port, self._associate, self._limit_hops)
         sometimes = (self._terminate, self._group, self._key_pair, self._allocate, self._let_go)
-        deeds = (*often, *often, *sometimes)
+        deeds = (*often, *often, *sometimes, *self.volume_deeds)
         while not self.stop.is_set():
             with contextlib.suppress(Refused):
                 self._make_own_group() if not self.group_id else self.dice.choice(deeds)()
@@ -148,6 +104,7 @@ class Client:
         for address in self.addresses:
             if victim in address.holder.values:
                 address.holder.trying(None)
+        self.left_by(victim)
         if self._until_answered(lambda: self._ec2.terminate_instances(InstanceIds=[victim])):
             self.terminated.add(victim)
 
@@ -258,43 +215,5 @@ class Client:
         ):
             address.holder.acknowledged(None)
 
-    # How it calls.
-
-    def _until_answered(
-        self, call: Callable[[], Any], *, done: Set[str] = frozenset(), refusals: Set[str] = frozenset()
-    ) -> Any:
-        """None when time is up before. Raises Refused."""
-        while not self.stop.is_set():
-            if (answer := self._once(call, done=done, refusals=refusals)) is not None:
-                return answer
-            self.stop.wait(0.1)
-        return None
-
-    def _once(self, call: Callable[[], Any], *, done: Set[str] = frozenset(), refusals: Set[str] = frozenset()) -> Any:
-        """None without an answer: it may have happened. `done`: error codes that say that it has happened already."""
-        try:
-            answer = call()
-        except ClientError as error:
-            code = error.response["Error"]["Code"]
-            if code in done:
-                self.answered += 1
-                return True
-            if code in _FULL or code in refusals:
-                self.refused += 1
-                raise Refused from error
-            if error.response["ResponseMetadata"]["HTTPStatusCode"] != 503:
-                self.wrong.append(str(error))
-        except BotoCoreError:
-            pass
-        else:
-            self.answered += 1
-            return answer
-        self.unanswered += 1
-        return None
-
     def body(self, value: str) -> bytes:
         return value.encode() * 8000
-
-    def _name(self) -> str:
-        self._count += 1
-        return f"{self.name}-{self._count}"

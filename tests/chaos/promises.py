@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tests.chaos.clients import Client
+from tests.chaos.volumes import broken_promises_of_volumes, unsettled_volumes
 from tests.cloud_fixture import RunningCloud
 
 FINAL = ("running", "terminated")
@@ -17,8 +18,9 @@ def instances(ec2: Any) -> dict[str, Any]:
 
 
 def unsettled(ec2: Any) -> list[str]:
-    """Instances that are in no final state, or whose node does not answer by their metadata options yet."""
-    return [
+    """Instances that are in no final state, or whose node does not answer by their metadata options yet; volumes that
+    are on their way."""
+    return unsettled_volumes(ec2) + [
         key
         for key, i in instances(ec2).items()
         if i["State"]["Name"] not in FINAL
@@ -37,6 +39,7 @@ def broken_promises(cloud: RunningCloud, clients: Sequence[Client]) -> list[str]
         found += _of_ports(ec2, client)
         found += _of_addresses(ec2, client, described)
         found += _of_objects(cloud, client)
+        found += broken_promises_of_volumes(ec2, client, described)
     return found
 
 

@@ -25,6 +25,9 @@ class Records:
     addresses: list[clc.AddressRecord]
     groups: dict[str, clc.SecurityGroupRecord]
     tokens: list[clc.ClientTokenRecord]
+    volumes: list[clc.VolumeRecord]
+    # Those that the storage controllers keep.
+    stored_volumes: set[str]
     # Instance → node, by the cluster controllers.
     placements: dict[str, str]
     # Names under /mallee/clc/claim/ → holder.
@@ -54,6 +57,10 @@ def read(config: CloudConfig) -> Records:
             addresses=records("address", clc.AddressRecord),
             groups={group.group_id: group for group in records("security-group", clc.SecurityGroupRecord)},
             tokens=records("token", clc.ClientTokenRecord),
+            volumes=records("volume", clc.VolumeRecord),
+            stored_volumes={
+                volume_id for zone in config.zones for volume_id in under(f"/mallee/sc/{zone.name}/volume/")
+            },
             placements={
                 place.instance_id: place.node
                 for zone in config.zones
@@ -72,9 +79,23 @@ def faults(records: Records) -> list[str]:
     known = {i.instance_id for i in records.instances}
     reserved = {i for reservation in records.reservations for i in reservation.instance_ids}
     found += [f"{i} is in no reservation" for i in known - reserved]
-    reservations = {reservation.reservation_id for reservation in records.reservations}
-    found += [f"token {t.token} leads to no reservation" for t in records.tokens if t.result_id not in reservations]
-    return found + _addresses(records)
+    made = {reservation.reservation_id for reservation in records.reservations}
+    made |= {volume.volume_id for volume in records.volumes}
+    found += [f"token {t.token} leads to nothing" for t in records.tokens if t.result_id not in made]
+    return found + _addresses(records) + _volumes(records)
+
+
+def _volumes(records: Records) -> list[str]:
+    """Each is kept by a storage controller, and on an instance that is there, under a device of its own."""
+    found = difference("storage", {volume.volume_id for volume in records.volumes}, records.stored_volumes)
+    attached = [volume for volume in records.volumes if volume.HasField("attachment")]
+    there = {instance.instance_id for instance in records.holding}
+    found += [
+        f"{v.volume_id} is on {v.attachment.instance_id}" for v in attached if v.attachment.instance_id not in there
+    ]
+    held = {f"device/{v.attachment.instance_id}/{chr(ord('a') + v.attachment.slot)}": v.volume_id for v in attached}
+    claimed = {name: holder for name, holder in records.claims.items() if name.startswith("device/")}
+    return found + difference("devices", set(held.items()), set(claimed.items()))
 
 
 def _addresses(records: Records) -> list[str]:

@@ -25,6 +25,7 @@ from tests.chaos import faults, records, store_files
 from tests.chaos.clients import Client
 from tests.chaos.promises import broken_promises, instances, unsettled
 from tests.chaos.small_disk import SmallDisk
+from tests.chaos.volumes import give_back
 from tests.cloud_fixture import RunningCloud
 from tests.e2e.guest_ssh import until
 
@@ -121,8 +122,12 @@ class Storm:
         for address in ec2.describe_addresses()["Addresses"]:
             if not address.get("AssociationId"):
                 ec2.release_address(AllocationId=address["AllocationId"])
+        give_back(ec2)
+        until(lambda: self._settled(ec2), within_s=SETTLED_S, every_s=0.5, what="the last volumes are gone")
         for client in self.clients:
             client.addresses.clear()
+            client.volumes.clear()
+            client.unmade.clear()
         self._ran.clear()
         self.audit()
         self.figures.instances += sum(client.forget_instances() for client in self.clients)
