@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -59,6 +60,7 @@ class WalrusSources:
         self._command = [*command, "--folder", str(folder), "--socket", str(socket)]
         self._holder = holder
         self._walrus = walrus
+        self._reading: defaultdict[SnapshotId, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._child: subprocess.Popen[bytes] | None = None
         self._needed = asyncio.Event()
         self._stack = AsyncExitStack()
@@ -75,9 +77,11 @@ class WalrusSources:
         await self._stack.aclose()
 
     async def serve(self, snapshot_id: SnapshotId) -> NbdSource:
-        manifest = await asyncio.to_thread(self._known, snapshot_id)
-        if manifest is None:
-            manifest = await self._read(snapshot_id)
+        # Many volumes of one snapshot ask at once: one of them reads it.
+        async with self._reading[snapshot_id]:
+            manifest = await asyncio.to_thread(self._known, snapshot_id)
+            if manifest is None:
+                manifest = await self._read(snapshot_id)
         self._needed.set()
         await self._answers(snapshot_id)
         return NbdSource(socket=self._socket, name=snapshot_id, size_bytes=manifest.size_bytes)

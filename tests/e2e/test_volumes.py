@@ -175,6 +175,9 @@ def test_a_root_is_replaced(lab: Lab) -> None:
     lab.ssh.wait(lab.address(instance_id))
     assert lab.run(instance_id, "cat /root/mine") == "on the root"
     assert lab.root_of(instance_id) == other_id
+    # One that was attached by hand is kept, unless its owner says otherwise; so are those of images made of it.
+    goes_with_it = {"DeviceName": "/dev/sda1", "Ebs": {"DeleteOnTermination": True}}
+    lab.ec2.modify_instance_attribute(InstanceId=instance_id, BlockDeviceMappings=[goes_with_it])
 
 
 def test_a_guest_that_shuts_itself_down_is_stopped(lab: Lab) -> None:
