@@ -104,6 +104,17 @@ def test_an_image_is_taken_from_a_running_instance(ec2: Any, instance: str) -> N
     away(ec2, taken)
 
 
+def test_an_image_is_taken_from_a_stopped_instance(ec2: Any, instance: str) -> None:
+    ec2.stop_instances(InstanceIds=[instance])
+    ec2.get_waiter("instance_stopped").wait(InstanceIds=[instance], WaiterConfig=SOON)
+    taken = ec2.create_image(InstanceId=instance, Name="at rest")["ImageId"]
+    ec2.get_waiter("image_available").wait(ImageIds=[taken], WaiterConfig=SOON)
+    assert set(devices_of(ec2, taken)) == {"/dev/sda1", "/dev/sdf"}
+    away(ec2, taken)
+    ec2.start_instances(InstanceIds=[instance])
+    ec2.get_waiter("instance_running").wait(InstanceIds=[instance], WaiterConfig=SOON)
+
+
 def test_snapshots_of_all_volumes_of_an_instance(ec2: Any, instance: str) -> None:
     made = ec2.create_snapshots(InstanceSpecification={"InstanceId": instance}, Description="all")["Snapshots"]
     assert len(made) == 2
