@@ -209,14 +209,14 @@ class DiskReconciler:
                 case Do.ATTACH | Do.REFRESH if wanted is not None:
                     self._on_the_way.add((instance_id, volume_id))
                     try:
-                        return await self._bring(instance_id, wanted, record.spec.disks.revision, attach=has is None)
+                        return await self._bring(instance_id, wanted, has, revision=record.spec.disks.revision)
                     finally:
                         self._on_the_way.discard((instance_id, volume_id))
                         self.nudge(instance_id)
         return None
 
     async def _bring(
-        self, instance_id: InstanceId, wanted: instance_pb2.Disk, revision: int, *, attach: bool
+        self, instance_id: InstanceId, wanted: instance_pb2.Disk, has: AttachedDisk | None, *, revision: int
     ) -> float | None:
         """Seconds to the next try; None: it is done, or given up."""
         key = instance_id, wanted.volume_id
@@ -229,13 +229,17 @@ class DiskReconciler:
             return 0.0
         disk = engine_disk(wanted, export)
         try:
-            if attach:
+            if has is None:
                 await self._hypervisor.attach_disk(instance_id, disk)
             else:
                 await self._hypervisor.refresh_disk(instance_id, disk)
         except (Unavailable, WrongState):
             raise
         except CloudError as error:
+            if has is not None and has.generation < wanted.grant_generation and not wanted.root:
+                # What it was told with was cut off while the guest wrote: it comes back when it has been let go.
+                await self._hypervisor.detach_disk(instance_id, wanted.volume_id)
+                return BUSY_S
             tries = tries + 1 if known == revision else 1
             self._refused[key] = revision, tries, error.message
             _log.warning("a disk is refused", instance_id=instance_id, volume_id=wanted.volume_id, error=error.message)

@@ -31,9 +31,9 @@ from services.nc.drivers.feed import PowerFeed, instances_of
 # What QEMU says when a guest has been asked before and has not answered yet.
 _ASKED_ALREADY: Final = "in the process of unplug"
 
-# How long a write waits for a storage daemon that went away before QEMU stops the guest, which is then resumed again
-# and again. Meanwhile the rest of the guest goes on; but as long as this it hangs when its volume is taken by force.
-RECONNECT_S: Final = 20
+# How long a write waits for a storage daemon that went away before its guest sees it fail. A daemon is back in seconds,
+# and so long, at most, a guest hangs whose volume is taken by force while it writes.
+RECONNECT_S: Final = 60
 # Of a disk that its guest has let go of already: it is nowhere.
 _GOING_SLOT: Final = -1
 
