@@ -1,4 +1,4 @@
-"""Instances on volumes: launched with them, stopped, changed, started, given up. Volumes are made when a test says so."""
+"""Instances on volumes: launched with them, stopped, changed, started, given up. Volumes are made when a test says."""
 
 from __future__ import annotations
 
