@@ -28,8 +28,8 @@ def test_a_volume_outlives_the_machine_it_was_plugged_into(lab: Lab) -> None:
     lab.run(first, f"cat /sys/block/$(basename $(readlink -f /dev/sdf))/serial | grep {serial}")
     lab.sums["kept"] = lab.run(
         first,
-        "mke2fs -q /dev/sdf > /dev/null && mkdir -p /mnt && mount /dev/sdf /mnt && dd if=/dev/urandom of=/mnt/kept bs=1M count=24"
-        " conv=fsync 2>/dev/null && sync && sha256sum < /mnt/kept",
+        "mke2fs -q /dev/sdf > /dev/null && mkdir -p /mnt && mount /dev/sdf /mnt"
+        " && dd if=/dev/urandom of=/mnt/kept bs=1M count=24 conv=fsync 2>/dev/null && sync && sha256sum < /mnt/kept",
     )
     # Pulled out of a machine that is simply no more.
     lab.end(first)
