@@ -111,13 +111,6 @@ async def assemble(
     store.open()
     ctx.stack.callback(store.close)
     host = await _host(ctx, drivers, source, exports, store)
-    reconciler = InstanceReconciler(store, host)
-    disks = DiskReconciler(store, host.hypervisor, exports)
-
-    def nudge(instance_id: InstanceId) -> None:
-        reconciler.nudge(instance_id)
-        disks.nudge(instance_id)
-
     orders = Orders(
         store,
         paths=host.paths,
@@ -129,15 +122,10 @@ async def assemble(
             disk_reserve_bytes=config.nodes.disk_reserve_bytes,
             memory_share=0.0 if host.hypervisor.kind == "fake" else 1 / config.nodes.memory_overcommit,
         ),
-        nudge=nudge,
+        nudge=_work(ctx, host, exports, store),
         now_s=time.time,
     )
     _show(store)
-    ctx.tasks.create_task(reconciler.run())
-    ctx.tasks.create_task(disks.run())
-    metrics = DiskMetrics(store, host.hypervisor)
-    ctx.stack.callback(metrics.close)
-    ctx.tasks.create_task(metrics.run())
     facts = NodeFacts(
         node=ctx.member,
         zone=zone.name,
@@ -158,6 +146,21 @@ async def assemble(
     service = NodeControllerService(facts, orders=orders, store=store, plans=host.plans, guests=guests, bundler=bundler)
     server = RpcServer(ctx.identity, addresses=[f"{node.address}:{node.port}"])
     return server.add(service_pb2_grpc.add_NodeControllerServiceServicer_to_server, service)
+
+
+def _work(ctx: ServiceContext, host: Host, exports: Exports, store: InstanceStore) -> Callable[[InstanceId], None]:
+    """From now on everything is brought to where it should be. Returns what is to be called when a record changed."""
+    instances, disks = InstanceReconciler(store, host), DiskReconciler(store, host.hypervisor, exports)
+    metrics = DiskMetrics(store, host.hypervisor)
+    ctx.stack.callback(metrics.close)
+    for loop in (instances, disks, metrics):
+        ctx.tasks.create_task(loop.run())
+
+    def nudge(instance_id: InstanceId) -> None:
+        instances.nudge(instance_id)
+        disks.nudge(instance_id)
+
+    return nudge
 
 
 async def _host(

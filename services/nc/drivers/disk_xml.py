@@ -99,8 +99,8 @@ def _file(devices: Element, source: FileSource) -> Element:
 
 def _export(devices: Element, export: ExportSource) -> Element:
     disk = devices.add("disk", type="network", device="disk")
-    # Its cache is the storage controller's to decide. Errors are the guest's: were it stopped instead, it could never let
-    # go of a volume that is away for good.
+    # Its cache is the storage controller's to decide. Errors are the guest's: were it stopped instead, it could never
+    # let go of a volume that is away for good.
     disk.add("driver", name="qemu", type="raw", cache="none", discard="unmap", error_policy="report")
     if export.socket is not None:
         source = disk.add("source", protocol="nbd", name=export.name)

@@ -86,8 +86,7 @@ class LibvirtHypervisor:
         # QEMU was told to end by somebody else than its guest (a signal when the host goes down).
         self._ended_by_host: set[InstanceId] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        of_name = functools.partial(instance_of, cloud_id)
-        self._disks = LibvirtDisks(find=self._find, get=self._get, call=self._call, instance_of=of_name)
+        self._disks = LibvirtDisks(self._find, self._get, self._call, functools.partial(instance_of, cloud_id))
 
     async def open(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -238,7 +237,6 @@ class LibvirtHypervisor:
         return self._disks.changes()
 
     def _press_power(self, instance_id: InstanceId, connection: libvirt.virConnect) -> bool:
-        """Whether it is up."""
         domain = self._find(connection, instance_id)
         return domain is not None and press_power(domain)
 

@@ -33,7 +33,7 @@ _ASKED_ALREADY: Final = "in the process of unplug"
 
 # How long a write waits for a storage daemon that went away before its guest sees it fail. A daemon is back in seconds,
 # and so long, at most, a guest hangs whose volume is taken by force while it writes.
-RECONNECT_S: Final = 60
+RECONNECT_S: Final = 30
 # Of a disk that its guest has let go of already: it is nowhere.
 _GOING_SLOT: Final = -1
 
