@@ -25,6 +25,7 @@ def report(cloud: Cloud) -> None:
     by_state = gauge("mallee_instances", "Instances by state", ("state",))
     for state, (name, _) in rules.SHOWN.items():
         by_state.labels(name).set_function(partial(instances_in, state))
+
     def volumes_in(state: int) -> float:
         return float(sum(v.record.state == state for v in store.all(record_pb2.VolumeRecord)))
 

@@ -134,6 +134,13 @@ async def assemble(
         host_boot_id=host_boot_id(),
     )
     guests = GuestCheck(store, host.network, now_s=time.time)
+    bundler = _bundler(config, host, store, walrus)
+    service = NodeControllerService(facts, orders=orders, store=store, plans=host.plans, guests=guests, bundler=bundler)
+    server = RpcServer(ctx.identity, addresses=[f"{node.address}:{node.port}"])
+    return server.add(service_pb2_grpc.add_NodeControllerServiceServicer_to_server, service)
+
+
+def _bundler(config: CloudConfig, host: Host, store: InstanceStore, walrus: Callable[[], Peers | None]) -> Bundler:
     bundler = Bundler(
         store,
         host.hypervisor,
@@ -143,9 +150,7 @@ async def assemble(
         walrus=walrus,
     )
     bundler.open()
-    service = NodeControllerService(facts, orders=orders, store=store, plans=host.plans, guests=guests, bundler=bundler)
-    server = RpcServer(ctx.identity, addresses=[f"{node.address}:{node.port}"])
-    return server.add(service_pb2_grpc.add_NodeControllerServiceServicer_to_server, service)
+    return bundler
 
 
 def _work(ctx: ServiceContext, host: Host, exports: Exports, store: InstanceStore) -> Callable[[InstanceId], None]:

@@ -97,22 +97,26 @@ async def sources_of(home: Path, stub: Callable[[], WalrusServiceAsyncStub]) -> 
         await sources.close()
 
 
+async def uploaded(
+    bench: Bench, uploader: WalrusUploader, notes: Path, snapshot_id: SnapshotId, base: SnapshotId | None
+) -> Uploaded:
+    async with bench.driver.frozen(snapshot_id, base=base) as content:
+        upload = Upload(
+            snapshot_id=snapshot_id, account_id=AccountId("1" * 12), base=base, content=content, notes=notes
+        )
+        done = await uploader.upload(upload, lambda progress: None)
+    await bench.driver.release(snapshot_id, keep_as_base=True)
+    return done
+
+
 async def test_a_volume_of_a_snapshot_is_what_the_other_was_whatever_dies(
     home: Path, stub: Callable[[], WalrusServiceAsyncStub], bench: Bench
 ) -> None:
     chance = random.Random(3)
     uploader = WalrusUploader(stub)
-
-    async def uploaded(snapshot_id: SnapshotId, base: SnapshotId | None) -> Uploaded:
-        notes = home / f"notes-{snapshot_id}"
-        notes.mkdir()
-        async with bench.driver.frozen(snapshot_id, base=base) as content:
-            upload = Upload(
-                snapshot_id=snapshot_id, account_id=AccountId("1" * 12), base=base, content=content, notes=notes
-            )
-            done = await uploader.upload(upload, lambda progress: None)
-        await bench.driver.release(snapshot_id, keep_as_base=True)
-        return done
+    notes = [home / name for name in ("first", "second")]
+    for folder in notes:
+        folder.mkdir()
 
     await bench.driver.create(Volume(volume_id=OLD, size_bytes=SIZE, limits=Limits()))
     place = await bench.driver.export(OLD, ExportGrant(generation=1, node=NODE, local=True))
@@ -129,11 +133,11 @@ async def test_a_volume_of_a_snapshot_is_what_the_other_was_whatever_dies(
     # What is written from here on is in the second one alone.
     await write(10, chance.randbytes(BLOCK_BYTES))
     await write(51, chance.randbytes(4096))
-    assert (await uploaded(FIRST, None)).progress.sent_bytes == SIZE // 2
+    assert (await uploaded(bench, uploader, notes[0], FIRST, None)).progress.sent_bytes == SIZE // 2
     await bench.driver.freeze({SECOND: OLD})
     then = bytes(body)
     await write(20, chance.randbytes(BLOCK_BYTES))
-    second = await uploaded(SECOND, FIRST)
+    second = await uploaded(bench, uploader, notes[1], SECOND, FIRST)
     assert BLOCK_BYTES <= second.progress.sent_bytes < 2 * BLOCK_BYTES
     assert second.full_bytes == (BLOCKS // 2 + 1) * BLOCK_BYTES
 

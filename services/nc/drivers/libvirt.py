@@ -36,6 +36,7 @@ from services.nc.drivers.libvirt_calls import (
     screen_of,
     start_event_thread,
     stop,
+    undefine,
 )
 from services.nc.drivers.libvirt_disks import LibvirtDisks, bring_up_to_date
 from services.nc.drivers.power import power_of_event, power_of_state
@@ -45,12 +46,6 @@ THREADS: Final = 8
 KEEPALIVE_INTERVAL_S: Final = 4
 KEEPALIVE_COUNT: Final = 3
 RECONNECT_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
-
-_UNDEFINE: Final = (
-    libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
-    | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
-    | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
-)
 
 T = TypeVar("T")
 
@@ -120,7 +115,7 @@ class LibvirtHypervisor:
             except (libvirt.libvirtError, CloudError):
                 with contextlib.suppress(libvirt.libvirtError):
                     stop(defined)
-                    defined.undefineFlags(_UNDEFINE)
+                    undefine(defined)
                 raise
 
         await self._call(domain.instance_id, bring_up)
@@ -155,7 +150,7 @@ class LibvirtHypervisor:
             if domain is not None:
                 with gone_is_fine():
                     stop(domain)
-                    domain.undefineFlags(_UNDEFINE)
+                    undefine(domain)
             if self._log_folder is not None:
                 drop_logs(self._log_folder, domain_name(self._engine.cloud_id, instance_id))
 

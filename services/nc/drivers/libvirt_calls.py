@@ -20,6 +20,11 @@ _MAX_SCREEN_BYTES: Final = 16 << 20
 # Of the Linux key codes (input-event-codes.h): left shift, which types nothing.
 _LEFT_SHIFT: Final = 42
 _HELD_MS: Final = 50
+_UNDEFINE: Final = (
+    libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+    | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+    | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+)
 
 
 @contextlib.contextmanager
@@ -39,6 +44,11 @@ def stop(domain: libvirt.virDomain) -> None:
     except libvirt.libvirtError as error:
         if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:
             raise
+
+
+def undefine(domain: libvirt.virDomain) -> None:
+    """With all that libvirt keeps of it."""
+    domain.undefineFlags(_UNDEFINE)
 
 
 def press_power(domain: libvirt.virDomain) -> bool:

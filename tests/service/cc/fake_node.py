@@ -74,6 +74,17 @@ class FakeNode(NodeControllerServiceServicer):
             self.say(spec.instance_id, instance_pb2.VM_STATE_PREPARING, generation=spec.generation)
         return service_pb2.EnsureInstanceResponse(observation=self._observations[spec.instance_id])
 
+    async def SetDisks(self, request: service_pb2.SetDisksRequest, context: Any) -> service_pb2.SetDisksResponse:
+        self._obey(request.epoch)
+        self.specs[request.instance_id].disks.CopyFrom(request.plan)
+        return service_pb2.SetDisksResponse(observation=self._observations[request.instance_id])
+
+    async def BundleInstance(
+        self, request: service_pb2.BundleInstanceRequest, context: Any
+    ) -> AsyncIterator[service_pb2.BundleInstanceResponse]:
+        self._obey(request.epoch)
+        yield service_pb2.BundleInstanceResponse(state=instance_pb2.BUNDLE_STATE_COMPLETE, progress_percent=100)
+
     async def TerminateInstance(
         self, request: service_pb2.TerminateInstanceRequest, context: Any
     ) -> service_pb2.TerminateInstanceResponse:

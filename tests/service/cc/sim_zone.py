@@ -38,7 +38,7 @@ class SimNode(FakeNode):
 
     @property
     def used(self) -> Room:
-        return sum((Room.of(spec.shape) for spec in self.specs.values()), NOTHING)
+        return sum((Room.needed_by(spec) for spec in self.specs.values()), NOTHING)
 
     async def start(self) -> None:
         self._starts += 1
@@ -71,7 +71,7 @@ class SimNode(FakeNode):
     ) -> service_pb2.EnsureInstanceResponse:
         await self.gate.wait()
         spec = request.spec
-        if spec.instance_id not in self.specs and not (self.has - self.used).holds(Room.of(spec.shape)):
+        if spec.instance_id not in self.specs and not (self.has - self.used).holds(Room.needed_by(spec)):
             raise NoCapacity(f"{self.name} has no room")
         answer = await super().EnsureInstance(request, context)
         asyncio.get_running_loop().call_soon(self._runs, spec.instance_id, spec.generation)

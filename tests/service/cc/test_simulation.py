@@ -227,7 +227,7 @@ async def _counts_are_kept(simulation: Simulation) -> None:
         await simulation.settle()
         assert len(simulation.placed) == before + ordered
         before += ordered
-    assert not any((node.has - node.used).holds(Room.of(spec(0, vcpus=16).shape)) for node in simulation.well)
+    assert not any((node.has - node.used).holds(Room.needed_by(spec(0, vcpus=16))) for node in simulation.well)
     assert not simulation.refused
     await simulation.check()
     simulation.ending.update(dice.sample(sorted(simulation.placed), before // 2))
