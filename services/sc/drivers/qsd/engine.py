@@ -123,7 +123,8 @@ class VolumeEngine:
         elif await self._adopted():
             await self._serve(record)
             if not await self.marks() and not await self.points():
-                await self.daemon.end(gently=True)
+                # It holds nothing that its file has not.
+                await self.daemon.end()
                 self.place.private("nbd").unlink(missing_ok=True)
 
     async def export(self, grant: ExportGrant) -> ExportPlace:
