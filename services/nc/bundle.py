@@ -6,14 +6,16 @@ A copy is here for no longer than its call; what a killed node controller left i
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from io import FileIO
 from pathlib import Path
 from typing import Final
 
-from common.errors import NoCapacity, NotFound, Unavailable, WrongState
+from common.errors import CloudError, NoCapacity, NotFound, Unavailable, WrongState
 from common.ids import InstanceId
 from common.log import get_logger
 from common.rpc.channel import cloud_errors
@@ -104,13 +106,11 @@ class Bundler:
         async def messages() -> AsyncIterator[walrus.BundleImageRequest]:
             nonlocal sent
             yield walrus.BundleImageRequest(order=order, size_bytes=size_bytes)
-            with copy.open("rb") as file:
-                while chunk := await asyncio.to_thread(file.read, _CHUNK_BYTES):
-                    if chunk != _ZEROS[: len(chunk)]:
-                        yield walrus.BundleImageRequest(chunk=chunk)
-                    else:
-                        yield walrus.BundleImageRequest(hole_bytes=len(chunk))
-                    sent += len(chunk)
+            with copy.open("rb", buffering=0) as file:
+                while sent < size_bytes:
+                    message = await asyncio.to_thread(_next_of, file, sent, size_bytes)
+                    yield message
+                    sent += message.hole_bytes or len(message.chunk)
             yield walrus.BundleImageRequest(complete=True)
 
         with cloud_errors():
@@ -126,6 +126,26 @@ class Bundler:
             finally:
                 call.cancel()
         _log.info("an instance is bundled", instance_id=order.instance_id, bucket=order.bucket, key=key)
+
+
+def _next_of(file: FileIO, start: int, end: int) -> walrus.BundleImageRequest:
+    """From `start` on: a hole, however large, or a chunk."""
+    try:
+        data = os.lseek(file.fileno(), start, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        data = end
+    if data > start:
+        return walrus.BundleImageRequest(hole_bytes=min(data, end) - start)
+    chunk = os.pread(file.fileno(), min(_CHUNK_BYTES, end - start), start)
+    if not chunk:
+        raise CloudError("The copy of the disk is shorter than the disk.")
+    return (
+        walrus.BundleImageRequest(hole_bytes=len(chunk))
+        if chunk == _ZEROS[: len(chunk)]
+        else walrus.BundleImageRequest(chunk=chunk)
+    )
 
 
 def _news(state: nc.BundleState.ValueType, percent: int) -> News:

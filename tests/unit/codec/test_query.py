@@ -31,7 +31,7 @@ def refusal(protocol: QueryProtocol, params: dict[str, str]) -> tuple[str, str]:
         ({"SecurityGroupId": "sg-1"}, "UnknownParameter", "The parameter SecurityGroupId is not recognized"),
         ({"SecurityGroupId.x": "sg-1"}, "UnknownParameter", "The parameter SecurityGroupId.x is not recognized"),
         ({"Placement": "here"}, "UnknownParameter", "The parameter Placement is not recognized"),
-        ({"BlockDeviceMapping.1.DeviceName": "sda"}, "UnsupportedOperation", "The parameter BlockDeviceMapping is not"),
+        ({"LicenseSpecification.1.LicenseConfigurationArn": "a"}, "UnsupportedOperation", "The parameter LicenseSpec"),
         ({"Placement.Affinity": "x"}, "UnsupportedOperation", "The value x of the parameter Placement.Affinity is"),
         ({"Placement.Tenancy": "host"}, "UnsupportedOperation", "The value host of the parameter Placement.Tenancy is"),
         ({"EbsOptimized": "true"}, "UnsupportedOperation", "The value true of the parameter EbsOptimized is not"),
