@@ -128,7 +128,7 @@ def test_groups_and_protection_change_while_it_runs(ec2: Any, instance: str) -> 
     ec2.modify_instance_attribute(InstanceId=instance, Attribute="disableApiTermination", Value="false")
     with refused("IncorrectInstanceState"):
         ec2.modify_instance_attribute(InstanceId=instance, InstanceType={"Value": "t2.nano"})
-    with refused("UnsupportedOperation", words="BlockDeviceMapping"):
+    with refused("InvalidInstanceAttributeValue", words="No device is currently mapped at /dev/sda1"):
         ec2.modify_instance_attribute(InstanceId=instance, BlockDeviceMappings=[{"DeviceName": "/dev/sda1"}])
     ec2.reset_instance_attribute(InstanceId=instance, Attribute="sourceDestCheck")
     with refused("IncorrectInstanceState"):

@@ -247,7 +247,7 @@ def test_an_interface_that_cannot_be_is_refused(
         ({"MetadataOptions": {"HttpPutResponseHopLimit": -5}}, "InvalidParameterValue"),
         ({"MetadataOptions": {"HttpPutResponseHopLimit": 65}}, "InvalidParameterValue"),
         ({"IamInstanceProfile": {"Name": "role"}}, "UnsupportedOperation"),
-        ({"BlockDeviceMappings": [{"DeviceName": "/dev/sdb", "VirtualName": "x"}]}, "UnsupportedOperation"),
+        ({"BlockDeviceMappings": [{"DeviceName": "/dev/sdb", "VirtualName": "x"}]}, "InvalidBlockDeviceMapping"),
         ({"InstanceMarketOptions": {"MarketType": "spot"}}, "UnsupportedOperation"),
         ({"LaunchTemplate": {"LaunchTemplateName": "web"}}, "UnsupportedOperation"),
         ({"CreditSpecification": {"CpuCredits": "standard"}}, "UnsupportedOperation"),

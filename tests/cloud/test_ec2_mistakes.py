@@ -33,7 +33,23 @@ WRONG = [
     *("fe80::1%eth0/64", "1.2.3.4/0.0.0.0", "i-", "i-0123456789abcdef0", "sg-ffffffffffffffff", "key-1", "all", "self"),
     *("subnet-0123456789abcdef0", "ami-0123456789abcdef0", "sgr-0123456789abcdef0", "2011-01-01T00:00:00Z", "default"),
 ]
-KINDS = ["ami", "aki", "i", "eni", "sg", "sgr", "key", "vpc", "subnet", "eipalloc", "eipassoc", "ip", "account"]
+KINDS = [
+    "ami",
+    "aki",
+    "i",
+    "eni",
+    "sg",
+    "sgr",
+    "key",
+    "vpc",
+    "subnet",
+    "eipalloc",
+    "eipassoc",
+    "ip",
+    "account",
+    "vol",
+    "snap",
+]
 # Some of these are only told where a request has no other mistake.
 CODES = DOCUMENTED | {
     "IncorrectInstanceState",
@@ -88,6 +104,8 @@ PARTIAL = frozenset(
         "DescribeImageAttribute",
         "DescribeInstanceAttribute",
         "DescribeInstanceTypes",
+        "DescribeSnapshotAttribute",
+        "DescribeVolumeAttribute",
         "DescribeVpcAttribute",
     }
 )
@@ -112,6 +130,10 @@ def known(fake_cloud: RunningCloud) -> Iterator[dict[str, str]]:
         ec2.get_waiter("instance_running").wait(
             InstanceIds=[launched["InstanceId"]], WaiterConfig={"Delay": 1, "MaxAttempts": 60}
         )
+        volume = ec2.create_volume(Size=1, AvailabilityZone=subnet["AvailabilityZone"])["VolumeId"]
+        ec2.get_waiter("volume_available").wait(VolumeIds=[volume], WaiterConfig={"Delay": 1, "MaxAttempts": 60})
+        snapshot = ec2.create_snapshot(VolumeId=volume)["SnapshotId"]
+        ec2.get_waiter("snapshot_completed").wait(SnapshotIds=[snapshot], WaiterConfig={"Delay": 1, "MaxAttempts": 60})
         joined = ec2.associate_address(AllocationId=address["AllocationId"], InstanceId=launched["InstanceId"])
         found |= {
             f"{prefix}i": launched["InstanceId"],
@@ -124,6 +146,8 @@ def known(fake_cloud: RunningCloud) -> Iterator[dict[str, str]]:
             f"{prefix}eipalloc": address["AllocationId"],
             f"{prefix}eipassoc": joined["AssociationId"],
             f"{prefix}ip": address["PublicIp"],
+            f"{prefix}vol": volume,
+            f"{prefix}snap": snapshot,
             f"{prefix}account": subnet["OwnerId"],
         }
     yield found
@@ -134,6 +158,8 @@ def known(fake_cloud: RunningCloud) -> Iterator[dict[str, str]]:
         )
         ec2.release_address(AllocationId=found[f"{prefix}eipalloc"])
         ec2.delete_security_group(GroupId=found[f"{prefix}sg"])
+        ec2.delete_snapshot(SnapshotId=found[f"{prefix}snap"])
+        ec2.delete_volume(VolumeId=found[f"{prefix}vol"])
         ec2.delete_key_pair(KeyPairId=found[f"{prefix}key"])
     admin.modify_image_attribute(ImageId=image, LaunchPermission={"Remove": [{"UserId": mine.account_id}]})
 
