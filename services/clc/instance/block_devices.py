@@ -84,9 +84,9 @@ def _mapping(
     snapshot_id = ebs.snapshot_id or before.snapshot_id
     least = find_snapshot(snapshot_id, snapshot_id == before.snapshot_id).volume_size_gib if snapshot_id else 0
     size_gib = ebs.volume_size if ebs.HasField("volume_size") else max(least, before.size_gib)
-    if not snapshot_id and not size_gib:
+    if not snapshot_id and not before.size_gib and not ebs.HasField("volume_size"):
         raise InvalidArgument("The request must contain the parameter size or snapshotId", code="MissingParameter")
-    if size_gib < least:
+    if snapshot_id and 0 < size_gib < least:
         raise _invalid(
             f"Volume of size {size_gib}GB is smaller than snapshot '{snapshot_id}', expect size >= {least}GB"
         )

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from mallee.clc.v1 import record_pb2
 from services.clc.instance.block_devices import shape_of_mapping
 from services.clc.instance.request import Wanted
+from services.clc.snapshot.find import completed_snapshot
 from services.clc.store import Changes
 from services.clc.use_case import Call, Cloud
 from services.clc.volume.device import device_claim
@@ -25,10 +26,15 @@ def room_for_volumes(cloud: Cloud, wanted: Wanted, zone: str, count: int) -> Abs
 def add_volumes(
     cloud: Cloud, call: Call, changes: Changes, wanted: Wanted, instances: Sequence[record_pb2.InstanceRecord]
 ) -> None:
-    """Raises NoCapacity (VolumeLimitExceeded)."""
+    """The snapshots that they are made of must still be there when this is written. Raises NoCapacity
+    (VolumeLimitExceeded)."""
     if not wanted.volumes:
         return
     check_volume_limit(cloud, call.account_id, len(wanted.volumes) * len(instances))
+    # Those of the image are kept by it, whoever's they are.
+    of_image = {device.snapshot_id for device in wanted.machine.record.block_devices}
+    for snapshot_id in sorted({device.snapshot_id for device in wanted.volumes} - of_image - {""}):
+        changes.require(completed_snapshot(cloud.store, call.account_id, snapshot_id))
     for instance in instances:
         for device in wanted.volumes:
             volume = volume_record(

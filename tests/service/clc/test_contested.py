@@ -10,9 +10,10 @@ import pytest
 
 from common.errors import CloudError
 from mallee.clc.v1 import record_pb2
-from mallee.ec2.v1 import image_pb2, instance_pb2, security_group_pb2
+from mallee.ec2.v1 import image_pb2, instance_pb2, security_group_pb2, snapshot_pb2
 from services.clc.instance import rules
 from services.clc.store import Changes, Conflict, Store
+from tests.service.clc.snapshot_requests import snapshot
 from tests.service.clc.stage import Stage
 
 
@@ -124,3 +125,16 @@ async def test_a_group_that_is_named_while_it_is_deleted_stays_and_one_that_goes
     record = stage.cloud.store.get(record_pb2.SecurityGroupRecord, database)
     assert record is not None
     assert not any(rule.group_id for rule in record.record.rules)
+
+
+async def test_a_snapshot_that_goes_while_a_launch_names_it_is_not_launched(stage: Stage, image_id: str) -> None:
+    snapshot_id = await snapshot(stage)
+    delete = snapshot_pb2.DeleteSnapshotRequest(snapshot_id=snapshot_id)
+    device = image_pb2.BlockDeviceMapping(device_name="/dev/sdf", ebs=image_pb2.EbsBlockDevice(snapshot_id=snapshot_id))
+    launch = instance_pb2.RunInstancesRequest(
+        image_id=image_id, min_count=1, max_count=1, block_device_mappings=[device]
+    )
+    launching = in_a_race(stage, lambda: stage.run("DeleteSnapshot", delete))
+    with pytest.raises(CloudError) as caught:
+        await launching.run("RunInstances", launch)
+    assert caught.value.code == "InvalidSnapshot.NotFound"
