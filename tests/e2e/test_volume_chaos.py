@@ -41,12 +41,10 @@ sh /tmp/write MARK DEVICE </dev/null >/dev/null 2>&1 &
 @dataclass(kw_only=True)
 class Writing:
     lab: Lab
-    instance_id: str
-    device: str
-    mark: str
+    address: str
 
     def acked(self) -> int:
-        return int(self.lab.run(self.instance_id, "cat /tmp/acked 2>/dev/null || echo 0"))
+        return int(self.lab.ssh.run(self.address, "cat /tmp/acked 2>/dev/null || echo 0"))
 
     def goes_on(self) -> None:
         """From now on something more is acknowledged."""
@@ -58,7 +56,7 @@ class Writing:
 def writing(lab: Lab, instance_id: str, *, device: str = "/dev/sdf", mark: str = "mark00") -> Iterator[Writing]:
     """At the end all that was acknowledged stands on the device."""
     lab.run(instance_id, WRITER.replace("MARK", mark).replace("DEVICE", device))
-    it = Writing(lab=lab, instance_id=instance_id, device=device, mark=mark)
+    it = Writing(lab=lab, address=lab.address(instance_id))
     it.goes_on()
     yield it
     lab.run(instance_id, "touch /tmp/stop; until [ -e /tmp/stopped ]; do sleep 0.1; done; sync")

@@ -135,7 +135,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 
 def _lab(cloud: RunningCloud, folder: Path) -> Lab:
-    ec2, s3 = cloud.client("ec2"), cloud.client("s3")
+    # A user's client tries again when the service is away for a moment.
+    retries = {"total_max_attempts": 8, "mode": "standard"}
+    ec2, s3 = cloud.client("ec2", retries=retries), cloud.client("s3", retries=retries)
     files = build(Path("/var/cache/mallee/images/small"))
     s3.create_bucket(Bucket=BUCKET)
     for key, path in {"vmlinuz": files.kernel, "initrd": files.ramdisk, "root": files.machine}.items():
