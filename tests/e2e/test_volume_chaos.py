@@ -89,7 +89,7 @@ def volume_id(lab: Lab, machine: str) -> Iterator[str]:
 
 def daemons_of(lab: Lab, volume_id: str) -> list[int]:
     """Storage daemons that serve it."""
-    digits = volume_id.removeprefix("vol-")
+    sockets, digits = f"/run/mallee-{lab.cloud.config.cloud_id}/", volume_id.removeprefix("vol-")
     found = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -97,7 +97,7 @@ def daemons_of(lab: Lab, volume_id: str) -> list[int]:
                 command = (folder / "cmdline").read_bytes().decode(errors="replace")
             except OSError:
                 continue
-            if command.startswith("qemu-storage-daemon") and digits in command and str(lab.cloud.home) in command:
+            if command.startswith("qemu-storage-daemon") and digits in command and sockets in command:
                 found.append(int(folder.name))
     return found
 
