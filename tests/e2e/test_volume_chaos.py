@@ -149,8 +149,8 @@ def over_tls(lab: Lab) -> Iterator[None]:
     """From now on volumes are reached as between hosts."""
     path = lab.cloud.home / "mallee.toml"
     before = path.read_text()
-    table = before if "[sc]" in before else before + "\n[sc]\n"
-    path.write_text(table.replace("[sc]\n", '[sc]\ntransport = "tls"\n'))
+    assert 'transport = "auto"' in before
+    path.write_text(before.replace('transport = "auto"', 'transport = "tls"'))
     lab.cloud.mallee("down")
     lab.cloud.up()
     yield
