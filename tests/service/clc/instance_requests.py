@@ -7,7 +7,7 @@ from mallee.ec2.v1.vpc_pb2 import AttributeBooleanValue
 from tests.service.clc.address_requests import booted
 from tests.service.clc.making import Make, constantly, image, of, reads, running
 
-# What no instance of this cloud can do: its own refusal is the answer, to a dry run too.
+# What no instance on an instance store can do: its own refusal is the answer, to a dry run too.
 REFUSED = {"StartInstances", "StopInstances"}
 
 INSTANCES: dict[str, Make] = {

@@ -34,7 +34,7 @@ _TYPES: Final = {
 _INVALID: Final = frozenset({"InvalidParameterValue"})
 _UNKNOWN: Final = frozenset({"UnknownParameter"})
 _ID: Final = re.compile(
-    r"(i|ami|aki|ari|sg|sgr|vpc|subnet|eni|key|eipalloc|eipassoc|rtb|igw|acl|dopt|vol|snap|pl|import-snap|import-ami|export-ami)-[0-9a-f]{17}"
+    r"(i|ami|aki|ari|sg|sgr|vpc|subnet|eni|key|eipalloc|eipassoc|rtb|igw|acl|dopt|vol|snap|pl|import-snap|import-ami|export-ami|bun)-[0-9a-f]{17}"
 )
 # Codes for an id that does not look like one, and for one that stands for nothing that the caller may know of.
 MALFORMED: Final = re.compile(r".*\.Malformed|InvalidParameterValue|InvalidID|Invalid.*\.NotFound|MissingParameter")

@@ -21,6 +21,7 @@ from mallee.ec2.v1 import (
 )
 from services.clc.vpc.parts import twin_id
 from tests.service.clc.address_requests import address, booted
+from tests.service.clc.bundle_requests import BUNDLES_NAMED
 from tests.service.clc.making import Make, group, image, of, running, tagged, vpc
 from tests.service.clc.security_group_requests import authorize, permission
 from tests.service.clc.snapshot_requests import (
@@ -188,6 +189,7 @@ async def group_of_a_vpc(stage: Stage) -> Any:
 NAMED: Final[dict[tuple[str, str], Make]] = (
     SNAPSHOTS_NAMED
     | NAMED_VOLUMES
+    | BUNDLES_NAMED
     | {
         ("AssociateAddress", "by public address"): associate,
         ("AuthorizeSecurityGroupIngress", "by ids"): authorize_by_ids,

@@ -21,6 +21,7 @@ from services.clc.service import CONTRACTS
 from services.clc.use_case import DryRun
 from tests.recording import recording, unread
 from tests.service.clc.address_requests import ADDRESSES
+from tests.service.clc.bundle_requests import BUNDLES
 from tests.service.clc.instance_requests import INSTANCES, REFUSED
 from tests.service.clc.making import Make, boot, constantly, group, image, of, reads, running, tagged
 from tests.service.clc.named_requests import NAMED
@@ -120,6 +121,7 @@ REQUESTS: dict[str, Make] = (
     | ADDRESSES
     | VOLUMES
     | SNAPSHOTS
+    | BUNDLES
     | {
         "DescribeRegions": reads(
             region_pb2.DescribeRegionsRequest(region_names=["us-east-1"], all_regions=True), region_name="us-east-1"
