@@ -133,6 +133,7 @@ async def test_an_image_is_imported_and_exported_with_the_same_bytes(
     assert task["Status"] == "completed", task
     (image,) = ec2.describe_images(ImageIds=[task["ImageId"]])["Images"]
     assert (image["Name"], image["State"]) == (imported["ImportTaskId"], "available")
+    assert image["ImageLocation"] == f"{image['OwnerId']}/{image['Name']}"
     target = {"S3Bucket": BUCKET, "S3Prefix": "exports/"}
     for form in ("RAW", "VMDK"):
         export = ec2.export_image(ImageId=task["ImageId"], DiskImageFormat=form, S3ExportLocation=target)

@@ -105,6 +105,7 @@ class TaskReconciler:
             image_id=MachineImageId.new(),
             account_id=task.account_id,
             name=task.task_id,
+            location=f"{task.account_id}/{task.task_id}",
             description=f"AWS-VMImport service: {task.platform} - {task.description or task.task_id}"[:255],
             image_type="machine",
             architecture=task.architecture,
