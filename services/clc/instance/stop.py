@@ -23,7 +23,7 @@ from services.clc.instance.view import state_of
 from services.clc.lookup import INSTANCE, own_all
 from services.clc.store import Changes, Stored, until_committed
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
-from services.clc.volume.disks import is_root
+from services.clc.volume.disks import is_root, is_wanted
 from services.clc.vpc.addresses import public_claim
 
 # How long a guest may take to shut down before the plug is pulled.
@@ -148,7 +148,8 @@ def _check_stop(record: record_pb2.InstanceRecord) -> None:
 
 
 def _check_root(cloud: Cloud, record: record_pb2.InstanceRecord) -> None:
-    if not any(is_root(volume.record, record) for volume in cloud.attached.of(record.instance_id)):
+    volumes = (volume.record for volume in cloud.attached.of(record.instance_id))
+    if not any(is_root(volume, record) and is_wanted(volume) for volume in volumes):
         raise WrongState(
             f"Instance '{record.instance_id}' does not have a volume attached at root ({record.root_device_name})",
             code="IncorrectInstanceState",

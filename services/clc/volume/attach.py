@@ -56,6 +56,7 @@ async def detach_volume(cloud: Cloud, call: Call, request: ec2.DetachVolumeReque
     async def attempt() -> ec2.VolumeAttachment:
         volume = own(cloud.store, VOLUME, call.account_id, request.volume_id)
         _check_detachable(cloud, call, request, volume.record)
+        booted = _check_root(cloud, volume.record)
         end_dry_run(request)
         draft = volume.draft()
         if draft.attachment.state not in _LEAVING:
@@ -65,6 +66,9 @@ async def detach_volume(cloud: Cloud, call: Call, request: ec2.DetachVolumeReque
             draft.request_id = call.request_id
             changes = Changes()
             changes.update(volume, draft)
+            if booted is not None:
+                # Written as it is: a start that found the root there, at the same time, looks again.
+                changes.update(booted, booted.draft())
             await cloud.store.commit(changes)
         return attachment_view(draft)
 
@@ -113,9 +117,16 @@ def _check_detachable(
             f" {request.device}",
             code="InvalidAttachment.NotFound",
         )
-    instance = cloud.store.get(record_pb2.InstanceRecord, attachment.instance_id)
-    if instance is not None and is_root(volume, instance.record) and instance.record.state not in _AT_REST:
+
+
+def _check_root(cloud: Cloud, volume: record_pb2.VolumeRecord) -> Instance | None:
+    """The instance that boots from it, if one does. Raises Denied while it runs."""
+    instance = cloud.store.get(record_pb2.InstanceRecord, volume.attachment.instance_id)
+    if instance is None or not is_root(volume, instance.record):
+        return None
+    if instance.record.state not in _AT_REST:
         raise Denied(
-            f"Unable to detach root volume '{volume.volume_id}' from instance '{attachment.instance_id}'",
+            f"Unable to detach root volume '{volume.volume_id}' from instance '{volume.attachment.instance_id}'",
             code="OperationNotPermitted",
         )
+    return instance

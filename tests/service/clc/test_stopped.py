@@ -9,13 +9,14 @@ import pytest
 
 from common.errors import CloudError
 from mallee.clc.v1 import record_pb2
-from mallee.ec2.v1 import image_pb2, instance_pb2
+from mallee.ec2.v1 import image_pb2, instance_pb2, volume_pb2
 from mallee.nc.v1 import instance_pb2 as nc
 from services.clc.instance import rules
 from services.clc.reconcile import Leader
 from services.clc.store import Changes
 from tests.eventually import eventually
 from tests.service.clc.stage import Stage
+from tests.service.clc.test_contested import in_a_race
 
 
 @pytest.fixture
@@ -202,6 +203,24 @@ async def test_without_a_root_nothing_starts(stage: Stage, leader: Leader, ebs_i
     with pytest.raises(CloudError) as caught:
         await stage.run("StartInstances", instance_pb2.StartInstancesRequest(instance_ids=[instance_id]))
     assert caught.value.code == "IncorrectInstanceState"
+
+
+@pytest.mark.parametrize("first", ["StartInstances", "DetachVolume"])
+async def test_a_root_is_not_detached_from_what_starts_with_it_at_the_same_time(
+    stage: Stage, leader: Leader, ebs_image_id: str, first: str
+) -> None:
+    instance_id = await stopped(stage, ebs_image_id)
+    (volume,) = stage.cloud.attached.of(instance_id)
+    calls: dict[str, Any] = {
+        "StartInstances": instance_pb2.StartInstancesRequest(instance_ids=[instance_id]),
+        "DetachVolume": volume_pb2.DetachVolumeRequest(volume_id=volume.record.volume_id),
+    }
+    (second,) = calls.keys() - {first}
+    with pytest.raises(CloudError) as caught:
+        await in_a_race(stage, lambda: stage.run(first, calls[first])).run(second, calls[second])
+    assert caught.value.code in ("IncorrectInstanceState", "OperationNotPermitted")
+    started = stage.instance(instance_id).state == rules.PENDING
+    assert started == (first == "StartInstances")
 
 
 async def test_a_start_that_fails_leaves_it_stopped(stage: Stage, leader: Leader, ebs_image_id: str) -> None:
