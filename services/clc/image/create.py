@@ -27,6 +27,7 @@ from services.clc.snapshot.find import Snapshot, completed_snapshot
 from services.clc.store import Changes, Stored, until_committed
 from services.clc.tag import rules as tags
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
+from services.clc.volume.disks import check_root
 
 Instance = Stored[record_pb2.InstanceRecord]
 Mapping = record_pb2.BlockDeviceMappingRecord
@@ -135,6 +136,7 @@ def _ready_instance(cloud: Cloud, call: Call, instance_id: str) -> Instance:
             f"The instance '{instance_id}' is not in a state from which an image can be created.",
             code="IncorrectInstanceState",
         )
+    check_root(cloud, instance.record)
     return instance
 
 

@@ -23,7 +23,7 @@ from services.clc.instance.view import state_of
 from services.clc.lookup import INSTANCE, own_all
 from services.clc.store import Changes, Stored, until_committed
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
-from services.clc.volume.disks import is_root, is_wanted
+from services.clc.volume.disks import check_root
 from services.clc.vpc.addresses import public_claim
 
 # How long a guest may take to shut down before the plug is pulled.
@@ -67,7 +67,7 @@ async def start_instances(cloud: Cloud, call: Call, request: ec2.StartInstancesR
                 raise _wrong_state(instance.record, "started")
         starting = [i for i in instances if i.record.state == rules.STOPPED]
         for instance in starting:
-            _check_root(cloud, instance.record)
+            check_root(cloud, instance.record)
         changes = Changes()
         _admit(cloud, call, changes, starting)
         end_dry_run(request)
@@ -144,15 +144,6 @@ def _check_stop(record: record_pb2.InstanceRecord) -> None:
             f"The instance '{record.instance_id}' may not be stopped. Modify its 'disableApiStop' instance attribute"
             " and try again.",
             code="OperationNotPermitted",
-        )
-
-
-def _check_root(cloud: Cloud, record: record_pb2.InstanceRecord) -> None:
-    volumes = (volume.record for volume in cloud.attached.of(record.instance_id))
-    if not any(is_root(volume, record) and is_wanted(volume) for volume in volumes):
-        raise WrongState(
-            f"Instance '{record.instance_id}' does not have a volume attached at root ({record.root_device_name})",
-            code="IncorrectInstanceState",
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from common.errors import WrongState
 from mallee.clc.v1 import record_pb2
 from mallee.nc.v1 import instance_pb2 as nc
 from services.clc.store import Stored
@@ -36,6 +37,16 @@ def is_wanted(volume: record_pb2.VolumeRecord) -> bool:
 def is_root(volume: record_pb2.VolumeRecord, instance: record_pb2.InstanceRecord) -> bool:
     """The instance boots from it."""
     return instance.root_device_type == "ebs" and volume.attachment.device_name == instance.root_device_name
+
+
+def check_root(cloud: Cloud, instance: record_pb2.InstanceRecord) -> None:
+    """Of one on volumes: that it has the one it boots from. Raises WrongState."""
+    volumes = (stored.record for stored in cloud.attached.of(instance.instance_id))
+    if not any(is_root(volume, instance) and is_wanted(volume) for volume in volumes):
+        raise WrongState(
+            f"Instance '{instance.instance_id}' does not have a volume attached at root ({instance.root_device_name})",
+            code="IncorrectInstanceState",
+        )
 
 
 def _of_volume(volume: record_pb2.VolumeRecord, instance: record_pb2.InstanceRecord) -> nc.Disk:

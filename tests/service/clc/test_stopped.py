@@ -192,7 +192,9 @@ async def test_a_started_instance_has_a_new_generation_and_finds_what_was_change
     await in_state(stage, instance_id, rules.RUNNING)
 
 
-async def test_without_a_root_nothing_starts(stage: Stage, leader: Leader, ebs_image_id: str) -> None:
+async def test_without_a_root_nothing_starts_and_no_image_is_taken(
+    stage: Stage, leader: Leader, ebs_image_id: str
+) -> None:
     instance_id = await stopped(stage, ebs_image_id)
     (volume,) = stage.cloud.attached.of(instance_id)
     draft = volume.draft()
@@ -200,9 +202,13 @@ async def test_without_a_root_nothing_starts(stage: Stage, leader: Leader, ebs_i
     changes = Changes()
     changes.update(volume, draft)
     await stage.cloud.store.commit(changes)
-    with pytest.raises(CloudError) as caught:
-        await stage.run("StartInstances", instance_pb2.StartInstancesRequest(instance_ids=[instance_id]))
-    assert caught.value.code == "IncorrectInstanceState"
+    for action, request in (
+        ("StartInstances", instance_pb2.StartInstancesRequest(instance_ids=[instance_id])),
+        ("CreateImage", image_pb2.CreateImageRequest(instance_id=instance_id, name="rootless")),
+    ):
+        with pytest.raises(CloudError, match="attached at root") as caught:
+            await stage.run(action, request)
+        assert caught.value.code == "IncorrectInstanceState"
 
 
 @pytest.mark.parametrize("first", ["StartInstances", "DetachVolume"])
