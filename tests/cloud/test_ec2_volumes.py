@@ -173,7 +173,7 @@ def test_a_volume_grows_while_it_is_used(ec2: Any, instances: list[str], volume:
     after = shown(ec2, volume_id)
     assert (after["Size"], after["VolumeType"], after["Iops"], after["Throughput"]) == (8, "gp3", 3200, 128)
     filters = [{"Name": "modification-state", "Values": ["completed"]}, {"Name": "target-size", "Values": ["8"]}]
-    assert len(ec2.describe_volumes_modifications(Filters=filters)["VolumesModifications"]) == 1
+    assert len(ec2.describe_volumes_modifications(Filters=filters, MaxResults=1)["VolumesModifications"]) == 1
     with refused("InvalidParameterValue", words="smaller"):
         ec2.modify_volume(VolumeId=volume_id, Size=7)
     with refused("InvalidVolumeModification.NotFound"):

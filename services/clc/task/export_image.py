@@ -82,7 +82,7 @@ async def export_image(cloud: Cloud, call: Call, request: ec2.ExportImageRequest
 async def describe_export_image_tasks(
     cloud: Cloud, call: Call, request: ec2.DescribeExportImageTasksRequest
 ) -> ec2.DescribeExportImageTasksResult:
-    matches, limit = _FILTERS.matcher(request.filters), max_results_of(request, low=1)
+    matches, limit = _FILTERS.matcher(request.filters), max_results_of(request, low=1, high=500)
     end_dry_run(request)
     found = tasks_asked_for(cloud, call, EXPORT_IMAGE_TASK, request.export_image_task_ids)
     pairs = ((task, _view(task.record)) for task in found)

@@ -92,7 +92,7 @@ async def modify_volume(cloud: Cloud, call: Call, request: ec2.ModifyVolumeReque
 async def describe_volumes_modifications(
     cloud: Cloud, call: Call, request: ec2.DescribeVolumesModificationsRequest
 ) -> ec2.DescribeVolumesModificationsResult:
-    matches, limit = _FILTERS.matcher(request.filters), max_results_of(request, high=500)
+    matches, limit = _FILTERS.matcher(request.filters), max_results_of(request, low=1, high=500)
     end_dry_run(request)
     volumes = select(cloud, call, VOLUME, request.volume_ids)
     modified = [volume for volume in volumes if volume.record.HasField("modification")]
