@@ -23,10 +23,16 @@ from common.errors import CloudError, NoCapacity, Unavailable
 _START_S: Final = 10.0
 _ANSWER_S: Final = 10.0
 _END_S: Final = 2.0
+_AGAIN_S: Final = 0.05
+_LOCKED: Final = "lock pid file"
 
 
 class Refused(CloudError):
     """QEMU said no, in its own words."""
+
+
+class _Taken(Unavailable):
+    """Another process has this pid file."""
 
 
 class Daemon:
@@ -53,10 +59,20 @@ class Daemon:
 
     async def start(self) -> None:
         """It runs and answers on return. Raises Unavailable."""
-        await self.end()
-        self._monitor.unlink(missing_ok=True)
-        self._started = time.monotonic()
-        await asyncio.to_thread(self._launch)
+        deadline = time.monotonic() + _START_S
+        while True:
+            await self.end()
+            self._monitor.unlink(missing_ok=True)
+            self._started = time.monotonic()
+            try:
+                await asyncio.to_thread(self._launch)
+                break
+            except _Taken:
+                # A controller was killed while it started one, which comes up only now: it is ended as soon as its pid
+                # is known.
+                if self._started > deadline:
+                    raise
+            await asyncio.sleep(_AGAIN_S)
         if not await self.adopt():
             raise Unavailable("the storage daemon ended at once")
 
@@ -78,7 +94,7 @@ class Daemon:
             raise Unavailable("the storage daemon did not start in time") from None
         if started.returncode != 0:
             said = started.stderr.decode(errors="replace").strip()[-300:]
-            raise Unavailable(f"the storage daemon did not start: {said}")
+            raise (_Taken if _LOCKED in said else Unavailable)(f"the storage daemon did not start: {said}")
 
     async def adopt(self) -> bool:
         """Whether one runs that somebody started before. Raises Unavailable if it runs and does not answer."""
