@@ -44,8 +44,8 @@ def traces_of_instances(cloud_id: str, home: Path, ids: list[str], *, vpcs: bool
         if "qemu-system" in command and any(instance_id in command for instance_id in ids):
             found.append(f"process {command[:80]}")
     for path in (home / "nodes").rglob("*"):
-        # A node remembers for a while by a small file what is gone, lest a late order bring it back.
-        if path.parent.name != "gone" and any(instance_id in path.name for instance_id in ids):
+        # What an instance wrote on its console is kept for an hour.
+        if path.parent.name != "consoles" and any(instance_id in path.name for instance_id in ids):
             found.append(f"file {path}")
     return found
 
