@@ -44,10 +44,12 @@ async def test_a_launch_and_its_end_are_told_under_the_ids_their_clients_got(fak
     )  # fmt: skip
 
 
-def test_an_object_is_told_under_the_id_its_client_got(fake_cloud: RunningCloud) -> None:
+async def test_an_object_is_told_under_the_id_its_client_got(fake_cloud: RunningCloud) -> None:
     s3 = fake_cloud.client("s3")
     s3.create_bucket(Bucket="told-in-the-log")
     put = s3.put_object(Bucket="told-in-the-log", Key="note", Body=b"x")["ResponseMetadata"]
     assert put["RequestId"] == put["HTTPHeaders"]["x-amz-request-id"]
+    # The answer does not wait for the log.
+    await eventually(lambda: _said(fake_cloud, "walrus-1", put["RequestId"]))
     methods = {line.get("method") for line in _said(fake_cloud, "walrus-1", put["RequestId"])}
     assert methods == {"/mallee.s3.v1.S3Service/PutObject"}
