@@ -122,7 +122,7 @@ class Lab:
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     cloud = RunningCloud(
-        home=new_home(REAL_HOMES),
+        home=new_home(REAL_HOMES.with_name("mallee-test-volumes")),
         options=["--zones", "2", "--nodes", "2", "--no-image", "--port-base", str(free_port_base()), *free_ranges()],
     )
     for _ in running(cloud):

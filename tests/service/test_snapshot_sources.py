@@ -28,7 +28,7 @@ from services.sc.source import WalrusSources
 from services.sc.source_files import SourceFiles
 from tests.etcd_fixture import EtcdServer
 from tests.eventually import eventually
-from tests.service.walrus_process import configured, etcd_of, walrus
+from tests.service.walrus_process import ENVIRONMENT, configured, etcd_of, walrus
 from tests.service.walrus_snapshots import manifest, upload
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ async def stub(home: Path, etcd_server: EtcdServer) -> AsyncIterator[Callable[[]
 @asynccontextmanager
 async def sources_of(home: Path, stub: Callable[[], WalrusServiceAsyncStub]) -> AsyncIterator[WalrusSources]:
     """What its server has is left alone at the end, as a controller that ends does."""
-    command = (sys.executable, "-m", "services.sc.source_main")
+    # It works in the root folder.
+    command = ("env", f"PYTHONPATH={ENVIRONMENT['PYTHONPATH']}", sys.executable, "-m", "services.sc.source_main")
     sources = WalrusSources(
         home / "sources",
         home / "socket",

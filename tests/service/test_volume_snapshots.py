@@ -30,7 +30,7 @@ from tests.contract.volume_bench import Bench
 from tests.contract.volume_suite import becomes
 from tests.etcd_fixture import EtcdServer
 from tests.eventually import eventually
-from tests.service.walrus_process import configured, etcd_of, walrus
+from tests.service.walrus_process import ENVIRONMENT, configured, etcd_of, walrus
 
 if TYPE_CHECKING:
     from mallee.walrus.v1.service_pb2_grpc import WalrusServiceAsyncStub
@@ -81,7 +81,8 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
 
 @asynccontextmanager
 async def sources_of(home: Path, stub: Callable[[], WalrusServiceAsyncStub]) -> AsyncIterator[WalrusSources]:
-    command = (sys.executable, "-m", "services.sc.source_main")
+    # It works in the root folder.
+    command = ("env", f"PYTHONPATH={ENVIRONMENT['PYTHONPATH']}", sys.executable, "-m", "services.sc.source_main")
     sources = WalrusSources(
         home / "sources",
         home / "source",

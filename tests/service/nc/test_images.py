@@ -183,7 +183,8 @@ async def test_many_at_once_never_take_more_than_the_limit(tmp_path: Path, shelf
     assert [type(result) for result in results] == [
         bytes if made.sha256 in under_way else NoCapacity for made in IMAGES
     ] * 2
-    assert 8000 <= most <= 10000
+    # More than one at once; how much of them was seen depends on when one looked.
+    assert 5000 < most <= 10000
 
 
 async def test_one_that_gives_up_leaves_the_fetch_to_the_others(tmp_path: Path, shelf: Shelf) -> None:
