@@ -53,21 +53,28 @@ class GroupCommit:
     def __init__(self, commit: Callable[[Txn], Awaitable[int]]) -> None:
         self._commit = commit
         self._waiting: list[_Waiting] = []
-        self._working: set[asyncio.Task[None]] = set()
+        # Kept for as long as they are under way, as the loop itself does not.
+        self._workers: set[asyncio.Task[None]] = set()
+        self._working = 0
 
     async def do(self, txn: Txn) -> int:
         """The revision at which it happened. Raises what `commit` raises."""
         waiting = _Waiting(txn, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
-        if len(self._working) < _AT_ONCE:
+        if self._working < _AT_ONCE:
+            self._working += 1
             worker = asyncio.ensure_future(self._work())
-            self._working.add(worker)
-            worker.add_done_callback(self._working.discard)
+            self._workers.add(worker)
+            worker.add_done_callback(self._workers.discard)
         return await waiting.done
 
     async def _work(self) -> None:
-        while self._waiting:
-            await self._do_all(self._take())
+        try:
+            while self._waiting:
+                await self._do_all(self._take())
+        finally:
+            # In the same breath as nothing waits any more: who comes next must not count on this one.
+            self._working -= 1
 
     def _take(self) -> list[_Waiting]:
         """The first that waits, and those that go with it."""

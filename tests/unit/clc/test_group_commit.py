@@ -99,3 +99,20 @@ async def test_one_whose_caller_has_gone_is_not_sent() -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
     assert b"/3" not in set().union(*etcd.done)
     assert b"/4" in set().union(*etcd.done)
+
+
+async def test_who_commits_again_at_once_is_never_forgotten() -> None:
+    """Answers wake their callers before the workers that brought them have ended."""
+    etcd = Played()
+    commits = GroupCommit(etcd.commit)
+
+    async def twice() -> None:
+        await commits.do(creation("/1"))
+        await commits.do(creation("/2"))
+
+    tasks = [asyncio.ensure_future(twice()), asyncio.ensure_future(commits.do(creation("/3")))]
+    await eventually(lambda: etcd.tried == 2)
+    etcd.gate.set()
+    async with asyncio.timeout(10):
+        await asyncio.gather(*tasks)
+    assert {b"/1", b"/2", b"/3"} <= set().union(*etcd.done)
