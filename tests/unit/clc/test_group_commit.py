@@ -110,7 +110,9 @@ async def test_who_commits_again_at_once_is_never_forgotten() -> None:
         await commits.do(creation("/1"))
         await commits.do(creation("/2"))
 
-    tasks = [asyncio.ensure_future(twice()), asyncio.ensure_future(commits.do(creation("/3")))]
+    first = asyncio.ensure_future(twice())
+    await eventually(lambda: etcd.tried == 1)
+    tasks = [first, asyncio.ensure_future(commits.do(creation("/3")))]
     await eventually(lambda: etcd.tried == 2)
     etcd.gate.set()
     async with asyncio.timeout(10):
