@@ -81,6 +81,7 @@ class Leader:
                     record_pb2.VpcRecord,
                     record_pb2.ImageRecord,
                     record_pb2.AccountRecord,
+                    record_pb2.BundleTaskRecord,
                 ):
                     for stored in self._cloud.store.all(kind):
                         self._heard(kind, stored.record, stored.record)
@@ -102,7 +103,7 @@ class Leader:
                 if instance is not None:
                     self._reservations.nudge(instance.record.reservation_id)
             case record_pb2.BundleTaskRecord():
-                self._bundles.nudge(latest.bundle_id)
+                self._bundles.heard(latest)
             case record_pb2.ReservationRecord():
                 self._reservations.nudge(latest.reservation_id)
             case record_pb2.VpcRecord() | record_pb2.SubnetRecord() | record_pb2.SecurityGroupRecord():

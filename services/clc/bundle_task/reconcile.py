@@ -34,27 +34,26 @@ _TICKET_S: Final = 6 * 3600
 # How long a zone or a node that is away is waited for.
 _PATIENCE_S: Final = 600.0
 _AGAIN_S: Final = 2.0
+# Each is a pass that lasts as long as its bundle takes.
+_AT_ONCE: Final = 64
 _log = get_logger(__name__)
 
 
 class BundleTaskReconciler:
-    """`run` works, without end; `step` starts and ends what it works on."""
-
     def __init__(self, cloud: Cloud, ticket_key: bytes) -> None:
         self._cloud = cloud
         self._ticket_key = ticket_key
-        self._loop = Reconciler("bundle-tasks", self._step)
-        self._under_way: dict[str, asyncio.Task[None]] = {}
-        self._tasks: asyncio.TaskGroup | None = None
+        self._loop = Reconciler("bundle-tasks", self._step, concurrency=_AT_ONCE)
+        self._under_way: dict[str, asyncio.Future[None]] = {}
 
-    def nudge(self, bundle_id: str) -> None:
-        self._loop.nudge(bundle_id)
+    def heard(self, record: record_pb2.BundleTaskRecord) -> None:
+        """It changed. A pass that works on it ends when it is to be cancelled; the next one says so."""
+        if record.state == CANCELLING and (work := self._under_way.get(record.bundle_id)) is not None:
+            work.cancel()
+        self._loop.nudge(record.bundle_id)
 
     async def run(self) -> None:
-        async with asyncio.TaskGroup() as self._tasks:
-            for task in self._cloud.store.all(record_pb2.BundleTaskRecord):
-                self.nudge(task.record.bundle_id)
-            await self._loop.run()
+        await self._loop.run()
 
     async def _step(self, bundle_id: str) -> float | None:
         task = self._find(bundle_id)
@@ -62,33 +61,35 @@ class BundleTaskReconciler:
             return None
         if task.record.state in ENDED:
             return await self._forget(task)
-        under_way = self._under_way.get(bundle_id)
         if task.record.state == CANCELLING:
-            if under_way is not None:
-                under_way.cancel()
-                await asyncio.wait([under_way])
             await self._end(bundle_id, FAILED, "Client.Cancelled", "The task was cancelled.")
-        elif under_way is None:
-            assert self._tasks is not None
-            self._under_way[bundle_id] = self._tasks.create_task(self._work(task.record))
-        return None
+            return None
+        with context.bind(request_id=task.record.request_id):
+            return await self._work(task.record)
 
-    async def _work(self, record: record_pb2.BundleTaskRecord) -> None:
-        """Not in a pass, for another one may have to cancel it."""
+    async def _work(self, record: record_pb2.BundleTaskRecord) -> float | None:
+        work = self._under_way[record.bundle_id] = asyncio.ensure_future(self._bundle(record))
         try:
-            with context.bind(request_id=record.request_id):
-                await self._bundle(record)
-            await self._end(record.bundle_id, COMPLETE, "", "")
-        except Unavailable as error:
-            if self._cloud.clock() - record.started.ToSeconds() < _PATIENCE_S:
-                await asyncio.sleep(_AGAIN_S)
-            else:
-                await self._end(record.bundle_id, FAILED, "Server.InternalError", error.message)
-        except CloudError as error:
-            await self._end(record.bundle_id, FAILED, f"Client.{error.code}", error.message)
+            await asyncio.wait([work])
         finally:
             del self._under_way[record.bundle_id]
-            self.nudge(record.bundle_id)
+            # Here if this pass itself was cancelled: the work goes with it.
+            work.cancel()
+        error = None if work.cancelled() else work.exception()
+        match error:
+            case None if work.cancelled():
+                return None
+            case None:
+                await self._end(record.bundle_id, COMPLETE, "", "")
+            case Unavailable() if self._cloud.clock() - record.started.ToSeconds() < _PATIENCE_S:
+                return _AGAIN_S
+            case Unavailable():
+                await self._end(record.bundle_id, FAILED, "Server.InternalError", error.message)
+            case CloudError():
+                await self._end(record.bundle_id, FAILED, f"Client.{error.code}", error.message)
+            case _:
+                raise error
+        return None
 
     async def _bundle(self, record: record_pb2.BundleTaskRecord) -> None:
         instance = self._cloud.store.get(record_pb2.InstanceRecord, record.instance_id)
