@@ -14,7 +14,7 @@ from typing import Final
 
 from common import disk_image, qemu_img
 from common.disk_image import HEADER_BYTES, SECTOR_BYTES, refused
-from common.errors import CloudError
+from common.errors import NoCapacity
 from common.ids import AccountId, SnapshotId
 from mallee.sc.v1 import snapshot_pb2
 from mallee.sc.v1.snapshot_pb2 import ImportSpec
@@ -41,7 +41,7 @@ class Imports:
         self._reserve_bytes = reserve_bytes
 
     async def run(self, spec: ImportSpec, folder: Path, tell: Tell) -> tuple[Uploaded, int]:
-        """What was uploaded, and the size of the disk. Raises InvalidArgument for an image that is refused."""
+        """What was uploaded, and the size of the disk. Raises NoCapacity, InvalidArgument if it is refused."""
         raw = folder / "disk.raw"
         if not raw.exists():
             fetched = folder / "object"
@@ -90,7 +90,7 @@ class Imports:
     def _check_room(self, folder: Path, wanted_bytes: int) -> None:
         free = shutil.disk_usage(folder).free - self._reserve_bytes
         if wanted_bytes > free:
-            raise CloudError(
+            raise NoCapacity(
                 f"There is no room to read the image: it takes {wanted_bytes} bytes, and {max(0, free)} are free.",
                 code="ResourceLimitExceeded",
             )

@@ -10,6 +10,7 @@ from typing import Final
 from common.errors import CloudError, InvalidArgument, NoCapacity, NotFound, Unavailable
 from common.ids import SnapshotId, VolumeId
 from common.log import get_logger
+from common.patience import RoomPatience
 from common.reconcile import Reconciler
 from mallee.sc.v1.record_pb2 import VolumeRecord
 from mallee.sc.v1.volume_pb2 import VOLUME_STATE_GONE, VolumeObservation
@@ -26,7 +27,7 @@ _log = get_logger(__name__)
 SERVER_ERROR: Final = "Server.InternalError"
 # Of an engine that fails without saying that it is no use.
 _TRIES: Final = 5
-_FOR_GOOD: Final = (NoCapacity, NotFound, InvalidArgument)
+_FOR_GOOD: Final = (NotFound, InvalidArgument)
 _AT_ONCE: Final = 16
 
 
@@ -42,6 +43,7 @@ class VolumeReconciler:
         *,
         is_read: Callable[[VolumeId], bool],
         also_needed: Callable[[], frozenset[str]],
+        room: RoomPatience,
     ) -> None:
         self._volumes = volumes
         self._engine = engine
@@ -52,6 +54,7 @@ class VolumeReconciler:
         self._loop = Reconciler("sc-volumes", self._step, concurrency=_AT_ONCE)
         self._tidier = Reconciler("sc-sources", self._tidy)
         self._tries: Counter[VolumeId] = Counter()
+        self._room = room
 
     def nudge(self, volume_id: str) -> None:
         self._loop.nudge(volume_id)
@@ -128,16 +131,26 @@ class VolumeReconciler:
         except Unavailable:
             raise
         except CloudError as error:
-            self._tries[volume_id] += 1
-            if not isinstance(error, _FOR_GOOD) and self._tries[volume_id] < _TRIES:
+            if not self._is_final(volume_id, error):
                 raise
             await self._fail(volume_id, error.code, error.message)
             return
         self._engine.made(volume_id, spec.size_bytes, missing_bytes=spec.size_bytes if source else 0)
-        self._tries.pop(volume_id, None)
+        self._forget(volume_id)
         # What was wanted otherwise meanwhile is not in force yet.
         await self._move(volume_id, State.AVAILABLE, in_force=spec.generation)
         self._engine.look_again()
+
+    def _is_final(self, volume_id: VolumeId, error: CloudError) -> bool:
+        """It was admitted, and is not given up for what may pass."""
+        if isinstance(error, NoCapacity):
+            return self._room.is_over(volume_id)
+        self._tries[volume_id] += 1
+        return isinstance(error, _FOR_GOOD) or self._tries[volume_id] >= _TRIES
+
+    def _forget(self, volume_id: VolumeId) -> None:
+        self._tries.pop(volume_id, None)
+        self._room.end(volume_id)
 
     async def _bring_into_force(self, volume_id: VolumeId, record: VolumeRecord) -> None:
         spec = record.spec
@@ -180,7 +193,7 @@ class VolumeReconciler:
         self._engine.forget(volume_id)
         await self._volumes.update(volume_id, lambda _: None)
         self._feed.volume(VolumeObservation(volume_id=volume_id, state=VOLUME_STATE_GONE))
-        self._tries.pop(volume_id, None)
+        self._forget(volume_id)
         self.tidy()
 
     async def _fail(self, volume_id: VolumeId, code: str, message: str) -> None:
@@ -188,7 +201,7 @@ class VolumeReconciler:
         async with self._engine.alone(volume_id):
             with contextlib.suppress(NotFound):
                 await self._engine.driver.remove(volume_id)
-        self._tries.pop(volume_id, None)
+        self._forget(volume_id)
         await self._move(volume_id, State.FAILED, code=code, message=message)
         self._engine.look_again()
         self.tidy()

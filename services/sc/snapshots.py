@@ -12,6 +12,7 @@ from common import metrics
 from common.errors import CloudError, InvalidArgument, NoCapacity, NotFound, Unavailable, WrongState
 from common.ids import AccountId, SnapshotId, VolumeId
 from common.log import get_logger
+from common.patience import RoomPatience
 from common.reconcile import Reconciler
 from mallee.sc.v1.record_pb2 import SnapshotRecord, VolumeRecord
 from mallee.sc.v1.snapshot_pb2 import SNAPSHOT_STATE_GONE, ImportSpec, SnapshotObservation, SnapshotSpec
@@ -55,6 +56,7 @@ class Snapshots:
         *,
         folder: Path,
         import_image: Import,
+        room: RoomPatience,
     ) -> None:
         self._snapshots = snapshots
         self._volumes = volumes
@@ -63,6 +65,7 @@ class Snapshots:
         self._feed = feed
         self._folder = folder
         self._import_image = import_image
+        self._room = room
         self._jobs = Jobs()
         self._progress: dict[str, Progress] = {}
         self._loop = Reconciler("sc-snapshots", self._step, concurrency=_UPLOADS)
@@ -183,15 +186,22 @@ class Snapshots:
         snapshot_id = id_of(record)
         try:
             uploaded, size_bytes = await self._upload(record)
-        except _PASSING:
-            raise
         except CloudError as error:
+            if not self._is_final(record, error):
+                raise
             _log.warning("a snapshot failed", snapshot=snapshot_id, code=error.code, reason=error.message)
             await self._move(snapshot_id, to=Phase.FAILING, code=error.code, message=error.message)
             return
         finally:
             self._progress.pop(snapshot_id, None)
+        self._room.end(snapshot_id)
         await self._complete(snapshot_id, uploaded, size_bytes)
+
+    def _is_final(self, record: SnapshotRecord, error: CloudError) -> bool:
+        """A point in time cannot be had again: it waits for room as long as it takes. An image can be."""
+        if isinstance(error, NoCapacity) and not record.HasField("volume"):
+            return self._room.is_over(id_of(record))
+        return not isinstance(error, _PASSING)
 
     async def _upload(self, record: SnapshotRecord) -> tuple[Uploaded, int]:
         snapshot_id = SnapshotId(id_of(record))
@@ -241,6 +251,7 @@ class Snapshots:
 
     async def _clean(self, record: SnapshotRecord) -> None:
         snapshot_id = SnapshotId(id_of(record))
+        self._room.end(snapshot_id)
         await self._uploader.forget(snapshot_id)
         await self._engine.driver.release(snapshot_id, keep_as_base=False)
         await asyncio.to_thread(shutil.rmtree, self._folder / snapshot_id, ignore_errors=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from common.background import Background
 from common.etcd.client import Etcd
 from common.etcd.election import Leadership
 from common.ids import VolumeId
+from common.patience import RoomPatience
 from services.sc.capacity import Capacity
 from services.sc.clients import Objects, Sources, Uploader
 from services.sc.drivers.base import VolumeDriver
@@ -38,6 +40,8 @@ class Parts:
     overcommit: float
     # Of the disk: other zones have the rest.
     share: float = 1.0
+    # In seconds, from any moment on.
+    clock: Callable[[], float] = time.monotonic
 
 
 class Term:
@@ -56,6 +60,7 @@ class Term:
             self.feed,
             folder=parts.work / "snapshots",
             import_image=parts.import_image,
+            room=RoomPatience(parts.clock),
         )
         self.tasks = ExportTasks(store.exports, parts.sources, parts.objects, self.feed, folder=parts.work / "exports")
         self.volumes = VolumeReconciler(
@@ -65,6 +70,7 @@ class Term:
             self.feed,
             is_read=self.snapshots.reads,
             also_needed=self.tasks.reads,
+            room=RoomPatience(parts.clock),
         )
         self.snapshots.ended = self.volumes.nudge
         self.tasks.ended = self.volumes.tidy

@@ -16,6 +16,7 @@ from typing import Final
 
 from common.errors import NoCapacity, Unavailable
 from common.log import get_logger
+from common.patience import RoomPatience
 from common.reconcile import give_way
 from common.rpc import context
 from mallee.cc.v1 import service_pb2 as cc
@@ -42,8 +43,6 @@ _BATCH: Final = 100
 # an order costs, on the way to the guest, whoever calls meanwhile waits for.
 _GATHER_S: Final = 0.05
 _CROWD_S: Final = 0.3
-# How long a launch that was answered waits for room: nodes that were just restarted or lost sight of come back by then.
-ROOM_PATIENCE_S: Final = 60.0
 
 _log = get_logger(__name__)
 
@@ -72,6 +71,7 @@ class InstanceReconciler:
             )
             for cluster in cloud.clusters
         }
+        self._room = RoomPatience(cloud.clock)
         # What the nodes last said, by instance.
         self.observed: dict[str, nc.InstanceObservation] = {}
 
@@ -208,6 +208,7 @@ class InstanceReconciler:
 
     def _given_up(self, instance: Instance, code: str, message: str) -> record_pb2.InstanceRecord:
         """A launch that comes to nothing. A start that does leaves the instance stopped, as it was."""
+        self._room.end(instance.record.instance_id)
         draft = instance.draft()
         code = code if "." in code else f"Server.{code}"
         shut_down(
@@ -220,12 +221,12 @@ class InstanceReconciler:
         return draft
 
     def _may_find_room(self, refused: cc.Placed, record: record_pb2.InstanceRecord) -> bool:
-        """It was admitted, so there was room: it is not given up before those who have it could come back."""
-        waited_s = self._cloud.clock() - record.launch_time.ToSeconds()
-        return refused.error_code == NoCapacity.default_code and not refused.node and waited_s < ROOM_PATIENCE_S
+        no_room = refused.error_code == NoCapacity.default_code and not refused.node
+        return no_room and not self._room.is_over(record.instance_id)
 
     def _accepted(self, record: record_pb2.InstanceRecord) -> None:
         """The node has recorded the order: it need not be given again until the zone's stream says otherwise."""
+        self._room.end(record.instance_id)
         if self._heard_of(record) is None:
             self.observed[record.instance_id] = nc.InstanceObservation(
                 instance_id=record.instance_id, generation=record.generation, state=nc.VM_STATE_PREPARING
@@ -248,6 +249,7 @@ class InstanceReconciler:
         for instance_id in answer.gone:
             instance = by_id[instance_id]
             self.observed.pop(instance_id, None)
+            self._room.end(instance_id)
             after = rules.next_step(instance.record.state, nc.VM_STATE_GONE)
             if after in (rules.STOPPED, rules.TERMINATED):
                 changes.update(instance, self._moved(changes, instance, after))

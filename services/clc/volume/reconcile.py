@@ -12,6 +12,7 @@ from typing import Final
 
 from common.errors import CloudError, InvalidArgument, NoCapacity, NotFound, Stale
 from common.log import get_logger
+from common.patience import RoomPatience
 from common.rpc import context
 from mallee.clc.v1 import record_pb2
 from mallee.nc.v1 import instance_pb2 as nc
@@ -63,10 +64,12 @@ class VolumeReconciler:
         self._cloud = cloud
         self._observed = observed
         self._disks_changed = disks_changed
+        self._room = RoomPatience(cloud.clock)
 
     async def step(self, volume_id: str) -> float | None:
         volume = self._cloud.store.get(record_pb2.VolumeRecord, volume_id)
         if volume is None:
+            self._room.end(volume_id)
             return await self._remove_orphan(volume_id)
         with context.bind(request_id=volume.record.request_id):
             return await self._step(volume)
@@ -153,14 +156,18 @@ class VolumeReconciler:
         try:
             answer = await storage.stub.EnsureVolume(sc.EnsureVolumeRequest(spec=spec))
         except _FINAL as error:
+            if isinstance(error, NoCapacity) and not self._room.is_over(record.volume_id):
+                raise
             return await self._refused(volume, error)
+        self._room.end(record.volume_id)
         # What the stream has said meanwhile is newer.
         if storage.volumes.get(record.volume_id) is before:
             storage.note(answer.observation)
         return REPEAT_S
 
     async def _refused(self, volume: Volume, error: CloudError) -> float | None:
-        """It was not there in time for the check at the request: the volume, or its change, fails."""
+        """The check at the request did not know: the volume, or its change, fails."""
+        self._room.end(volume.record.volume_id)
         draft = volume.draft()
         code = "InsufficientVolumeCapacity" if isinstance(error, NoCapacity) else error.code
         if draft.modification.state == MODIFYING:

@@ -10,12 +10,12 @@ import pytest
 
 from common.errors import CloudError, InvalidArgument, NoCapacity, Unavailable
 from common.etcd.election import Leadership
+from common.patience import ROOM_PATIENCE_S
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import account_attribute_pb2, image_pb2, instance_pb2
 from mallee.nc.v1 import instance_pb2 as nc
 from services.clc.account.administration import find_account
 from services.clc.account.delete import delete_account
-from services.clc.instance.reconcile import ROOM_PATIENCE_S
 from services.clc.reconcile import Leader
 from tests.eventually import eventually
 from tests.service.clc.stage import Stage

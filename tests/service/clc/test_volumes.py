@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from common.errors import InvalidArgument, NoCapacity, NotFound, WrongState
+from common.patience import ROOM_PATIENCE_S
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import filter_pb2, tag_pb2, volume_pb2
 from services.clc.account.administration import find_account
@@ -96,9 +97,24 @@ async def test_an_account_has_so_many_volumes_and_no_more(stage: Stage) -> None:
     assert refused.value.code == "VolumeLimitExceeded"
 
 
+async def test_a_volume_that_was_admitted_waits_for_room(stage: Stage, leader: Leader) -> None:
+    sc(stage).away = True
+    volume_id = await create(stage)
+    sc(stage).refuse["ensure"] = NoCapacity("the zone is full")
+    # That nobody answered does not count.
+    stage.now += ROOM_PATIENCE_S
+    sc(stage).away = False
+    await eventually(lambda: sc(stage).names(volume_id).count("ensure") > 1)
+    assert await states(stage, volume_id) == ["creating"]
+    del sc(stage).refuse["ensure"]
+    await become(stage, volume_id, "available")
+
+
 async def test_a_volume_that_cannot_be_made_says_why_and_can_be_deleted(stage: Stage, leader: Leader) -> None:
     sc(stage).refuse["ensure"] = NoCapacity("the zone is full")
     full = await create(stage)
+    await eventually(lambda: sc(stage).names(full).count("ensure") > 1)
+    stage.now += ROOM_PATIENCE_S
     await become(stage, full, "error")
     assert record(stage, full).reason_code == "InsufficientVolumeCapacity"
     del sc(stage).refuse["ensure"]
@@ -167,6 +183,10 @@ async def test_a_change_that_finds_no_room_fails_and_leaves_the_volume_as_it_was
     volume_id = await made(stage)
     sc(stage).refuse["ensure"] = NoCapacity("the zone is full")
     await stage.run("ModifyVolume", volume_pb2.ModifyVolumeRequest(volume_id=volume_id, size=16))
+    tried = sc(stage).names(volume_id).count("ensure")
+    await eventually(lambda: sc(stage).names(volume_id).count("ensure") > tried + 1)
+    assert record(stage, volume_id).modification.state == record_pb2.MODIFICATION_STATE_MODIFYING
+    stage.now += ROOM_PATIENCE_S
     failed = record_pb2.MODIFICATION_STATE_FAILED
     await eventually(lambda: record(stage, volume_id).modification.state == failed)
     del sc(stage).refuse["ensure"]

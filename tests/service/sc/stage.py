@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 ZONE = "us-east-1a"
 ACCOUNT = "123456789012"
 MIB = 1 << 20
-AVAILABLE, FAILED, GONE = (
+CREATING, AVAILABLE, FAILED, GONE = (
+    volume_pb2.VOLUME_STATE_CREATING,
     volume_pb2.VOLUME_STATE_AVAILABLE,
     volume_pb2.VOLUME_STATE_FAILED,
     volume_pb2.VOLUME_STATE_GONE,
@@ -209,10 +210,12 @@ class Objects:
 
     def __init__(self) -> None:
         self.objects: dict[bytes, bytes] = {}
+        self.fetches = 0
 
     async def fetch(
         self, account_id: AccountId, bucket: str, key: bytes, into: Path, tell: Callable[[int, int], None]
     ) -> None:
+        self.fetches += 1
         if key not in self.objects:
             raise NotFound("The specified key does not exist.", code="NoSuchKey")
         tell(0, len(self.objects[key]))
@@ -252,9 +255,10 @@ class Zone:
             uploader=stage.blocks if steps is None else cast(Uploader, steps.around(stage.blocks)),
             sources=stage.blocks,
             objects=stage.objects,
-            import_image=Imports(stage.objects, stage.blocks, reserve_bytes=0).run,
+            import_image=Imports(stage.objects, stage.blocks, reserve_bytes=stage.reserve_bytes).run,
             work=stage.folder / "work",
             overcommit=1.0,
+            clock=lambda: stage.now,
         )
         server = RpcServer(stage.identities["sc-1"])
         server.add(add_StorageControllerServiceServicer_to_server, self.controller)
@@ -355,6 +359,9 @@ class Stage:
         self.blocks = Blocks()
         self.objects = Objects()
         self.faults = Faults()
+        # Of the disk, for imports.
+        self.reserve_bytes = 0
+        self.now = 0.0
         self._stack = stack
 
     async def zone(self, steps: Steps | None = None) -> Zone:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import InvalidArgument
+from common.patience import ROOM_PATIENCE_S
 from mallee.sc.v1 import service_pb2 as sc
 from mallee.sc.v1 import snapshot_pb2
 from services.sc.drivers.base import BLOCK_BYTES, NbdSource
@@ -114,6 +115,18 @@ async def test_an_image_is_what_the_user_says_or_refused(stage: Stage, images: P
 async def test_an_object_that_is_not_there_ends_the_import(stage: Stage) -> None:
     zone = await stage.zone()
     assert (await _import(zone, stage, None)).reason_code == "NoSuchKey"
+
+
+async def test_an_import_waits_for_room_and_is_told_when_none_comes(stage: Stage, images: Path) -> None:
+    stage.reserve_bytes = 1 << 62
+    zone = await stage.zone()
+    running = asyncio.ensure_future(_import(zone, stage, (images / "raw").read_bytes()))
+    await eventually(lambda: stage.objects.fetches > 2)
+    assert zone.snapshot_state(1) not in (COMPLETED, FAILED)
+    stage.now += ROOM_PATIENCE_S
+    ended = await running
+    assert (ended.state, ended.reason_code) == (FAILED, "ResourceLimitExceeded")
+    assert "no room" in ended.message
 
 
 async def test_an_import_goes_on_with_the_next_controller(stage: Stage, images: Path) -> None:

@@ -7,9 +7,10 @@ import asyncio
 import pytest
 
 from common.errors import Denied, InvalidArgument, NoCapacity, NotFound, Stale, Unavailable, WrongState
+from common.patience import ROOM_PATIENCE_S
 from mallee.sc.v1 import service_pb2 as sc
 from tests.eventually import eventually
-from tests.service.sc.stage import AVAILABLE, FAILED, MIB, Stage, spec, volume_id
+from tests.service.sc.stage import AVAILABLE, CREATING, FAILED, MIB, Stage, Steps, Zone, spec, volume_id
 
 
 async def test_a_volume_is_made_grown_limited_and_removed(stage: Stage) -> None:
@@ -76,6 +77,38 @@ async def test_a_volume_that_cannot_be_made_fails_and_leaves_nothing(stage: Stag
 async def test_a_passing_failure_is_tried_again(stage: Stage) -> None:
     stage.faults.failing_creates = 2
     await (await stage.zone()).make(1)
+
+
+async def _admitted_and_refused(zone: Zone, stage: Stage, steps: Steps, number: int) -> None:
+    """The disk filled up after its order was recorded."""
+    stage.faults.silent = True
+    await zone.ensure(spec(number))
+    stage.faults.full, stage.faults.silent = True, False
+    tried = steps.count
+    await eventually(lambda: steps.count > tried + 2)
+
+
+async def test_a_volume_that_was_admitted_waits_for_room(stage: Stage) -> None:
+    steps = Steps(stop_at=0)
+    zone = await stage.zone(steps)
+    await _admitted_and_refused(zone, stage, steps, 1)
+    stage.now += ROOM_PATIENCE_S - 1
+    tried = steps.count
+    await eventually(lambda: steps.count > tried)
+    assert zone.state(1) == CREATING
+    stage.faults.full = False
+    await eventually(lambda: zone.state(1) == AVAILABLE)
+
+
+async def test_a_volume_that_finds_no_room_for_long_fails_and_says_why(stage: Stage) -> None:
+    steps = Steps(stop_at=0)
+    zone = await stage.zone(steps)
+    await _admitted_and_refused(zone, stage, steps, 1)
+    stage.now += ROOM_PATIENCE_S
+    await eventually(lambda: zone.state(1) == FAILED)
+    assert zone.volumes[volume_id(1)].reason_code == "InsufficientVolumeCapacity"
+    assert "full" in zone.volumes[volume_id(1)].message
+    assert stage.engine_files() == []
 
 
 async def test_a_volume_whose_data_is_lost_fails_and_is_not_made_anew(stage: Stage) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -97,8 +98,13 @@ class QsdVolumes:
         async with engine.lock:
             if engine.place.load() is None:
                 if self._free_bytes() <= self._reserve_bytes:
-                    raise NoCapacity("the volumes' disk is full", code="InsufficientVolumeCapacity")
-                await self._make(engine, volume)
+                    raise _full()
+                try:
+                    await self._make(engine, volume)
+                except OSError as error:
+                    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                        raise _full() from error
+                    raise
             if engine.record().source is not None:
                 await engine.bring_up()
                 self._mender.nudge(volume.volume_id)
@@ -349,6 +355,10 @@ async def _fix(begun: Sequence[tuple[VolumeEngine, PointName]]) -> None:
         if apart:
             for engine, _ in begun:
                 await engine.bring_up()
+
+
+def _full() -> NoCapacity:
+    return NoCapacity("the volumes' disk is full", code="InsufficientVolumeCapacity")
 
 
 def _takes_direct(folder: Path) -> bool:
