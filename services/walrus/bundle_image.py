@@ -6,7 +6,7 @@ import asyncio
 import os
 import secrets
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -123,14 +123,13 @@ class Bundles:
         manifest = folder / f"{name}{SUFFIX.decode()}"
         manifest.write_bytes(text)
         stored: list[str] = []
-        try:
+        async with AsyncExitStack() as unless_all:
+            unless_all.push_async_callback(lambda: asyncio.shield(self._take_back(caller, order.bucket, stored)))
             # The manifest last: it says that all is there.
             for path in (*parts, manifest):
                 await self._put(caller, order.bucket, f"{above}{path.name}", path)
                 stored.append(f"{above}{path.name}")
-        except BaseException:
-            await asyncio.shield(self._take_back(caller, order.bucket, stored))
-            raise
+            unless_all.pop_all()
         return stored[-1]
 
     async def _put(self, caller: Caller, bucket: str, key: str, path: Path) -> None:

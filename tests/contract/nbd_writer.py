@@ -8,6 +8,7 @@ import ssl
 import struct
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from typing import Final, TypeVar
 
 from services.sc.drivers.base import ExportPlace
@@ -92,7 +93,8 @@ class NbdWriter:
             reader, writer = await asyncio.open_unix_connection(place.socket)
         else:
             reader, writer = await asyncio.open_connection(place.address, place.port)
-        try:
+        with ExitStack() as unless_agreed:
+            unless_agreed.callback(writer.close)
             await reader.readexactly(18)
             writer.write(struct.pack(">I", 3))
             if place.socket is None:
@@ -100,9 +102,7 @@ class NbdWriter:
                 await writer.start_tls(self._tls)
             name = place.name.encode()
             await option(reader, writer, _GO, struct.pack(">I", len(name)) + name + b"\0\0")
-        except BaseException:
-            writer.close()
-            raise
+            unless_agreed.pop_all()
         return reader, writer
 
 

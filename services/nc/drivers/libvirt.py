@@ -167,11 +167,10 @@ class LibvirtHypervisor:
 
         rebooted = self._feed.wait_for(instance_id, Power.RUNNING, *_OFF, timeout_s=grace_s)
         task = self._spawn(self._reset_unless(rebooted, instance_id))
-        try:
+        with contextlib.ExitStack() as unless_asked:
+            unless_asked.callback(task.cancel)
             await self._call(instance_id, ask)
-        except BaseException:
-            task.cancel()
-            raise
+            unless_asked.pop_all()
 
     async def copy_root(self, instance_id: InstanceId, target: Path) -> None:
         await copy_root(self._call, self._get, instance_id, target)

@@ -62,12 +62,12 @@ async def copy_root(call: Call, get: Get, instance_id: InstanceId, target: Path)
                     await ended.wait()
             if not ended.is_set() and not await call(instance_id, works_on):
                 break
-    except BaseException:
-        await asyncio.shield(call(instance_id, abort))
-        raise
     finally:
         with contextlib.suppress(libvirt.libvirtError):
             registered[0].domainEventDeregisterAny(registered[1])
+        if not ended.is_set():
+            # Given up, or over unheard: then there is nothing to abort.
+            await asyncio.shield(call(instance_id, abort))
     if not outcome.get("success", False):
         raise CloudError(f"The disk of {instance_id} could not be copied; try again.")
 

@@ -74,17 +74,20 @@ def screen_of(connection: libvirt.virConnect, domain: libvirt.virDomain) -> byte
     """Its first screen, as QEMU draws it: PNG or PPM, by QEMU's version."""
     stream = connection.newStream(0)
     read = bytearray()
-    try:
+
+    def abort() -> None:
+        with contextlib.suppress(libvirt.libvirtError):
+            stream.abort()
+
+    with contextlib.ExitStack() as unless_read:
+        unless_read.callback(abort)
         domain.screenshot(stream, 0)
         while chunk := stream.recv(1 << 18):
             read += chunk
             if len(read) > _MAX_SCREEN_BYTES:
                 raise CloudError("the guest's screen is larger than its memory")
         stream.finish()
-    except BaseException:
-        with contextlib.suppress(libvirt.libvirtError):
-            stream.abort()
-        raise
+        unless_read.pop_all()
     return bytes(read)
 
 
