@@ -19,6 +19,11 @@ def timestamp(seconds: float) -> Timestamp:
     return stamp
 
 
+def written(stamp: Timestamp) -> str:
+    """As EC2 shows a time, and takes it in filters: 2026-01-31T12:00:00.000Z."""
+    return f"{stamp.ToDatetime():%Y-%m-%dT%H:%M:%S}.{stamp.nanos // 1_000_000:03}Z"
+
+
 def gmt(seconds: float) -> str:
     """2026-01-31 12:00:00 GMT, as in StateTransitionReason."""
     return time.strftime("%Y-%m-%d %H:%M:%S GMT", time.gmtime(seconds))

@@ -10,10 +10,9 @@ from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import bundle_task_pb2 as ec2
 from services.clc.account import secrets
 from services.clc.bundle_task import policy
-from services.clc.clock import timestamp
+from services.clc.clock import timestamp, written
 from services.clc.filters import FilterTable
 from services.clc.instance import rules
-from services.clc.instance.filters import written
 from services.clc.lookup import BUNDLE_TASK, INSTANCE, own, own_all
 from services.clc.store import Changes, Stored, sorted_by_creation, until_committed
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case

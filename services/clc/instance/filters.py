@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import instance_pb2 as ec2
 from mallee.ec2.v1.filter_pb2 import Filter
+from services.clc.clock import written
 from services.clc.filters import FilterTable, Getter, is_pattern
 from services.clc.tag.view import as_mapping
 
@@ -34,11 +33,6 @@ def named_ids(filters: Sequence[Filter]) -> set[str] | None:
     """The only instances that can match, where a filter names them; None: any can."""
     named = [set(f.values) for f in filters if f.name == "instance-id" and not any(map(is_pattern, f.values))]
     return set.intersection(*named) if named else None
-
-
-def written(time: Timestamp) -> str:
-    """As filters of EC2 write a time: 2026-01-31T12:00:00.000Z."""
-    return time.ToJsonString().removesuffix("Z").split(".")[0] + ".000Z"
 
 
 def _interfaces(

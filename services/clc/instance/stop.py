@@ -113,7 +113,8 @@ def rest(changes: Changes, draft: record_pb2.InstanceRecord) -> None:
 def _wake(draft: record_pb2.InstanceRecord, call: Call) -> None:
     draft.state = rules.PENDING
     draft.generation += 1
-    draft.launch_time.CopyFrom(timestamp(call.now))
+    # In whole seconds, as of a launch.
+    draft.launch_time.CopyFrom(timestamp(int(call.now)))
     draft.state_reason_code = draft.state_reason_message = draft.transition_reason = ""
     draft.metadata_options.unapplied = False
     draft.request_id = call.request_id

@@ -5,10 +5,10 @@ from __future__ import annotations
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import instance_pb2
 from mallee.ec2.v1 import network_interface_pb2 as ec2
+from services.clc.clock import written
 from services.clc.filters import FilterTable
 from services.clc.instance import rules
 from services.clc.instance.describe import views_of
-from services.clc.instance.filters import written
 from services.clc.lookup import NETWORK_INTERFACE
 from services.clc.paging import page, refuse_pages_of_named
 from services.clc.region.describe import zone_id

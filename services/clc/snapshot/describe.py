@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import snapshot_pb2 as ec2
+from services.clc.clock import written
 from services.clc.filters import FilterTable
-from services.clc.instance.filters import written
 from services.clc.lookup import check_accounts
 from services.clc.paging import page, refuse_pages_of_named
 from services.clc.snapshot.find import visible, visible_snapshots

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import volume_pb2 as ec2
+from services.clc.clock import written
 from services.clc.filters import FilterTable
 from services.clc.lookup import VOLUME
 from services.clc.paging import page, refuse_pages_of_named
@@ -35,7 +34,7 @@ ATTACHMENT_STATES: Final[dict[int, str]] = {
 _FILTERS = FilterTable[ec2.Volume](
     "ec2.DescribeVolumes",
     {
-        "attachment.attach-time": lambda v: [time_of(a.attach_time) for a in v.attachments],
+        "attachment.attach-time": lambda v: [written(a.attach_time) for a in v.attachments],
         "attachment.delete-on-termination": lambda v: [
             "true" if a.delete_on_termination else "false" for a in v.attachments
         ],
@@ -44,7 +43,7 @@ _FILTERS = FilterTable[ec2.Volume](
         "attachment.status": lambda v: [a.state for a in v.attachments],
         "availability-zone": lambda v: v.availability_zone,
         "availability-zone-id": lambda v: v.availability_zone_id,
-        "create-time": lambda v: time_of(v.create_time),
+        "create-time": lambda v: written(v.create_time),
         "encrypted": lambda v: v.encrypted,
         "multi-attach-enabled": lambda v: v.multi_attach_enabled,
         "size": lambda v: v.size,
@@ -108,8 +107,3 @@ def attachment_view(volume: record_pb2.VolumeRecord) -> ec2.VolumeAttachment:
         attach_time=attachment.attached,
         delete_on_termination=attachment.delete_on_termination,
     )
-
-
-def time_of(stamp: Timestamp) -> str:
-    """As EC2 writes it, and takes it in filters: 2026-01-31T12:00:00.000Z."""
-    return f"{stamp.ToDatetime():%Y-%m-%dT%H:%M:%S}.{stamp.nanos // 1_000_000:03}Z"

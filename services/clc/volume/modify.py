@@ -7,13 +7,13 @@ from typing import Final, Literal
 from common.errors import InvalidArgument, NotFound, WrongState
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import volume_pb2 as ec2
-from services.clc.clock import timestamp
+from services.clc.clock import timestamp, written
 from services.clc.filters import FilterTable
 from services.clc.lookup import VOLUME, own
 from services.clc.paging import page
 from services.clc.store import Changes, until_committed
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
-from services.clc.volume.describe import STATES, time_of
+from services.clc.volume.describe import STATES
 from services.clc.volume.types import TYPES, Shape, check_shape, limits_of, type_of
 from services.clc.vpc.describe import creation_key, matching, max_results_of, select
 
@@ -50,7 +50,7 @@ _FILTERS = FilterTable[ec2.VolumeModification](
         "original-size": lambda m: m.original_size,
         "original-volume-type": lambda m: m.original_volume_type,
         "originalMultiAttachEnabled": lambda m: m.original_multi_attach_enabled,
-        "start-time": lambda m: time_of(m.start_time),
+        "start-time": lambda m: written(m.start_time),
         "target-iops": lambda m: m.target_iops,
         "target-size": lambda m: m.target_size,
         "target-volume-type": lambda m: m.target_volume_type,

@@ -179,8 +179,11 @@ async def test_a_started_instance_has_a_new_generation_and_finds_what_was_change
     ):
         request = instance_pb2.ModifyInstanceAttributeRequest(instance_id=instance_id, **change)
         await stage.run("ModifyInstanceAttribute", request)
+    stage.now += 60.5
     change = await stage.run("StartInstances", instance_pb2.StartInstancesRequest(instance_ids=[instance_id]))
     assert change.starting_instances[0].previous_state.name == "stopped"
+    launched = stage.instance(instance_id).launch_time
+    assert (launched.seconds, launched.nanos) == (int(stage.now), 0)
     zone = zone_of(stage, instance_id)
     await eventually(lambda: instance_id in zone.placed)
     spec = zone.placed[instance_id][1]

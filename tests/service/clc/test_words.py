@@ -7,7 +7,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from services.clc.clock import timestamp
 from tests.service.clc.asking import answer
+from tests.service.clc.snapshot_requests import snapshot_record, store, volume_record
 from tests.service.clc.stage import Stage
 
 
@@ -95,6 +97,24 @@ async def test_a_pending_instance_says_so_as_its_reason_and_its_times_are_whole_
     ):
         shown = await asked(stage, action, Filter__1__Name=name, Filter__1__Value__1=launched)
         assert made.findtext(".//instanceId") in [element.text for element in shown.iterfind(found)]
+
+
+@pytest.mark.parametrize(
+    ("action", "name", "time", "found"),
+    [
+        ("DescribeVolumes", "create-time", ".//createTime", ".//volumeId"),
+        ("DescribeSnapshots", "start-time", ".//startTime", ".//snapshotId"),
+    ],
+)
+async def test_what_is_told_with_its_milliseconds_is_found_by_them(
+    stage: Stage, action: str, name: str, time: str, found: str
+) -> None:
+    created = timestamp(stage.now + 0.123)
+    await store(stage, volume_record(stage, created=created), snapshot_record(stage, started=created))
+    (told,) = (await asked(stage, action)).iterfind(time)
+    assert str(told.text).endswith(".123Z")
+    shown = await asked(stage, action, Filter__1__Name=name, Filter__1__Value__1=str(told.text))
+    assert shown.find(found) is not None
 
 
 async def test_the_end_of_a_groups_name_loses_its_spaces(stage: Stage) -> None:
