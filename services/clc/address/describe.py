@@ -7,11 +7,11 @@ from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import address_pb2 as ec2
 from services.clc.address.find import by_public_ip
 from services.clc.filters import FilterTable
+from services.clc.listing import creation_key, select
 from services.clc.lookup import ADDRESS
 from services.clc.paging import check_max_results, page
 from services.clc.tag.view import as_mapping, shown
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
-from services.clc.vpc.describe import creation_key, select
 
 _FILTERS = FilterTable[ec2.Address](
     "ec2.DescribeAddresses",

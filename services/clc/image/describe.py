@@ -7,12 +7,11 @@ from mallee.ec2.v1 import image_pb2 as ec2
 from mallee.ec2.v1 import state_reason_pb2
 from services.clc.filters import FilterTable
 from services.clc.image.record import SHOWN, visible
+from services.clc.listing import max_results_of, shown_page
 from services.clc.lookup import IMAGE, check_accounts, visible_all
-from services.clc.paging import page
 from services.clc.store import sorted_by_creation
 from services.clc.tag.view import as_mapping, shown
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
-from services.clc.vpc.describe import creation_key, matching, max_results_of
 
 _FILTERS = FilterTable[ec2.Image](
     "ec2.DescribeImages",
@@ -85,10 +84,8 @@ async def describe_images(cloud: Cloud, call: Call, request: ec2.DescribeImagesR
         found = [i for i in cloud.store.all(record_pb2.ImageRecord) if visible(i.record, call.account_id)]
     wanted = (i for i in sorted_by_creation(found) if _asked_for(i.record, call, request))
     pairs = ((image, _view_for(cloud, call.account_id, image.record)) for image in wanted)
-    page_of, token = page(
-        matching(pairs, matches), key=lambda p: creation_key(p[0]), max_results=limit, request=request
-    )
-    return ec2.DescribeImagesResult(images=[shown_image for _, shown_image in page_of], next_token=token)
+    views, token = shown_page(pairs, matches, request=request, limit=limit)
+    return ec2.DescribeImagesResult(images=views, next_token=token)
 
 
 def _asked_for(image: record_pb2.ImageRecord, call: Call, request: ec2.DescribeImagesRequest) -> bool:

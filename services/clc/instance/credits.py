@@ -11,11 +11,11 @@ from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import instance_pb2 as ec2
 from services.clc.filters import FilterTable
 from services.clc.instance import rules
+from services.clc.listing import matching, max_results_of
 from services.clc.lookup import INSTANCE, own_all
 from services.clc.paging import page, refuse_pages_of_named
 from services.clc.store import Stored, place_of
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
-from services.clc.vpc.describe import matching, max_results_of
 
 _FAMILY: Final = re.compile(r"t\d")
 

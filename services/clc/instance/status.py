@@ -22,12 +22,12 @@ from services.clc.clock import timestamp
 from services.clc.filters import FilterTable
 from services.clc.instance import rules
 from services.clc.instance.view import state_of
+from services.clc.listing import matching, max_results_of
 from services.clc.lookup import INSTANCE, own_all
 from services.clc.paging import after_of, page, refuse_pages_of_named
 from services.clc.region.describe import zone_id
 from services.clc.store import Stored, place_of
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
-from services.clc.vpc.describe import matching, max_results_of
 
 # What the check `reachability` says for each status.
 _REACHABILITY: Final = {

@@ -5,10 +5,10 @@ from __future__ import annotations
 from common.errors import InvalidArgument
 from mallee.ec2.v1 import instance_type_pb2 as ec2
 from services.clc.filters import FilterTable
+from services.clc.listing import max_results_of
 from services.clc.paging import page
 from services.clc.region.describe import zone_id
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
-from services.clc.vpc.describe import max_results_of
 
 _FILTERS = FilterTable[ec2.InstanceTypeOffering](
     "ec2.DescribeInstanceTypeOfferings",

@@ -9,13 +9,13 @@ from services.clc.clock import written
 from services.clc.filters import FilterTable
 from services.clc.instance import rules
 from services.clc.instance.describe import views_of
+from services.clc.listing import matching, max_results_of
 from services.clc.lookup import NETWORK_INTERFACE
 from services.clc.paging import page, refuse_pages_of_named
 from services.clc.region.describe import zone_id
 from services.clc.store import Stored
 from services.clc.tag.view import as_mapping, shown
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
-from services.clc.vpc.describe import matching, max_results_of
 
 Instance = Stored[record_pb2.InstanceRecord]
 

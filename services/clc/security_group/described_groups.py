@@ -9,14 +9,13 @@ from typing import Final
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import security_group_pb2 as ec2
 from services.clc.filters import FilterTable
+from services.clc.listing import max_results_of, shown_page
 from services.clc.lookup import SECURITY_GROUP, own_all
-from services.clc.paging import page
 from services.clc.security_group.groups import arn_of, find_group
 from services.clc.security_group.rules import permissions_of
 from services.clc.store import Store, sorted_by_creation
 from services.clc.tag.view import as_mapping, shown
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
-from services.clc.vpc.describe import creation_key, matching, max_results_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +24,9 @@ class Shown:
 
     view: ec2.SecurityGroup
     store: Store
+
+    def ByteSize(self) -> int:
+        return self.view.ByteSize()
 
 
 Permissions = Sequence[ec2.IpPermission]
@@ -89,10 +91,8 @@ async def describe_security_groups(
     else:
         found = list(store.owned(record_pb2.SecurityGroupRecord, call.account_id))
     pairs = ((group, Shown(_view(cloud, group.record), store)) for group in sorted_by_creation(found))
-    page_of, token = page(
-        matching(pairs, matches), key=lambda p: creation_key(p[0]), max_results=limit, request=request
-    )
-    return ec2.DescribeSecurityGroupsResult(security_groups=[group.view for _, group in page_of], next_token=token)
+    found_groups, token = shown_page(pairs, matches, request=request, limit=limit)
+    return ec2.DescribeSecurityGroupsResult(security_groups=[group.view for group in found_groups], next_token=token)
 
 
 def _view(cloud: Cloud, group: record_pb2.SecurityGroupRecord) -> ec2.SecurityGroup:

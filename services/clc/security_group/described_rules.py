@@ -8,6 +8,7 @@ from common.errors import InvalidArgument
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import security_group_pb2 as ec2
 from services.clc.filters import FilterTable, is_pattern
+from services.clc.listing import creation_key, max_results_of, select
 from services.clc.lookup import SECURITY_GROUP, SECURITY_GROUP_RULE, own
 from services.clc.paging import page, refuse_pages_of_named
 from services.clc.security_group.groups import find_group
@@ -24,7 +25,6 @@ from services.clc.security_group.rules import Rule, check_description, meaning
 from services.clc.store import Changes, Stored, until_committed
 from services.clc.tag.view import as_mapping
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
-from services.clc.vpc.describe import creation_key, max_results_of, select
 
 Group = Stored[record_pb2.SecurityGroupRecord]
 Update = ec2.UpdateSecurityGroupRuleDescriptionsIngressRequest | ec2.UpdateSecurityGroupRuleDescriptionsEgressRequest

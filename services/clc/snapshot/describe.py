@@ -6,14 +6,14 @@ from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import snapshot_pb2 as ec2
 from services.clc.clock import written
 from services.clc.filters import FilterTable
+from services.clc.listing import max_results_of, shown_page
 from services.clc.lookup import check_accounts
-from services.clc.paging import page, refuse_pages_of_named
+from services.clc.paging import refuse_pages_of_named
 from services.clc.snapshot.find import visible, visible_snapshots
 from services.clc.snapshot.view import view
 from services.clc.store import sorted_by_creation
 from services.clc.tag.view import as_mapping
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
-from services.clc.vpc.describe import creation_key, matching, max_results_of
 
 _FILTERS = FilterTable[ec2.Snapshot](
     "ec2.DescribeSnapshots",
@@ -50,10 +50,8 @@ async def describe_snapshots(
         found = [s for s in cloud.store.all(record_pb2.SnapshotRecord) if visible(s.record, call.account_id)]
     wanted = (s for s in sorted_by_creation(found) if _asked_for(s.record, call, request))
     pairs = ((snapshot, view(snapshot.record, call.account_id)) for snapshot in wanted)
-    page_of, token = page(
-        matching(pairs, matches), key=lambda p: creation_key(p[0]), max_results=limit, request=request
-    )
-    return ec2.DescribeSnapshotsResult(snapshots=[shown for _, shown in page_of], next_token=token)
+    views, token = shown_page(pairs, matches, request=request, limit=limit)
+    return ec2.DescribeSnapshotsResult(snapshots=views, next_token=token)
 
 
 def _asked_for(snapshot: record_pb2.SnapshotRecord, call: Call, request: ec2.DescribeSnapshotsRequest) -> bool:

@@ -9,13 +9,13 @@ from common.errors import InvalidArgument, NoCapacity
 from mallee.ec2.v1 import tag_pb2 as ec2
 from services.clc.filters import FilterTable
 from services.clc.instance.metadata_options import check_tag_keys
+from services.clc.listing import max_results_of
 from services.clc.lookup import INSTANCE
 from services.clc.paging import page
 from services.clc.store import until_committed
 from services.clc.tag import rules
 from services.clc.tag.carriers import Carrier, Drafts, all_carriers, find_carriers
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
-from services.clc.vpc.describe import max_results_of
 
 _MAX_RESOURCES: Final = 1000
 

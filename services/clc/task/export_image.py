@@ -11,8 +11,8 @@ from mallee.sc.v1 import snapshot_pb2 as sc_snapshot
 from services.clc.filters import FilterTable
 from services.clc.idempotency import earlier, remember
 from services.clc.image.use_cases import own_image
+from services.clc.listing import max_results_of, shown_page
 from services.clc.lookup import EXPORT_IMAGE_TASK, SNAPSHOT, own
-from services.clc.paging import page
 from services.clc.snapshot.create import check_description
 from services.clc.snapshot.find import Snapshot
 from services.clc.store import Changes, Stored, until_committed
@@ -23,7 +23,6 @@ from services.clc.task.find import tasks_asked_for
 from services.clc.task.new import check_role, new_task
 from services.clc.task.view import progress_of
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
-from services.clc.vpc.describe import creation_key, matching, max_results_of
 
 _ACTION = "ExportImage"
 _FORMATS = ("VMDK", "RAW")
@@ -86,10 +85,8 @@ async def describe_export_image_tasks(
     end_dry_run(request)
     found = tasks_asked_for(cloud, call, EXPORT_IMAGE_TASK, request.export_image_task_ids)
     pairs = ((task, _view(task.record)) for task in found)
-    page_of, token = page(
-        matching(pairs, matches), key=lambda p: creation_key(p[0]), max_results=limit, request=request
-    )
-    return ec2.DescribeExportImageTasksResult(export_image_tasks=[v for _, v in page_of], next_token=token)
+    views, token = shown_page(pairs, matches, request=request, limit=limit)
+    return ec2.DescribeExportImageTasksResult(export_image_tasks=views, next_token=token)
 
 
 def export_order(task: record_pb2.TaskRecord) -> sc.ExportSnapshotRequest:

@@ -10,8 +10,8 @@ from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import import_task_pb2 as ec2
 from services.clc.filters import FilterTable
 from services.clc.idempotency import earlier, remember
+from services.clc.listing import max_results_of, shown_page
 from services.clc.lookup import IMPORT_IMAGE_TASK
-from services.clc.paging import page
 from services.clc.snapshot.create import check_description
 from services.clc.snapshot.find import Snapshot, completed_snapshot, own_snapshot, use_of
 from services.clc.store import Changes, until_committed
@@ -24,7 +24,6 @@ from services.clc.task.new import check_role, imported_snapshots, new_task
 from services.clc.task.view import bucket_of, progress_of
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
 from services.clc.volume.device import slot_of
-from services.clc.vpc.describe import creation_key, matching, max_results_of
 
 _ACTION = "ImportImage"
 ROOT_DEVICE = "/dev/sda1"
@@ -96,10 +95,8 @@ async def describe_import_image_tasks(
     end_dry_run(request)
     found = tasks_asked_for(cloud, call, IMPORT_IMAGE_TASK, request.import_task_ids)
     pairs = ((task, _view(task.record)) for task in found)
-    page_of, token = page(
-        matching(pairs, matches), key=lambda p: creation_key(p[0]), max_results=limit, request=request
-    )
-    return ec2.DescribeImportImageTasksResult(import_image_tasks=[v for _, v in page_of], next_token=token)
+    views, token = shown_page(pairs, matches, request=request, limit=limit)
+    return ec2.DescribeImportImageTasksResult(import_image_tasks=views, next_token=token)
 
 
 def _disks(containers: Sequence[ec2.ImageDiskContainer]) -> list[record_pb2.ImportDiskRecord]:

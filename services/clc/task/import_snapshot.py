@@ -10,8 +10,8 @@ from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import import_task_pb2 as ec2
 from services.clc.filters import FilterTable
 from services.clc.idempotency import earlier, remember
+from services.clc.listing import max_results_of, shown_page
 from services.clc.lookup import IMPORT_SNAPSHOT_TASK
-from services.clc.paging import page
 from services.clc.snapshot.create import check_description
 from services.clc.store import Changes, until_committed
 from services.clc.tag import rules as tags
@@ -22,7 +22,6 @@ from services.clc.task.find import tasks_asked_for
 from services.clc.task.new import check_role, imported_snapshots, new_task
 from services.clc.task.view import bucket_of, progress_of
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
-from services.clc.vpc.describe import creation_key, matching, max_results_of
 
 _ACTION = "ImportSnapshot"
 _FILTERS = FilterTable[ec2.ImportSnapshotTask](
@@ -75,10 +74,8 @@ async def describe_import_snapshot_tasks(
     end_dry_run(request)
     found = tasks_asked_for(cloud, call, IMPORT_SNAPSHOT_TASK, request.import_task_ids)
     pairs = ((task, _view(task.record)) for task in found)
-    page_of, token = page(
-        matching(pairs, matches), key=lambda p: creation_key(p[0]), max_results=limit, request=request
-    )
-    return ec2.DescribeImportSnapshotTasksResult(import_snapshot_tasks=[v for _, v in page_of], next_token=token)
+    views, token = shown_page(pairs, matches, request=request, limit=limit)
+    return ec2.DescribeImportSnapshotTasksResult(import_snapshot_tasks=views, next_token=token)
 
 
 def _answer(cloud: Cloud, task_id: str) -> ec2.ImportSnapshotResult:

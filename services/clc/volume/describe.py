@@ -8,13 +8,13 @@ from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import volume_pb2 as ec2
 from services.clc.clock import written
 from services.clc.filters import FilterTable
+from services.clc.listing import max_results_of, select, shown_page
 from services.clc.lookup import VOLUME
-from services.clc.paging import page, refuse_pages_of_named
+from services.clc.paging import refuse_pages_of_named
 from services.clc.region.describe import zone_id
 from services.clc.tag.view import as_mapping, shown
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
 from services.clc.volume.types import TYPES
-from services.clc.vpc.describe import creation_key, matching, max_results_of, select
 
 # As AWS calls them.
 STATES: Final[dict[int, str]] = {
@@ -67,14 +67,8 @@ async def describe_volumes(cloud: Cloud, call: Call, request: ec2.DescribeVolume
     matches, limit = _FILTERS.matcher(request.filters), max_results_of(request)
     end_dry_run(request)
     pairs = ((volume, volume_view(cloud, volume.record)) for volume in select(cloud, call, VOLUME, request.volume_ids))
-    found, token = page(
-        matching(pairs, matches),
-        key=lambda pair: creation_key(pair[0]),
-        max_results=limit,
-        request=request,
-        size_bytes=lambda pair: pair[1].ByteSize(),
-    )
-    return ec2.DescribeVolumesResult(volumes=[view for _, view in found], next_token=token)
+    views, token = shown_page(pairs, matches, request=request, limit=limit)
+    return ec2.DescribeVolumesResult(volumes=views, next_token=token)
 
 
 def volume_view(cloud: Cloud, volume: record_pb2.VolumeRecord) -> ec2.Volume:

@@ -9,13 +9,12 @@ from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import volume_pb2 as ec2
 from services.clc.clock import timestamp, written
 from services.clc.filters import FilterTable
+from services.clc.listing import max_results_of, select, shown_page
 from services.clc.lookup import VOLUME, own
-from services.clc.paging import page
 from services.clc.store import Changes, until_committed
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
 from services.clc.volume.describe import STATES
 from services.clc.volume.types import TYPES, Shape, check_shape, limits_of, type_of
-from services.clc.vpc.describe import creation_key, matching, max_results_of, select
 
 MODIFYING: Final = record_pb2.MODIFICATION_STATE_MODIFYING
 OPTIMIZING: Final = record_pb2.MODIFICATION_STATE_OPTIMIZING
@@ -100,10 +99,8 @@ async def describe_volumes_modifications(
         never = next(v.record.volume_id for v in volumes if not v.record.HasField("modification"))
         raise NotFound(f"Modification for volume '{never}' does not exist.", code="InvalidVolumeModification.NotFound")
     pairs = ((volume, _view(volume.record)) for volume in modified)
-    shown, token = page(
-        matching(pairs, matches), key=lambda pair: creation_key(pair[0]), max_results=limit, request=request
-    )
-    return ec2.DescribeVolumesModificationsResult(volumes_modifications=[view for _, view in shown], next_token=token)
+    views, token = shown_page(pairs, matches, request=request, limit=limit)
+    return ec2.DescribeVolumesModificationsResult(volumes_modifications=views, next_token=token)
 
 
 def wanted_shape(volume: record_pb2.VolumeRecord) -> Shape:

@@ -7,12 +7,12 @@ from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import volume_pb2 as ec2
 from mallee.sc.v1 import volume_pb2 as sc
 from services.clc.filters import FilterTable
+from services.clc.listing import max_results_of, select, shown_page
 from services.clc.lookup import VOLUME, own
-from services.clc.paging import page, refuse_pages_of_named
+from services.clc.paging import refuse_pages_of_named
 from services.clc.region.describe import zone_id
 from services.clc.store import Changes, until_committed
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
-from services.clc.vpc.describe import creation_key, matching, max_results_of, select
 
 _FILTERS = FilterTable[ec2.VolumeStatusItem](
     "ec2.DescribeVolumeStatus",
@@ -48,10 +48,8 @@ async def describe_volume_status(
     matches, limit = _FILTERS.matcher(request.filters), max_results_of(request)
     end_dry_run(request)
     pairs = ((volume, _item(cloud, volume.record)) for volume in select(cloud, call, VOLUME, request.volume_ids))
-    shown, token = page(
-        matching(pairs, matches), key=lambda pair: creation_key(pair[0]), max_results=limit, request=request
-    )
-    return ec2.DescribeVolumeStatusResult(volume_statuses=[item for _, item in shown], next_token=token)
+    views, token = shown_page(pairs, matches, request=request, limit=limit)
+    return ec2.DescribeVolumeStatusResult(volume_statuses=views, next_token=token)
 
 
 @use_case("ec2.EnableVolumeIO")

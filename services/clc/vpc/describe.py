@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from google.protobuf.message import Message
@@ -10,10 +9,9 @@ from google.protobuf.message import Message
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import subnet_pb2, vpc_pb2
 from services.clc.filters import FilterTable
-from services.clc.lookup import SUBNET, VPC, Noun, own_all
-from services.clc.paging import Paged, check_max_results, page
+from services.clc.listing import max_results_of, select, shown_page
+from services.clc.lookup import SUBNET, VPC
 from services.clc.region.describe import zone_id
-from services.clc.store import Stored, sorted_by_creation
 from services.clc.tag.view import as_mapping, shown
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
 
@@ -89,39 +87,13 @@ _SUBNET_FILTERS = FilterTable[subnet_pb2.Subnet](
 )
 
 
-def max_results_of(request: Paged, *, low: int = 5, high: int = 1000) -> int | None:
-    if not request.HasField("max_results"):
-        return None
-    check_max_results(request.max_results, low=low, high=high)
-    return request.max_results
-
-
-def select(cloud: Cloud, call: Call, noun: Noun[R], ids: Sequence[str]) -> list[Stored[R]]:
-    """The account's own, those of `ids` if any are named, oldest first."""
-    if ids:
-        return sorted_by_creation(own_all(cloud.store, noun, call.account_id, ids))
-    return sorted_by_creation(cloud.store.owned(noun.record, call.account_id))
-
-
-def creation_key(stored: Stored[R]) -> str:
-    """Sorts as time does."""
-    return f"{stored.created_revision:020}{stored.key}"
-
-
-def matching(pairs: Iterable[tuple[Stored[R], M]], matches: object) -> Iterator[tuple[Stored[R], M]]:
-    assert callable(matches)
-    return (pair for pair in pairs if matches(pair[1]))
-
-
 @use_case("ec2.DescribeVpcs")
 async def describe_vpcs(cloud: Cloud, call: Call, request: vpc_pb2.DescribeVpcsRequest) -> vpc_pb2.DescribeVpcsResult:
     matches, limit = _VPC_FILTERS.matcher(request.filters), max_results_of(request)
     end_dry_run(request)
     pairs = ((vpc, vpc_view(vpc.record)) for vpc in select(cloud, call, VPC, request.vpc_ids))
-    shown_pairs, token = page(
-        matching(pairs, matches), key=lambda p: creation_key(p[0]), max_results=limit, request=request
-    )
-    return vpc_pb2.DescribeVpcsResult(vpcs=[view for _, view in shown_pairs], next_token=token)
+    views, token = shown_page(pairs, matches, request=request, limit=limit)
+    return vpc_pb2.DescribeVpcsResult(vpcs=views, next_token=token)
 
 
 @use_case("ec2.DescribeSubnets")
@@ -131,10 +103,8 @@ async def describe_subnets(
     matches, limit = _SUBNET_FILTERS.matcher(request.filters), max_results_of(request)
     end_dry_run(request)
     pairs = ((subnet, subnet_view(cloud, subnet.record)) for subnet in select(cloud, call, SUBNET, request.subnet_ids))
-    shown_pairs, token = page(
-        matching(pairs, matches), key=lambda p: creation_key(p[0]), max_results=limit, request=request
-    )
-    return subnet_pb2.DescribeSubnetsResult(subnets=[view for _, view in shown_pairs], next_token=token)
+    views, token = shown_page(pairs, matches, request=request, limit=limit)
+    return subnet_pb2.DescribeSubnetsResult(subnets=views, next_token=token)
 
 
 def vpc_view(vpc: record_pb2.VpcRecord) -> vpc_pb2.Vpc:

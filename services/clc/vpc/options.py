@@ -6,10 +6,10 @@ from common.errors import InvalidArgument
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import dhcp_options_pb2, image_pb2, vpc_pb2
 from services.clc.filters import FilterTable
+from services.clc.listing import max_results_of
 from services.clc.lookup import VPC, own
 from services.clc.tag.view import as_mapping, shown
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
-from services.clc.vpc.describe import max_results_of
 from services.clc.vpc.parts import OPTIONS, page_of_parts, select_parts
 
 _FILTERS = FilterTable[dhcp_options_pb2.DhcpOptions](

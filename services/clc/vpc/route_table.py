@@ -5,9 +5,9 @@ from __future__ import annotations
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import route_table_pb2 as ec2
 from services.clc.filters import FilterTable
+from services.clc.listing import max_results_of
 from services.clc.tag.view import as_mapping, shown
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
-from services.clc.vpc.describe import max_results_of
 from services.clc.vpc.parts import DEFAULT_GATEWAY, MAIN_ROUTE_TABLE, page_of_parts, select_parts, twin_id
 
 _FILTERS = FilterTable[ec2.RouteTable](
