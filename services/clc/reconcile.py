@@ -97,11 +97,6 @@ class Leader:
                 self._networks.heard(latest, new)  # type: ignore[arg-type]
                 self._reservations.nudge(latest.reservation_id)
                 self._vpcs.nudge(latest.interface.vpc_id)
-            case record_pb2.VolumeRecord() if latest.HasField("attachment"):
-                # Its instance may have waited for it.
-                instance = self._cloud.store.get(record_pb2.InstanceRecord, latest.attachment.instance_id)
-                if instance is not None:
-                    self._reservations.nudge(instance.record.reservation_id)
             case record_pb2.BundleTaskRecord():
                 self._bundles.heard(latest)
             case record_pb2.ReservationRecord():

@@ -20,9 +20,9 @@ from common.rpc.peers import Peers
 from mallee.clc.v1 import record_pb2
 from mallee.sc.v1 import service_pb2, service_pb2_grpc, snapshot_pb2, volume_pb2
 from services.clc.store import Store
+from services.clc.volume.types import GIB
 
 _RETRY_S: Final = 0.5
-_GIB: Final = 1 << 30
 _log = get_logger(__name__)
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class ZoneStorage:
         if self.capacity is not None and size_bytes > self._free_bytes():
             raise NoCapacity(
                 f"There is not enough capacity to fulfill your EBS volume request in {self.zone}: a volume may have"
-                f" {max(0, self._free_bytes()) // _GIB} GiB there now.",
+                f" {max(0, self._free_bytes()) // GIB} GiB there now.",
                 code="InsufficientVolumeCapacity",
             )
         self._admitting += size_bytes
@@ -153,9 +153,16 @@ class Storage:
     def __getitem__(self, zone: str) -> ZoneStorage:
         return self._zones[zone]
 
+    def __contains__(self, zone: str) -> bool:
+        return zone in self._zones
+
     def volume(self, zone: str, volume_id: str) -> volume_pb2.VolumeObservation | None:
         """What its SC last said of it; None: nothing."""
         return self._zones[zone].volumes.get(volume_id) if zone in self._zones else None
+
+    def snapshot(self, zone: str, snapshot_id: str) -> snapshot_pb2.SnapshotObservation | None:
+        """What its SC last said of it; None: nothing."""
+        return self._zones[zone].snapshots.get(snapshot_id) if zone in self._zones else None
 
     def listen(self, listener: Listener) -> None:
         """It must neither block nor raise."""
@@ -179,7 +186,7 @@ class Storage:
         if new is None or latest.state != record_pb2.VOLUME_STATE_CREATING:
             zone.unmade.pop(volume_id, None)
         elif volume_id not in zone.volumes:
-            zone.unmade[volume_id] = latest.size_gib * _GIB
+            zone.unmade[volume_id] = latest.size_gib * GIB
 
 
 def _id_of(observation: Observation) -> str:

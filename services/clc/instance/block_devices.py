@@ -17,7 +17,6 @@ from services.clc.volume.new import shape_of
 from services.clc.volume.types import DEFAULT_TYPE, Shape
 
 _EPHEMERAL: Final = re.compile(r"ephemeral([0-9]|1[0-9]|2[0-3])\Z")
-_GIB: Final = 1 << 30
 _MOST_NAME: Final = 32
 
 Mapping = record_pb2.BlockDeviceMappingRecord

@@ -17,6 +17,7 @@ from services.clc.snapshot.view import info, view
 from services.clc.store import Changes, Store, Stored, until_committed
 from services.clc.tag import rules as tags
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
+from services.clc.volume.describe import STATES
 
 Volume = Stored[record_pb2.VolumeRecord]
 _READY = (record_pb2.VOLUME_STATE_AVAILABLE, record_pb2.VOLUME_STATE_IN_USE)
@@ -82,8 +83,7 @@ def attached_to(cloud: Cloud, instance: record_pb2.InstanceRecord) -> list[Volum
 def check_ready(store: Store, volume: record_pb2.VolumeRecord) -> None:
     """Raises WrongState, NoCapacity (ConcurrentSnapshotLimitExceeded)."""
     if volume.state not in _READY:
-        state = record_pb2.VolumeState.Name(volume.state).removeprefix("VOLUME_STATE_").lower()
-        raise WrongState(f"Volume '{volume.volume_id}' is in the '{state}' state.", code="IncorrectState")
+        raise WrongState(f"Volume '{volume.volume_id}' is in the '{STATES[volume.state]}' state.")
     pending = sum(
         snapshot.record.volume_id == volume.volume_id and snapshot.record.state == rules.PENDING
         for snapshot in store.owned(record_pb2.SnapshotRecord, volume.account_id)

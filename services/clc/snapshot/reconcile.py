@@ -18,11 +18,11 @@ from services.clc.snapshot.find import Snapshot, use_of
 from services.clc.store import Changes
 from services.clc.task.disk import import_order
 from services.clc.use_case import Cloud
+from services.clc.volume.types import GIB
 
 _AGAIN_S: Final = 2.0
 # The call that made the record fixes its point in time itself; after this long it has died.
 _CALL_S: Final = 30.0
-_GIB: Final = 1 << 30
 _log = get_logger(__name__)
 
 
@@ -34,7 +34,8 @@ class SnapshotReconciler:
         snapshot = self._cloud.store.get(record_pb2.SnapshotRecord, snapshot_id)
         if snapshot is None:
             return None
-        record, seen = snapshot.record, self._seen(snapshot.record)
+        record = snapshot.record
+        seen = self._cloud.storage.snapshot(record.zone, snapshot_id)
         with context.bind(request_id=record.request_id):
             match rules.next_step(record.state, seen.state if seen is not None else None):
                 case rules.Do.MAKE:
@@ -50,11 +51,6 @@ class SnapshotReconciler:
                     assert seen is not None
                     await self._complete(snapshot, seen.full_bytes, size_bytes=seen.size_bytes)
         return None
-
-    def _seen(self, record: record_pb2.SnapshotRecord) -> sc_snapshot.SnapshotObservation | None:
-        if record.zone not in {zone.zone for zone in self._cloud.storage}:
-            return None
-        return self._cloud.storage[record.zone].snapshots.get(record.snapshot_id)
 
     async def _make(self, snapshot: Snapshot) -> float | None:
         """Given again until something is seen of it."""
@@ -115,7 +111,7 @@ class SnapshotReconciler:
         draft.full_bytes = full_bytes
         draft.completed.CopyFrom(timestamp(self._cloud.clock()))
         if draft.import_task_id:
-            draft.volume_size_gib = max(1, -(-size_bytes // _GIB))
+            draft.volume_size_gib = max(1, -(-size_bytes // GIB))
         await self._replace(snapshot, draft)
 
     async def _fail(self, snapshot: Snapshot, code: str, message: str) -> None:
@@ -137,9 +133,9 @@ class SnapshotReconciler:
         if self._is_read(record.snapshot_id):
             return _AGAIN_S
         await self._cloud.images.forget_snapshot(record.snapshot_id)
-        if record.zone in {zone.zone for zone in self._cloud.storage}:
-            order = sc.DeleteSnapshotRequest(snapshot_id=record.snapshot_id)
-            if not (await self._cloud.storage[record.zone].stub.DeleteSnapshot(order)).gone:
+        if record.zone in self._cloud.storage:
+            request = sc.DeleteSnapshotRequest(snapshot_id=record.snapshot_id)
+            if not (await self._cloud.storage[record.zone].stub.DeleteSnapshot(request)).gone:
                 return _AGAIN_S
         changes = Changes()
         changes.delete(snapshot)

@@ -19,7 +19,6 @@ DELETED: Final = "deleted"
 # Of an import of a snapshot that failed.
 ERROR: Final = "error"
 
-STATUSES: Final = (ACTIVE, COMPLETED, DELETING, DELETED, ERROR)
 UNDER_WAY: Final = frozenset({ACTIVE, DELETING})
 
 NEXT: Final[dict[str, frozenset[str]]] = {

@@ -16,6 +16,7 @@ from services.clc.tag import rules as tags
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
 from services.clc.volume.describe import STATES, volume_view
 from services.clc.volume.new import check_volume_limit, shape_of, volume_record
+from services.clc.volume.types import GIB
 
 ACTION: Final = "CreateVolume"
 # From which a volume can be deleted.
@@ -30,7 +31,7 @@ async def create_volume(cloud: Cloud, call: Call, request: ec2.CreateVolumeReque
         changes = Changes()
         record = _record(cloud, call, request, changes)
         check_volume_limit(cloud, call.account_id)
-        with cloud.storage[record.zone].admitting(record.size_gib << 30):
+        with cloud.storage[record.zone].admitting(record.size_gib * GIB):
             end_dry_run(request)
             remember(changes, call, ACTION, request, record.volume_id)
             await cloud.store.commit(changes)

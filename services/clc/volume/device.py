@@ -12,8 +12,6 @@ from typing import Final
 from common.errors import InvalidArgument
 
 _NAME: Final = re.compile(r"(?:/dev/)?(?:sd|xvd|vd)([a-z])(1?)")
-# Letters, of which each instance has one disk at most.
-MOST_DEVICES: Final = 26
 
 
 def slot_of(name: str, parameter: str = "device") -> int:

@@ -14,7 +14,7 @@ from services.clc.lookup import VOLUME, own
 from services.clc.store import Changes, until_committed
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
 from services.clc.volume.describe import STATES
-from services.clc.volume.types import TYPES, Shape, check_shape, limits_of, type_of
+from services.clc.volume.types import GIB, TYPES, Shape, check_shape, limits_of, type_of
 
 MODIFYING: Final = record_pb2.MODIFICATION_STATE_MODIFYING
 OPTIMIZING: Final = record_pb2.MODIFICATION_STATE_OPTIMIZING
@@ -73,7 +73,7 @@ async def modify_volume(cloud: Cloud, call: Call, request: ec2.ModifyVolumeReque
                 code="IncorrectModificationState",
             )
         target = _target(record, request)
-        with cloud.storage[record.zone].admitting((target.size_gib - record.size_gib) << 30):
+        with cloud.storage[record.zone].admitting((target.size_gib - record.size_gib) * GIB):
             end_dry_run(request)
             draft = volume.draft()
             draft.generation += 1
