@@ -73,6 +73,12 @@ def invalid_request(message: str) -> InvalidArgument:
     return InvalidArgument(message, code="InvalidRequest")
 
 
+def malformed_xml() -> InvalidArgument:
+    return InvalidArgument(
+        "The XML you provided was not well-formed or did not validate against our published schema", code="MalformedXML"
+    )
+
+
 def invalid_part(upload_id: str, number: int, etag: str) -> InvalidArgument:
     return InvalidArgument(
         "One or more of the specified parts could not be found. The part may not have been uploaded, or the "

@@ -7,8 +7,18 @@ from typing import Any
 
 from common.rpc.context import current_caller
 from common.rpc.uploads import accepting
-from mallee.s3.v1 import bucket_pb2, listing_pb2, multipart_pb2, object_pb2, service_pb2_grpc
-from services.walrus import buckets, delete, get, listing, multipart, put
+from mallee.s3.v1 import (
+    bucket_pb2,
+    bucket_setting_pb2,
+    listing_pb2,
+    multipart_pb2,
+    object_pb2,
+    report_pb2,
+    service_pb2_grpc,
+    tagging_pb2,
+    versioning_pb2,
+)
+from services.walrus import buckets, delete, get, listing, multipart, put, reports, settings
 from services.walrus.store import Store
 
 
@@ -98,3 +108,132 @@ class S3Service(service_pb2_grpc.S3ServiceServicer):
         self, request: multipart_pb2.ListMultipartUploadsRequest, context: Any
     ) -> multipart_pb2.ListMultipartUploadsOutput:
         return await listing.list_multipart_uploads(self._store, request, current_caller())
+
+    # Versions
+
+    async def PutBucketVersioning(
+        self, request: versioning_pb2.PutBucketVersioningRequest, context: Any
+    ) -> versioning_pb2.PutBucketVersioningResponse:
+        return await settings.put_bucket_versioning(self._store, request, current_caller())
+
+    async def GetBucketVersioning(
+        self, request: versioning_pb2.GetBucketVersioningRequest, context: Any
+    ) -> versioning_pb2.GetBucketVersioningOutput:
+        return await settings.get_bucket_versioning(self._store, request, current_caller())
+
+    # Tags
+
+    async def PutBucketTagging(
+        self, request: tagging_pb2.PutBucketTaggingRequest, context: Any
+    ) -> tagging_pb2.PutBucketTaggingResponse:
+        return await settings.put_bucket_tagging(self._store, request, current_caller())
+
+    async def GetBucketTagging(
+        self, request: tagging_pb2.GetBucketTaggingRequest, context: Any
+    ) -> tagging_pb2.GetBucketTaggingOutput:
+        return await settings.get_bucket_tagging(self._store, request, current_caller())
+
+    async def DeleteBucketTagging(
+        self, request: tagging_pb2.DeleteBucketTaggingRequest, context: Any
+    ) -> tagging_pb2.DeleteBucketTaggingResponse:
+        return await settings.delete_bucket_tagging(self._store, request, current_caller())
+
+    # Locks
+
+    # Access
+
+    # CORS and websites
+
+    # Lifecycle
+
+    # Logs and notifications
+
+    # Encryption
+
+    # Settings
+
+    async def PutBucketAccelerateConfiguration(
+        self, request: bucket_setting_pb2.PutBucketAccelerateConfigurationRequest, context: Any
+    ) -> bucket_setting_pb2.PutBucketAccelerateConfigurationResponse:
+        return await settings.put_bucket_accelerate(self._store, request, current_caller())
+
+    async def GetBucketAccelerateConfiguration(
+        self, request: bucket_setting_pb2.GetBucketAccelerateConfigurationRequest, context: Any
+    ) -> bucket_setting_pb2.GetBucketAccelerateConfigurationOutput:
+        return await settings.get_bucket_accelerate(self._store, request, current_caller())
+
+    # Reports
+
+    async def GetBucketAnalyticsConfiguration(
+        self, request: report_pb2.GetBucketAnalyticsConfigurationRequest, context: Any
+    ) -> report_pb2.GetBucketAnalyticsConfigurationOutput:
+        raise await reports.find_none(self._store, request, current_caller())
+
+    async def DeleteBucketAnalyticsConfiguration(
+        self, request: report_pb2.DeleteBucketAnalyticsConfigurationRequest, context: Any
+    ) -> report_pb2.DeleteBucketAnalyticsConfigurationResponse:
+        raise await reports.find_none(self._store, request, current_caller())
+
+    async def ListBucketAnalyticsConfigurations(
+        self, request: report_pb2.ListBucketAnalyticsConfigurationsRequest, context: Any
+    ) -> report_pb2.ListBucketAnalyticsConfigurationsOutput:
+        token = await reports.list_none(self._store, request, current_caller())
+        return report_pb2.ListBucketAnalyticsConfigurationsOutput(is_truncated=False, continuation_token=token)
+
+    async def GetBucketInventoryConfiguration(
+        self, request: report_pb2.GetBucketInventoryConfigurationRequest, context: Any
+    ) -> report_pb2.GetBucketInventoryConfigurationOutput:
+        raise await reports.find_none(self._store, request, current_caller())
+
+    async def DeleteBucketInventoryConfiguration(
+        self, request: report_pb2.DeleteBucketInventoryConfigurationRequest, context: Any
+    ) -> report_pb2.DeleteBucketInventoryConfigurationResponse:
+        raise await reports.find_none(self._store, request, current_caller())
+
+    async def ListBucketInventoryConfigurations(
+        self, request: report_pb2.ListBucketInventoryConfigurationsRequest, context: Any
+    ) -> report_pb2.ListBucketInventoryConfigurationsOutput:
+        token = await reports.list_none(self._store, request, current_caller())
+        return report_pb2.ListBucketInventoryConfigurationsOutput(is_truncated=False, continuation_token=token)
+
+    async def GetBucketMetricsConfiguration(
+        self, request: report_pb2.GetBucketMetricsConfigurationRequest, context: Any
+    ) -> report_pb2.GetBucketMetricsConfigurationOutput:
+        raise await reports.find_none(self._store, request, current_caller())
+
+    async def DeleteBucketMetricsConfiguration(
+        self, request: report_pb2.DeleteBucketMetricsConfigurationRequest, context: Any
+    ) -> report_pb2.DeleteBucketMetricsConfigurationResponse:
+        raise await reports.find_none(self._store, request, current_caller())
+
+    async def ListBucketMetricsConfigurations(
+        self, request: report_pb2.ListBucketMetricsConfigurationsRequest, context: Any
+    ) -> report_pb2.ListBucketMetricsConfigurationsOutput:
+        token = await reports.list_none(self._store, request, current_caller())
+        return report_pb2.ListBucketMetricsConfigurationsOutput(is_truncated=False, continuation_token=token)
+
+    async def GetBucketIntelligentTieringConfiguration(
+        self, request: report_pb2.GetBucketIntelligentTieringConfigurationRequest, context: Any
+    ) -> report_pb2.GetBucketIntelligentTieringConfigurationOutput:
+        raise await reports.find_none(self._store, request, current_caller())
+
+    async def DeleteBucketIntelligentTieringConfiguration(
+        self, request: report_pb2.DeleteBucketIntelligentTieringConfigurationRequest, context: Any
+    ) -> report_pb2.DeleteBucketIntelligentTieringConfigurationResponse:
+        raise await reports.find_none(self._store, request, current_caller())
+
+    async def ListBucketIntelligentTieringConfigurations(
+        self, request: report_pb2.ListBucketIntelligentTieringConfigurationsRequest, context: Any
+    ) -> report_pb2.ListBucketIntelligentTieringConfigurationsOutput:
+        token = await reports.list_none(self._store, request, current_caller())
+        return report_pb2.ListBucketIntelligentTieringConfigurationsOutput(is_truncated=False, continuation_token=token)
+
+    async def GetBucketReplication(
+        self, request: report_pb2.GetBucketReplicationRequest, context: Any
+    ) -> report_pb2.GetBucketReplicationOutput:
+        return await reports.get_bucket_replication(self._store, request, current_caller())
+
+    async def DeleteBucketReplication(
+        self, request: report_pb2.DeleteBucketReplicationRequest, context: Any
+    ) -> report_pb2.DeleteBucketReplicationResponse:
+        return await reports.delete_bucket_replication(self._store, request, current_caller())

@@ -166,8 +166,6 @@ def test_another_owner_is_not_the_expected_one(s3: Any, fake_cloud: RunningCloud
     "action",
     [
         "get_bucket_acl",
-        "get_bucket_versioning",
-        "get_bucket_tagging",
         "get_bucket_policy",
         "get_bucket_cors",
         "get_bucket_lifecycle_configuration",

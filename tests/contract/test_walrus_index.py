@@ -139,6 +139,36 @@ async def test_buckets_are_listed_by_account_prefix_and_page(index: Index) -> No
     assert len(await index.list_buckets("1", prefix="", after="", limit=9)) == 4
 
 
+async def test_what_is_configured_belongs_to_one_bucket_and_ends_with_it(engine: Engine) -> None:
+    async with engine() as index:
+        made = await index.create_bucket("b", account_id="1", owner_id="o", created_ms=1, configs={"x": b"1"})
+        assert made.configs == {"x": b"1"}
+        again = await index.create_bucket("b", account_id="1", owner_id="o", created_ms=2, configs={"x": b"2"})
+        assert (again, again.configs) == (made, made.configs)
+        await index.create_bucket("other", account_id="1", owner_id="o", created_ms=1)
+        await index.put_config(made, "y", b"3")
+        await index.put_config(made, "x", b"4")
+        await index.put_config(made, "never", None)
+    async with engine() as index:
+        found = await index.find_bucket("b")
+        assert found is not None
+        assert found.configs == {"x": b"4", "y": b"3"}
+        await index.put_config(found, "x", None)
+        assert (await _bucket(index, "b")).configs == {"y": b"3"}
+        assert (await _bucket(index, "other")).configs == {}
+        await index.delete_bucket(found)
+        with pytest.raises(CloudError, match="does not exist"):
+            await index.put_config(found, "y", b"5")
+        await index.create_bucket("b", account_id="1", owner_id="o", created_ms=9)
+        assert (await _bucket(index, "b")).configs == {}
+
+
+async def _bucket(index: Index, name: str) -> Bucket:
+    found = await index.find_bucket(name)
+    assert found is not None
+    return found
+
+
 async def test_a_bucket_with_objects_stays(index: Index, bucket: Bucket) -> None:
     await index.put_object(bucket, an_object(b"k"))
     await refused("BucketNotEmpty", index.delete_bucket(bucket))

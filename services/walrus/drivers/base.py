@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
 
 from services.walrus import errors
@@ -47,6 +48,8 @@ class Bucket:
     # Canonical user id of the account.
     owner_id: str
     created_ms: int
+    # What its owner configured, as services/walrus/configs.py names and reads it. Listings of buckets leave it out.
+    configs: Mapping[str, bytes] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,6 +214,8 @@ class Scan:
     limit: int = 1000
 
 
+NOTHING: Mapping[str, bytes] = MappingProxyType({})
+
 Entry = TypeVar("Entry")
 
 
@@ -253,8 +258,13 @@ class Index(Protocol):
 
     # Buckets
 
-    async def create_bucket(self, name: str, *, account_id: str, owner_id: str, created_ms: int) -> Bucket:
-        """The bucket of that name: made now, or the one that stood there, whoever owns it."""
+    async def create_bucket(
+        self, name: str, *, account_id: str, owner_id: str, created_ms: int, configs: Mapping[str, bytes] = NOTHING
+    ) -> Bucket:
+        """The bucket of that name: made now with `configs`, or the one that stood there, whoever owns it."""
+
+    async def put_config(self, bucket: Bucket, kind: str, body: bytes | None) -> None:
+        """Replaces what is configured under `kind`; None: nothing is any more. Raises NotFound (NoSuchBucket)."""
 
     async def find_bucket(self, name: str) -> Bucket | None: ...
 

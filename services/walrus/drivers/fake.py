@@ -7,7 +7,7 @@ from one to the next, as a disk outlives a process.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -18,6 +18,7 @@ from common.errors import Stale
 from services.walrus import errors
 from services.walrus.drivers.base import (
     ANYTHING,
+    NOTHING,
     Assembled,
     BlobId,
     BlobMissing,
@@ -83,14 +84,28 @@ class FakeIndex:
         pins = [one for one in s.pins.values() if account_id in ("", one.account_id)]
         return Usage(buckets=len(ids), objects=len(sizes), size=sum(sizes), pins=len(pins))
 
-    async def create_bucket(self, name: str, *, account_id: str, owner_id: str, created_ms: int) -> Bucket:
+    async def create_bucket(
+        self, name: str, *, account_id: str, owner_id: str, created_ms: int, configs: Mapping[str, bytes] = NOTHING
+    ) -> Bucket:
         with self._step() as s:
             if name not in s.buckets:
                 s.last_bucket_id += 1
                 s.buckets[name] = Bucket(
-                    id=s.last_bucket_id, name=name, account_id=account_id, owner_id=owner_id, created_ms=created_ms
+                    id=s.last_bucket_id,
+                    name=name,
+                    account_id=account_id,
+                    owner_id=owner_id,
+                    created_ms=created_ms,
+                    configs=dict(configs),
                 )
             return s.buckets[name]
+
+    async def put_config(self, bucket: Bucket, kind: str, body: bytes | None) -> None:
+        with self._step() as s:
+            self._check_bucket(s, bucket)
+            now = s.buckets[bucket.name]
+            others = {name: value for name, value in now.configs.items() if name != kind}
+            s.buckets[bucket.name] = replace(now, configs=others if body is None else {**others, kind: body})
 
     async def find_bucket(self, name: str) -> Bucket | None:
         return self.storage.buckets.get(name)

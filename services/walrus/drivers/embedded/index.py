@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
 from services.walrus.drivers.base import (
     ANYTHING,
+    NOTHING,
     Assembled,
     BlobId,
     Bucket,
@@ -26,7 +27,7 @@ from services.walrus.drivers.base import (
     Upload,
     Usage,
 )
-from services.walrus.drivers.embedded import objects, rows, scans, upkeep, uploads
+from services.walrus.drivers.embedded import objects, scans, upkeep, uploads
 from services.walrus.drivers.embedded.block_index import SqliteBlocks
 from services.walrus.drivers.embedded.writer import Writer
 
@@ -48,7 +49,7 @@ class SqliteIndex:
 
     async def open(self) -> None:
         await self._writer.open()
-        self._buckets = await self._read(_all_buckets)
+        self._buckets = {bucket.name: bucket for bucket in await self._read(objects.all_buckets)}
 
     async def close(self) -> None:
         await self._writer.close()
@@ -57,11 +58,16 @@ class SqliteIndex:
     async def usage(self, account_id: str = "") -> Usage:
         return await self._read(lambda db: objects.usage(db, account_id))
 
-    async def create_bucket(self, name: str, *, account_id: str, owner_id: str, created_ms: int) -> Bucket:
+    async def create_bucket(
+        self, name: str, *, account_id: str, owner_id: str, created_ms: int, configs: Mapping[str, bytes] = NOTHING
+    ) -> Bucket:
         def step(db: sqlite3.Connection) -> Bucket:
-            return objects.create_bucket(db, name, account_id, owner_id, created_ms)
+            return objects.create_bucket(db, name, account_id, owner_id, created_ms, configs)
 
         return await self._change_bucket(name, step)
+
+    async def put_config(self, bucket: Bucket, kind: str, body: bytes | None) -> None:
+        await self._change_bucket(bucket.name, lambda db: objects.put_config(db, bucket, kind, body))
 
     async def find_bucket(self, name: str) -> Bucket | None:
         return self._buckets.get(name)
@@ -163,8 +169,3 @@ class SqliteIndex:
             db.execute("PRAGMA cache_size = -16384")
             self._local.db = db
         return query(db)
-
-
-def _all_buckets(db: sqlite3.Connection) -> dict[str, Bucket]:
-    found = (rows.bucket(row) for row in db.execute(f"SELECT {rows.BUCKET} FROM buckets"))
-    return {bucket.name: bucket for bucket in found}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from services.walrus import errors
 from services.walrus.drivers.base import (
@@ -21,19 +22,45 @@ from services.walrus.drivers.embedded import rows
 _NO_CHECKSUM = Checksum(algorithm="", value="")
 
 
-def create_bucket(db: sqlite3.Connection, name: str, account_id: str, owner_id: str, created_ms: int) -> Bucket:
-    db.execute(
+def create_bucket(
+    db: sqlite3.Connection, name: str, account_id: str, owner_id: str, created_ms: int, configs: Mapping[str, bytes]
+) -> Bucket:
+    made = db.execute(
         "INSERT OR IGNORE INTO buckets (name, account_id, owner_id, created_ms) VALUES (?, ?, ?, ?)",
         (name, account_id, owner_id, created_ms),
     )
+    if made.rowcount:
+        for kind, body in configs.items():
+            _insert_config(db, made.lastrowid, kind, body)
     found = find_bucket(db, name)
     assert found is not None
     return found
 
 
+def put_config(db: sqlite3.Connection, bucket: Bucket, kind: str, body: bytes | None) -> None:
+    if not db.execute("SELECT 1 FROM buckets WHERE id = ?", (bucket.id,)).fetchone():
+        raise errors.no_such_bucket(bucket.name)
+    db.execute("DELETE FROM bucket_configs WHERE bucket = ? AND kind = ?", (bucket.id, kind))
+    if body is not None:
+        _insert_config(db, bucket.id, kind, body)
+
+
+def _insert_config(db: sqlite3.Connection, bucket: int | None, kind: str, body: bytes) -> None:
+    db.execute("INSERT INTO bucket_configs (bucket, kind, body) VALUES (?, ?, ?)", (bucket, kind, body))
+
+
 def find_bucket(db: sqlite3.Connection, name: str) -> Bucket | None:
     row = db.execute(f"SELECT {rows.BUCKET} FROM buckets WHERE name = ?", (name,)).fetchone()
-    return rows.bucket(row) if row else None
+    return _configured(db, rows.bucket(row)) if row else None
+
+
+def all_buckets(db: sqlite3.Connection) -> list[Bucket]:
+    return [_configured(db, rows.bucket(row)) for row in db.execute(f"SELECT {rows.BUCKET} FROM buckets")]
+
+
+def _configured(db: sqlite3.Connection, bucket: Bucket) -> Bucket:
+    found = db.execute("SELECT kind, body FROM bucket_configs WHERE bucket = ?", (bucket.id,))
+    return replace(bucket, configs=dict(found))
 
 
 def list_buckets(db: sqlite3.Connection, account_id: str, prefix: str, after: str, limit: int) -> list[Bucket]:
@@ -54,6 +81,7 @@ def delete_bucket(db: sqlite3.Connection, bucket: Bucket) -> None:
         discard_parts(db, upload)
     db.execute("DELETE FROM uploads WHERE bucket = ?", (bucket.id,))
     db.execute("DELETE FROM completions WHERE bucket = ?", (bucket.id,))
+    db.execute("DELETE FROM bucket_configs WHERE bucket = ?", (bucket.id,))
     if db.execute("DELETE FROM buckets WHERE id = ?", (bucket.id,)).rowcount == 0:
         raise errors.no_such_bucket(bucket.name)
 

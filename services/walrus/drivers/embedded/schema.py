@@ -153,6 +153,14 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     ) WITHOUT ROWID;
     """,
     "ALTER TABLE blocks ADD COLUMN damaged INTEGER NOT NULL DEFAULT 0;",
+    """
+    CREATE TABLE bucket_configs (
+        bucket INTEGER NOT NULL,
+        kind TEXT NOT NULL,
+        body BLOB NOT NULL,
+        PRIMARY KEY (bucket, kind)
+    ) WITHOUT ROWID;
+    """,
 )
 
 

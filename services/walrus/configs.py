@@ -1,0 +1,32 @@
+"""What the owner of a bucket configured: messages of S3's API, each kept whole under the name of its type."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from google.protobuf.message import Message
+
+from services.walrus.drivers.base import Bucket
+from services.walrus.store import Store
+
+Config = TypeVar("Config", bound=Message)
+
+
+def kind_of(config: type[Message]) -> str:
+    return str(config.DESCRIPTOR.name)
+
+
+def find(bucket: Bucket, config: type[Config]) -> Config | None:
+    """None: it was never configured, or is not any more."""
+    body = bucket.configs.get(kind_of(config))
+    return None if body is None else config.FromString(body)
+
+
+async def put(store: Store, bucket: Bucket, config: Message) -> None:
+    """Raises NotFound (NoSuchBucket)."""
+    await store.index.put_config(bucket, kind_of(type(config)), config.SerializeToString(deterministic=True))
+
+
+async def delete(store: Store, bucket: Bucket, config: type[Message]) -> None:
+    """Raises NotFound (NoSuchBucket)."""
+    await store.index.put_config(bucket, kind_of(config), None)
