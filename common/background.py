@@ -1,4 +1,7 @@
-"""Tasks that live as long as the object that needs them: an async context whose end cancels them."""
+"""Tasks that live as long as the object that needs them: an async context whose end cancels them.
+
+And how a task tells that it is cancelled from that what it waited for was.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,13 @@ import asyncio
 from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, Self
+
+
+def is_cancelled() -> bool:
+    """Whether this task is to end. If not, a CancelledError is the word of what it waited for, which somebody gave up:
+    let through it would end the task in silence, as TaskGroups take it for an orderly end."""
+    here = asyncio.current_task()
+    return here is None or here.cancelling() > 0
 
 
 class Background:

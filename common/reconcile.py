@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from common.background import is_cancelled
 from common.errors import CloudError
 from common.ids import new_request_id
 from common.log import get_logger
@@ -136,7 +137,9 @@ class Reconciler:
     async def _guarded(self, key: str) -> float | None:
         try:
             again_s = await self._step(key)
-        except Exception as error:  # noqa: BLE001 (this is the place for it)
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and is_cancelled():
+                raise
             failures = self._failures[key] = self._failures.get(key, 0) + 1
             delay_s = min(FIRST_RETRY_S * (1 << min(failures - 1, 20)), self._last_retry_s) * random.uniform(0.5, 1.0)
             # A CloudError says it all; anything else is a bug, and its traceback is wanted.

@@ -195,6 +195,8 @@ async def _until_lost(work: Awaitable[None], lost: asyncio.Event) -> None:
     task, loss = asyncio.ensure_future(work), asyncio.ensure_future(lost.wait())
     try:
         await asyncio.wait({task, loss}, return_when=asyncio.FIRST_COMPLETED)
+        if task.cancelled():
+            raise Unavailable("what the leader waited for was given up")
         if task.done():
             task.result()
     finally:

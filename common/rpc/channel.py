@@ -16,7 +16,7 @@ from common.errors import Unavailable
 from common.ids import new_request_id
 from common.pki import Identity
 from common.rpc.context import CALLER_KEY, REQUEST_ID_KEY, current_caller, current_request_id, remaining_s
-from common.rpc.errors import cloud_errors, from_rpc_error
+from common.rpc.errors import cloud_errors
 
 __all__ = ["DEFAULT_TIMEOUT_S", "CloudChannel", "cloud_errors", "connect"]
 
@@ -89,15 +89,13 @@ class CloudChannel(grpc.aio.Channel):
         async def call(
             request: Any, *, timeout: float | None = None, metadata: Any = (), wait_for_ready: bool | None = None
         ) -> Any:
-            try:
+            with cloud_errors():
                 return await callable_(
                     request,
                     timeout=_timeout_s(timeout, method),
                     metadata=self._metadata(metadata),
                     wait_for_ready=self._wait_for_ready if wait_for_ready is None else wait_for_ready,
                 )
-            except grpc.aio.AioRpcError as error:
-                raise from_rpc_error(error) from error
 
         return call
 

@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from common import errors
+from common.background import is_cancelled
 from common.errors import CloudError
 
 DOMAIN: Final = "mallee"
@@ -75,18 +76,17 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> CloudError:
 
 @contextlib.contextmanager
 def cloud_errors() -> Iterator[None]:
-    """Around the use of a stream: what its server raised comes out as the same CloudError.
+    """Around the use of a call: what its server raised comes out as the same CloudError.
 
-    grpc.aio cancels a call whose server goes away while it writes what an iterator gives, and raises CancelledError
-    where the call is awaited. Who was not cancelled must not see that: a TaskGroup takes it for an orderly end.
+    grpc.aio cancels a call whose server goes away while it writes what an iterator gives, and those under way when
+    their channel is closed, and raises CancelledError where they are awaited. Who was not cancelled must not see that.
     """
     try:
         yield
     except grpc.aio.AioRpcError as error:
         raise from_rpc_error(error) from error
     except asyncio.CancelledError as error:
-        here = asyncio.current_task()
-        if here is None or here.cancelling():
+        if is_cancelled():
             raise
         raise errors.Unavailable("the connection was cut off") from error
 

@@ -134,6 +134,23 @@ async def test_the_client_deadline_ends_the_call_and_the_handler(stage: Stage) -
     await asyncio.wait_for(stage.parrot.cancelled.wait(), 5)
 
 
+async def test_a_call_whose_channel_is_closed_is_unavailable_to_who_was_not_cancelled(stage: Stage) -> None:
+    channel = await stage.channel("facade-1")
+    waiting = asyncio.ensure_future(method(channel, "Wait")(StringValue()))
+    await stage.parrot.began.wait()
+    await channel.close()
+    with pytest.raises(Unavailable):
+        await waiting
+
+
+async def test_a_call_of_a_task_that_is_cancelled_is_cancelled(stage: Stage) -> None:
+    waiting = asyncio.ensure_future(method(await stage.channel("facade-1"), "Wait")(StringValue()))
+    await stage.parrot.began.wait()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+
 async def test_every_unary_call_has_a_deadline(stage: Stage) -> None:
     answer = await told(await stage.channel("facade-1"))
     assert 0 < answer["left_s"] <= 10

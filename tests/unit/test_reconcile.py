@@ -63,8 +63,10 @@ async def test_a_nudge_during_a_pass_runs_it_once_more_and_never_beside_it() -> 
     assert passes == 2
 
 
-@pytest.mark.parametrize("error", [Unavailable("later"), KeyError("a bug")])
-async def test_a_failed_pass_is_run_again_later_each_time(error: Exception) -> None:
+@pytest.mark.parametrize(
+    "error", [Unavailable("later"), KeyError("a bug"), asyncio.CancelledError("what it waited for was given up")]
+)
+async def test_a_failed_pass_is_run_again_later_each_time(error: BaseException) -> None:
     times: list[float] = []
 
     async def step(key: str) -> None:

@@ -83,6 +83,21 @@ async def test_a_revoked_lease_ends_the_term_and_a_new_one_begins(etcd: Etcd) ->
         assert terms.history[0][1] < terms.history[1][1]
 
 
+async def test_a_leader_that_waits_for_what_is_given_up_leads_again(etcd: Etcd) -> None:
+    epochs: list[int] = []
+
+    async def lead(leadership: Leadership) -> None:
+        epochs.append(leadership.epoch)
+        given_up = asyncio.get_running_loop().create_future()
+        if len(epochs) == 1:
+            given_up.cancel()
+        await given_up
+
+    async with Background() as tasks:
+        tasks.start(Election(etcd, "clc", "clc-1").run(lead))
+        await eventually(lambda: len(epochs) == 2)
+
+
 async def test_who_is_cut_off_stops_before_another_could_begin(own_etcd_server: EtcdServer) -> None:
     """etcd is frozen: no lease ends there, and the leader must give up by its own clock within the time to live."""
     async with (
