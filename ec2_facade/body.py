@@ -56,8 +56,9 @@ class BodyReader:
                 window_ends, window_from = self._clock() + self._limits.window_s, self.received
             yield piece
 
-    async def whole(self, most: int) -> bytes:
-        """Raises Refused when it is longer than `most`, or takes too long."""
+    async def whole(self, most: int, *, held: HeldBytes | None = None) -> bytes:
+        """Raises Refused when it is longer than `most`, or takes too long. `held`: counted there instead."""
+        room = held or self._held
         taken = 0
         parts: list[bytes] = []
         try:
@@ -66,13 +67,13 @@ class BodyReader:
                 async for piece in self.pieces():
                     if self.received > most:
                         raise Refused("MaxMessageLengthExceeded", "Your request was too big.", status=400)
-                    self._held.take(len(piece))
+                    room.take(len(piece))
                     taken += len(piece)
                     parts.append(piece)
         except TimeoutError:
             raise _timed_out() from None
         finally:
-            self._held.give_back(taken)
+            room.give_back(taken)
         return b"".join(parts)
 
     async def _read(self) -> bytes:

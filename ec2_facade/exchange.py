@@ -121,4 +121,5 @@ def wire_request(request: web.BaseRequest) -> WireRequest:
         raw_query=query,
         headers=tuple((to_text(name).lower(), to_text(value)) for name, value in request.raw_headers),
         source_ip=request.remote or "",
+        secure=request.secure,
     )

@@ -22,10 +22,12 @@ class Limits:
     idle_s: float = 30.0
     window_s: float = 60.0
     window_bytes: int = 32 << 10
-    # Bodies that are read whole: of Query requests, of S3's XML; together over all connections; and how long.
+    # Bodies that are read whole: of Query requests, of S3's XML; together over all connections; of those who gave no
+    # credentials; and how long.
     form_bytes: int = 512 << 10
     xml_bytes: int = 4 * MIB
     held_bytes: int = 256 * MIB
+    strangers_held_bytes: int = 32 * MIB
     held_s: float = 60.0
     # Uploads and downloads under way at once: each holds a few MiB.
     transfers: int = 512

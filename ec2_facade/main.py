@@ -39,7 +39,7 @@ async def build(ctx: ServiceContext) -> None:
         Protocols.load(),
         Authentication(
             current=Authenticator(keys, identities, region=config.region, clock_skew_s=facade.clock_skew_s),
-            legacy=LegacyAuthenticator(identities),
+            legacy=LegacyAuthenticator(identities, clock_skew_s=facade.clock_skew_s),
             legacy_query=LegacyQueryAuthenticator(identities, clock_skew_s=facade.clock_skew_s),
         ),
         Backends(clc=clc, walrus=walrus),

@@ -29,6 +29,8 @@ class WireRequest:
     # Names in lower case; in the order of arrival, repeated ones repeated.
     headers: tuple[tuple[str, str], ...]
     source_ip: str = ""
+    # Over TLS.
+    secure: bool = False
 
     @cached_property
     def _by_name(self) -> dict[str, list[str]]:

@@ -107,9 +107,8 @@ def _s3(problem: AuthProblem) -> Refused:
                 "parameter or the Authorization header should be specified"
             )
             return _s3_invalid_argument(message, "Authorization", facts.get("header", ""))
-        case Reason.UNSUPPORTED_MECHANISM if detail == "AWS":
-            message = "The authorization mechanism you have provided is not supported. Please use AWS4-HMAC-SHA256."
-            return Refused("InvalidRequest", message, status=400)
+        case Reason.INCOMPLETE_QUERY | Reason.BAD_LEGACY_HEADER | Reason.BAD_LEGACY_DATE:
+            return _s3_legacy(problem)
         case Reason.UNSUPPORTED_MECHANISM:
             return _s3_invalid_argument("Unsupported Authorization Type", "Authorization", facts["header"])
         case Reason.MALFORMED | Reason.BAD_EXPIRES | Reason.WRONG_SERVICE | Reason.WRONG_DATE | Reason.WRONG_REGION:
@@ -120,26 +119,8 @@ def _s3(problem: AuthProblem) -> Refused:
         case Reason.BAD_SESSION_TOKEN:
             message = "The provided token is malformed or otherwise invalid."
             return Refused("InvalidToken", message, status=400, details={"Token-0": facts["token"]})
-        case Reason.CLOCK_BEHIND | Reason.CLOCK_AHEAD:
-            return Refused(
-                "RequestTimeTooSkewed",
-                "The difference between the request time and the current time is too large.",
-                status=403,
-                details={
-                    "RequestTime": facts["request"],
-                    "ServerTime": facts["server_time"],
-                    "MaxAllowedSkewMilliseconds": facts["skew_ms"],
-                },
-            )
-        case Reason.EXPIRED:
-            details = {
-                "X-Amz-Expires": facts["expires_s"],
-                "Expires": facts["expires"],
-                "ServerTime": facts["server_time"],
-            }
-            return Refused("AccessDenied", "Request has expired", status=403, details=details)
-        case Reason.NOT_YET_VALID:
-            return Refused("AccessDenied", "Request is not valid yet", status=403)
+        case Reason.CLOCK_BEHIND | Reason.CLOCK_AHEAD | Reason.EXPIRED | Reason.NOT_YET_VALID:
+            return _s3_time(problem)
         case Reason.UNSIGNED_HEADERS:
             message = "There were headers present in the request which were not signed"
             return Refused("AccessDenied", message, status=403, details={"HeadersNotSigned": facts["headers"]})
@@ -155,6 +136,41 @@ def _s3(problem: AuthProblem) -> Refused:
             return _s3_invalid_argument(message, "x-amz-content-sha256", detail)
         case Reason.WRONG_SIGNATURE:
             return _s3_mismatch(problem)
+
+
+def _s3_legacy(problem: AuthProblem) -> Refused:
+    match problem.reason:
+        case Reason.INCOMPLETE_QUERY:
+            message = "Query-string authentication requires the Signature, Expires and AWSAccessKeyId parameters"
+            return Refused("AccessDenied", message, status=403)
+        case Reason.BAD_LEGACY_HEADER:
+            message = "AWS authorization header is invalid.  Expected AwsAccessKeyId:signature"
+            return _s3_invalid_argument(message, "Authorization", problem.facts["header"])
+        case _:
+            return Refused("AccessDenied", problem.detail, status=403)
+
+
+def _s3_time(problem: AuthProblem) -> Refused:
+    facts = problem.facts
+    match problem.reason:
+        case Reason.CLOCK_BEHIND | Reason.CLOCK_AHEAD:
+            return Refused(
+                "RequestTimeTooSkewed",
+                "The difference between the request time and the current time is too large.",
+                status=403,
+                details={
+                    "RequestTime": facts["request"],
+                    "ServerTime": facts["server_time"],
+                    "MaxAllowedSkewMilliseconds": facts["skew_ms"],
+                },
+            )
+        case Reason.EXPIRED:
+            details = {"Expires": facts["expires"], "ServerTime": facts["server_time"]}
+            if "expires_s" in facts:
+                details = {"X-Amz-Expires": facts["expires_s"], **details}
+            return Refused("AccessDenied", "Request has expired", status=403, details=details)
+        case _:
+            return Refused("AccessDenied", "Request is not valid yet", status=403)
 
 
 def _s3_invalid_argument(message: str, name: str, value: str) -> Refused:

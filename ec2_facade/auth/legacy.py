@@ -1,17 +1,19 @@
-"""Presigned URLs of Signature Version 2: what the AWS CLI and boto3 make for S3 in us-east-1 unless told otherwise.
+"""Signature Version 2 of S3: presigned URLs, which the AWS CLI and boto3 make in us-east-1 unless told otherwise, and
+the Authorization header of older clients.
 
-https://docs.aws.amazon.com/AmazonS3/latest/API/RESTAuthentication.html#RESTAuthenticationQueryStringAuth. Everything in
-the query is theirs; the header form is not taken.
+https://docs.aws.amazon.com/AmazonS3/latest/API/RESTAuthentication.html
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Final
 from urllib.parse import unquote
 
 from ec2_facade.auth.authenticate import utc_now
+from ec2_facade.auth.claim import parse_timestamp
 from ec2_facade.auth.problem import AuthProblem, Reason
 from ec2_facade.auth.version2 import Claim, SecretHolder, prove
 from ec2_facade.wire import WireRequest
@@ -56,60 +58,109 @@ _SUBRESOURCES: Final = frozenset(
         "website",
     }
 )
+_MECHANISM: Final = "AWS "
+_ISO: Final = "%Y-%m-%dT%H:%M:%SZ"
 # 2100-01-01: what is later is no date.
 _LATEST: Final = 4102444800
 
 
 def is_legacy(request: WireRequest) -> bool:
-    return (
-        request.query_value("AWSAccessKeyId") is not None
-        and request.query_value("Signature") is not None
-        and request.header("authorization") is None
-    )
+    return (request.header("authorization") or "").startswith(_MECHANISM) or _in_query(request)
+
+
+def _in_query(request: WireRequest) -> bool:
+    return request.query_value("AWSAccessKeyId") is not None or request.query_value("Signature") is not None
 
 
 class LegacyAuthenticator:
-    def __init__(self, secrets: SecretHolder, *, now: Callable[[], datetime] = utc_now) -> None:
+    def __init__(self, secrets: SecretHolder, *, clock_skew_s: int, now: Callable[[], datetime] = utc_now) -> None:
         self._secrets = secrets
+        self._skew = timedelta(seconds=clock_skew_s)
         self._now = now
 
     async def authenticate(self, request: WireRequest, *, host_bucket: str | None) -> caller_pb2.Caller:
         """Raises AuthProblem, or Unavailable when the CLC does not answer. `host_bucket`: the one in the host name."""
-        access_key_id = request.query_value("AWSAccessKeyId") or ""
-        expires = request.query_value("Expires") or ""
-        signature = request.query_value("Signature") or ""
-        self._check_time(expires)
-        if (token := request.query_value("x-amz-security-token")) is not None:
+        if (header := request.header("authorization")) is None:
+            claim, token = self._query_claim(request, host_bucket), request.query_value("x-amz-security-token")
+        elif _in_query(request) or request.query_value("X-Amz-Signature") is not None:
+            raise AuthProblem(Reason.TWO_MECHANISMS, header=header[:256])
+        else:
+            claim, token = self._header_claim(request, header, host_bucket), request.header("x-amz-security-token")
+        if token is not None:
             raise AuthProblem(Reason.BAD_SESSION_TOKEN, token=token[:256])
-        text = string_to_sign(request, expires=expires, host_bucket=host_bucket)
-        if not _is_text(text):
+        if not _is_text(claim.string_to_sign + claim.access_key_id):
             raise AuthProblem(Reason.MALFORMED, "The request is not in UTF-8.")
-        claim = Claim(access_key_id=access_key_id, signature=signature, string_to_sign=text, hash_name="sha1")
         return await prove(self._secrets, claim, request)
 
-    def _check_time(self, expires: str) -> None:
+    def _query_claim(self, request: WireRequest, host_bucket: str | None) -> Claim:
+        access_key_id, signature, expires = (
+            request.query_value(name) for name in ("AWSAccessKeyId", "Signature", "Expires")
+        )
+        if not access_key_id or not signature or not expires:
+            raise AuthProblem(Reason.INCOMPLETE_QUERY)
+        self._check_expires(expires)
+        text = string_to_sign(request, moment=expires, host_bucket=host_bucket)
+        return Claim(access_key_id=access_key_id, signature=signature, string_to_sign=text, hash_name="sha1")
+
+    def _header_claim(self, request: WireRequest, header: str, host_bucket: str | None) -> Claim:
+        access_key_id, colon, signature = header.removeprefix(_MECHANISM).strip().rpartition(":")
+        if not colon or not access_key_id or " " in access_key_id:
+            raise AuthProblem(Reason.BAD_LEGACY_HEADER, header=header[:256])
+        self._check_date(request)
+        # Whoever gives both has signed the one of Amazon's: the other may be set by what sends the request.
+        moment = "" if request.header("x-amz-date") is not None else (request.header("date") or "").strip()
+        text = string_to_sign(request, moment=moment, host_bucket=host_bucket)
+        return Claim(access_key_id=access_key_id, signature=signature, string_to_sign=text, hash_name="sha1")
+
+    def _check_expires(self, expires: str) -> None:
         if not expires.isascii() or not expires.isdigit() or int(expires[:20]) > _LATEST:
-            raise AuthProblem(Reason.MALFORMED, f"Invalid date (should be seconds since epoch): {expires[:64]}")
+            raise AuthProblem(Reason.BAD_LEGACY_DATE, f"Invalid date (should be seconds since epoch): {expires[:64]}")
         now, ends = self._now(), datetime.fromtimestamp(int(expires), UTC)
         if now > ends:
-            iso = "%Y-%m-%dT%H:%M:%SZ"
-            raise AuthProblem(Reason.EXPIRED, expires_s="0", expires=ends.strftime(iso), server_time=now.strftime(iso))
+            raise AuthProblem(Reason.EXPIRED, expires=ends.strftime(_ISO), server_time=now.strftime(_ISO))
+
+    def _check_date(self, request: WireRequest) -> None:
+        text = request.header("x-amz-date") or request.header("date") or ""
+        moment, now = _date(text), self._now()
+        if moment is None:
+            raise AuthProblem(Reason.BAD_LEGACY_DATE, "AWS authentication requires a valid Date or x-amz-date header")
+        if abs(moment - now) > self._skew:
+            raise AuthProblem(
+                Reason.CLOCK_BEHIND if moment < now else Reason.CLOCK_AHEAD,
+                request=text[:64],
+                server_time=now.strftime(_ISO),
+                skew_ms=str(self._skew // timedelta(milliseconds=1)),
+            )
 
 
-def string_to_sign(request: WireRequest, *, expires: str, host_bucket: str | None) -> str:
+def _date(text: str) -> datetime | None:
+    """As RFC 9110 writes it, or in ISO 8601's basic format."""
+    if (moment := parse_timestamp(text)) is not None:
+        return moment
+    try:
+        moment = parsedate_to_datetime(text)
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def string_to_sign(request: WireRequest, *, moment: str, host_bucket: str | None) -> str:
+    """`moment`: the Date of a header, the Expires of a query."""
+    by_query = request.header("authorization") is None
+
     def given(name: str) -> str:
-        return (request.header(name) or request.query_value(name) or "").strip()
+        return (request.header(name) or (by_query and request.query_value(name)) or "").strip()
 
-    lines = [request.method, given("content-md5"), given("content-type"), expires]
-    return "\n".join([*lines, *_amz_headers(request), _resource(request, host_bucket)])
+    lines = [request.method, given("content-md5"), given("content-type"), moment]
+    return "\n".join([*lines, *_amz_headers(request, by_query=by_query), _resource(request, host_bucket)])
 
 
-def _amz_headers(request: WireRequest) -> list[str]:
+def _amz_headers(request: WireRequest, *, by_query: bool) -> list[str]:
     """Those in the query stand for headers that a browser cannot send."""
     found = {
         key.decode("utf-8", "surrogateescape").lower(): value.decode("utf-8", "surrogateescape")
         for key, value in request.query
-        if key.lower().startswith(b"x-amz-")
+        if by_query and key.lower().startswith(b"x-amz-")
     }
     for name in request.header_names:
         if name.startswith("x-amz-"):

@@ -57,6 +57,18 @@ def read_payload(request: WireRequest, claim: Claim) -> Payload:
         declared = request.query_value("X-Amz-Content-Sha256") or UNSIGNED_PAYLOAD
     if declared is None:
         raise AuthProblem(Reason.MISSING_PAYLOAD_HASH)
+    return _payload(request, declared)
+
+
+def undeclared_payload(request: WireRequest) -> Payload:
+    """Of a request whose signature, if it has one, says nothing of the body: chunks cannot be signed either."""
+    found = _payload(request, request.header("x-amz-content-sha256") or UNSIGNED_PAYLOAD)
+    if found.framing.signed:
+        raise AuthProblem(Reason.BAD_PAYLOAD_HASH, found.hash)
+    return found
+
+
+def _payload(request: WireRequest, declared: str) -> Payload:
     framing = _framing(declared)
     if not framing.chunked:
         return Payload(framing=framing, hash=declared, length=_length(request, "content-length"))
@@ -73,15 +85,6 @@ def read_payload(request: WireRequest, claim: Claim) -> Payload:
         message = "x-amz-trailer must name what follows the body"
         raise Refused("InvalidRequest", message, status=400)
     return Payload(framing=framing, hash=declared, length=length, trailer_names=names)
-
-
-def undeclared_payload(request: WireRequest) -> Payload:
-    """Of a request whose signature says nothing of the body. A framing that would need more is refused."""
-    declared = request.header("x-amz-content-sha256") or UNSIGNED_PAYLOAD
-    framing = _framing(declared)
-    if framing.chunked:
-        raise AuthProblem(Reason.BAD_PAYLOAD_HASH, declared[:256])
-    return Payload(framing=framing, hash=declared, length=_length(request, "content-length"))
 
 
 def _framing(declared: str) -> Framing:

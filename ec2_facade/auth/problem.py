@@ -12,6 +12,11 @@ class Reason(Enum):
     TWO_MECHANISMS = auto()
     # An Authorization header of another kind.
     UNSUPPORTED_MECHANISM = auto()
+    # Of S3's presigned URLs of Signature Version 2, a parameter that is missing.
+    INCOMPLETE_QUERY = auto()
+    # `AWS key:signature` that is none, and what should be a date and is none; `detail` says how.
+    BAD_LEGACY_HEADER = auto()
+    BAD_LEGACY_DATE = auto()
     # Credentials that cannot be read; `detail` says what is wrong.
     MALFORMED = auto()
     # X-Amz-Expires outside 1 second to 7 days; `detail` says how.

@@ -155,7 +155,7 @@ def s3_error(error: CloudError, request_id: str, resource: str = "") -> Response
     code = _S3_CODE.get(error.code, error.code)
     status = _s3_status(error, code)
     host_id = s3_host_id(request_id)
-    details = "".join(element(name, value) for name, value in error.details.items() if name.isalnum())
+    details = "".join(element(name, value) for name, value in error.details.items() if name.replace("-", "").isalnum())
     place = element("Resource", resource) if resource and "Resource" not in error.details else ""
     body = (
         '<?xml version="1.0" encoding="UTF-8"?>\n'

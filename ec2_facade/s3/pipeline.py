@@ -4,41 +4,28 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from aiohttp import web
 from google.protobuf.message import Message
 
 from common.rpc import context as rpc_context
-from ec2_facade.auth.authenticate import Identified
-from ec2_facade.auth.legacy import is_legacy
 from ec2_facade.auth.mechanisms import Authentication
-from ec2_facade.auth.payload import Payload, read_payload, undeclared_payload
+from ec2_facade.auth.payload import Payload
 from ec2_facade.backends import Backends
+from ec2_facade.body import HeldBytes
 from ec2_facade.errors import Refused
 from ec2_facade.exchange import Exchange
 from ec2_facade.limits import Limits
 from ec2_facade.protocol import Operation, RestXmlProtocol, Stream
 from ec2_facade.s3.address import read_address, read_query
+from ec2_facade.s3.admission import Admission, Proved
 from ec2_facade.s3.content import Content
 from ec2_facade.s3.digest import check_body
 from ec2_facade.s3.download import download
 from ec2_facade.s3.upload import upload
-from ec2_facade.services import bare_host, bucket_of_host
 from ec2_facade.wire import WireRequest
-from mallee.common.v1 import caller_pb2
 
 _CHUNKED = "aws-chunked"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Proved:
-    """Who asks, and what was signed about the body."""
-
-    caller: caller_pb2.Caller
-    payload: Payload
-    # What chunk signatures follow from; None where there are none.
-    identified: Identified | None
 
 
 class S3Pipeline:
@@ -52,16 +39,17 @@ class S3Pipeline:
         domains: Sequence[str],
     ) -> None:
         self._protocol = protocol
-        self._authenticator = authentication.current
-        self._legacy = authentication.legacy
+        self._admission = Admission(authentication, domains)
         self._backends = backends
         self._limits = limits
         self._domains = domains
+        # Room of their own, so that strangers take none from those who are known.
+        self._held_of_strangers = HeldBytes(limits.strangers_held_bytes)
         self._transfers = 0
 
     async def answer(self, exchange: Exchange) -> web.StreamResponse:
         wire = exchange.wire
-        proved = await self._authenticate(wire)
+        proved = await self._admission.admit(wire)
         exchange.account_id = proved.caller.account_id
         address = read_address(wire, self._domains)
         query, headers = read_query(wire), object_headers(wire, proved.payload)
@@ -87,16 +75,6 @@ class S3Pipeline:
                     answer = await self._backends.call(operation, parse(body), timeout_s=self._limits.commit_s)
                     return await exchange.send(self._protocol.render(operation, answer, exchange.request_id))
 
-    async def _authenticate(self, wire: WireRequest) -> Proved:
-        if is_legacy(wire):
-            host_bucket = bucket_of_host(bare_host(wire.host), self._domains)
-            caller = await self._legacy.authenticate(wire, host_bucket=host_bucket)
-            return Proved(caller=caller, payload=undeclared_payload(wire), identified=None)
-        identified = await self._authenticator.identify(wire, "s3")
-        payload = read_payload(wire, identified.claim)
-        self._authenticator.verify(wire, identified, payload_hash=payload.hash)
-        return Proved(caller=identified.caller(wire.source_ip), payload=payload, identified=identified)
-
     async def _upload(
         self, exchange: Exchange, operation: Operation, header: Message, proved: Proved
     ) -> web.StreamResponse:
@@ -107,7 +85,8 @@ class S3Pipeline:
         return await exchange.send(self._protocol.render(operation, answer, exchange.request_id))
 
     async def _read_xml(self, exchange: Exchange, proved: Proved) -> tuple[bytes, dict[str, str]]:
-        raw = await exchange.body.whole(self._limits.xml_bytes)
+        held = self._held_of_strangers if proved.anonymous else None
+        raw = await exchange.body.whole(self._limits.xml_bytes, held=held)
 
         async def once() -> AsyncIterator[bytes]:
             yield raw

@@ -89,7 +89,7 @@ async def _open(stack: AsyncExitStack, folder: Path, protocols: Protocols, **lim
         protocols,
         Authentication(
             current=authenticator,
-            legacy=LegacyAuthenticator(identities),
+            legacy=LegacyAuthenticator(identities, clock_skew_s=900),
             legacy_query=LegacyQueryAuthenticator(identities, clock_skew_s=900),
         ),
         Backends(clc=clc, walrus=walrus),

@@ -1,0 +1,91 @@
+"""Who asks: every way in which S3's clients say it, by header and by query, and nobody at all.
+
+A request that names nobody is let through as nobody: what a bucket has opened to all is Walrus's to know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ec2_facade.auth.authenticate import Identified
+from ec2_facade.auth.canonical import ALGORITHM
+from ec2_facade.auth.legacy import is_legacy
+from ec2_facade.auth.mechanisms import Authentication
+from ec2_facade.auth.payload import Payload, read_payload, undeclared_payload
+from ec2_facade.errors import Refused
+from ec2_facade.services import bare_host, bucket_of_host
+from ec2_facade.wire import WireRequest, to_bytes
+from mallee.common.v1.caller_pb2 import Caller, RequestContext
+
+_SHOWN_CHARACTERS = 2048
+_BY_HEADER, _BY_QUERY = "REST-HEADER", "REST-QUERY-STRING"
+_SIGNATURE_QUERY = ("X-Amz-Algorithm", "X-Amz-Signature", "X-Amz-Credential")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proved:
+    """Who asks, and what was signed about the body."""
+
+    caller: Caller
+    payload: Payload
+    # What chunk signatures follow from; None where there are none.
+    identified: Identified | None = None
+
+    @property
+    def anonymous(self) -> bool:
+        return self.caller.anonymous
+
+
+class Admission:
+    def __init__(self, authentication: Authentication, domains: Sequence[str]) -> None:
+        self._current = authentication.current
+        self._legacy = authentication.legacy
+        self._domains = domains
+
+    async def admit(self, wire: WireRequest) -> Proved:
+        """Raises AuthProblem, Refused for a body that cannot be checked, Unavailable when the CLC does not answer."""
+        if is_legacy(wire):
+            return await self._admit_legacy(wire)
+        if wire.header("authorization") is None and all(wire.query_value(name) is None for name in _SIGNATURE_QUERY):
+            return _nobody(wire)
+        identified = await self._current.identify(wire, "s3")
+        payload = read_payload(wire, identified.claim)
+        self._current.verify(wire, identified, payload_hash=payload.hash)
+        caller = identified.caller(wire.source_ip)
+        caller.request.CopyFrom(request_context(wire))
+        caller.request.auth_type = _BY_QUERY if identified.claim.presigned else _BY_HEADER
+        caller.request.signature_version = ALGORITHM
+        caller.request.signed_ms = int(identified.claim.time.timestamp()) * 1000
+        return Proved(caller=caller, payload=payload, identified=identified)
+
+    async def _admit_legacy(self, wire: WireRequest) -> Proved:
+        host_bucket = bucket_of_host(bare_host(wire.host), self._domains)
+        caller = await self._legacy.authenticate(wire, host_bucket=host_bucket)
+        caller.request.CopyFrom(request_context(wire))
+        caller.request.auth_type = _BY_QUERY if wire.header("authorization") is None else _BY_HEADER
+        caller.request.signature_version = "AWS"
+        return Proved(caller=caller, payload=undeclared_payload(wire))
+
+
+def request_context(wire: WireRequest) -> RequestContext:
+    """What any request tells of itself."""
+    return RequestContext(
+        secure_transport=wire.secure,
+        user_agent=_shown(wire.header("user-agent")),
+        referer=_shown(wire.header("referer")),
+        content_sha256=_shown(wire.header("x-amz-content-sha256")) or "",
+    )
+
+
+def _nobody(wire: WireRequest) -> Proved:
+    for name, _ in wire.query:
+        if name.startswith(b"response-"):
+            message = "Request specific response headers cannot be used for anonymous GET requests."
+            raise Refused("InvalidRequest", message, status=400)
+    caller = Caller(anonymous=True, source_ip=wire.source_ip, request=request_context(wire))
+    return Proved(caller=caller, payload=undeclared_payload(wire))
+
+
+def _shown(value: str | None) -> str | None:
+    return None if value is None else to_bytes(value).decode("utf-8", "replace")[:_SHOWN_CHARACTERS]
