@@ -83,6 +83,18 @@ class ClusterController(ClusterControllerServiceServicer):
         await term.nodes.stub(self._node_of(term, request.instance_id)).RebootInstance(order)
         return cc.RebootInstanceResponse()
 
+    async def RestInstance(self, request: cc.RestInstanceRequest, context: Context) -> cc.RestInstanceResponse:
+        term = self._leader()
+        order = nc.RestInstanceRequest(
+            epoch=term.epoch,
+            instance_id=request.instance_id,
+            generation=request.generation,
+            grace_s=request.grace_s,
+            rest_s=request.rest_s,
+        )
+        node = term.nodes.stub(self._node_of(term, request.instance_id))
+        return cc.RestInstanceResponse(at_rest=(await node.RestInstance(order, timeout=ORDER_TIMEOUT_S)).at_rest)
+
     async def GetConsoleOutput(
         self, request: cc.GetConsoleOutputRequest, context: Context
     ) -> cc.GetConsoleOutputResponse:

@@ -114,6 +114,12 @@ class Leader:
         if (instance := self._cloud.store.get(record_pb2.InstanceRecord, instance_id)) is not None:
             self._reservations.nudge(instance.record.reservation_id)
 
+    def _nudge_images_of(self, instance_id: str) -> None:
+        """It is at rest for them."""
+        for image in self._cloud.store.all(record_pb2.ImageRecord):
+            if image.record.point and image.record.source_instance_id == instance_id:
+                self._images.nudge(image.record.image_id)
+
     async def _follow(self, cluster: Cluster) -> None:
         """What the zone's instances do. Without end."""
         while True:
@@ -140,6 +146,8 @@ class Leader:
             self._instances.observed[observation.instance_id] = observation
             self._reservations.nudge(instance.record.reservation_id)
             self._volumes.heard_node(observation)
+            if observation.at_rest:
+                self._nudge_images_of(observation.instance_id)
         elif observation.state != nc.VM_STATE_GONE:
             self._orphan_zones[observation.instance_id] = (zone, observation.generation)
             self._orphans.nudge(observation.instance_id)

@@ -39,6 +39,14 @@ class Phase(enum.Enum):
     CLEARING = record_pb2.INSTANCE_PHASE_CLEARING
 
 
+class Rest(enum.Enum):
+    """Its guest is to be off, for as long as somebody fixes a point in time of its volumes."""
+
+    DUE = "due"
+    REACHED = "reached"
+    OVER = "over"
+
+
 class Do(enum.Enum):
     """An act on the host. Each can be repeated, and cut short at any point."""
 
@@ -50,6 +58,11 @@ class Do(enum.Enum):
     RESUME = "resume"
     # Its guest is asked to, and has some time left.
     SHUT_DOWN = "shut-down"
+    # It has none.
+    PULL_THE_PLUG = "pull-the-plug"
+    # In the record: its guest is off for its rest; then, that the rest is over.
+    NOTE_REST = "note-rest"
+    WAKE = "wake"
     # The domain alone goes: a newer generation follows.
     CLEAR = "clear"
     # Everything but the record goes.
@@ -71,6 +84,8 @@ NEXT: Final = {
 # The phase a record is in when the act has succeeded; an act that is not here leaves it where it is.
 AFTER: Final = {Do.PLUG: Phase.RUNNING, Do.CLEAN: Phase.FAILED, Do.CLEAR: Phase.PREPARING}
 
+_ON: Final = (Power.RUNNING, Power.PAUSED, Power.STALLED)
+
 _SHOWN: Final = {
     Phase.PREPARING: instance_pb2.VM_STATE_PREPARING,
     Phase.RUNNING: instance_pb2.VM_STATE_RUNNING,
@@ -83,16 +98,24 @@ _SHOWN: Final = {
 
 
 def next_step(
-    goal: Goal, phase: Phase, power: Power | None, *, held: bool = False, has_grace: bool = False
+    goal: Goal,
+    phase: Phase,
+    power: Power | None,
+    *,
+    held: bool = False,
+    has_grace: bool = False,
+    rest: Rest | None = None,
 ) -> Do | Phase | None:
     """Act, record a new phase, or nothing.
 
     `power` is what the engine said just now (None: it knows no such domain); an engine that is silent is not asked
-    about. `held`: we powered it off together with the host, so that it is off is no decision of its guest.
-    `has_grace`: its guest may still take time to shut down before it goes.
+    about. `held`: we powered it off, together with the host or for a rest, so that it is off is no decision of its
+    guest. `has_grace`: its guest may still take time to shut down before it goes, or rests.
     """
     if goal is Goal.GONE:
         return Do.SHUT_DOWN if has_grace and power is Power.RUNNING else Do.REMOVE
+    if rest is not None and phase is Phase.RUNNING:
+        return _rest(power, rest, has_grace=has_grace)
     match phase:
         case Phase.PREPARING | Phase.RUNNING:
             return _keep_running(phase, power, held=held)
@@ -121,6 +144,27 @@ def _keep_running(phase: Phase, power: Power | None, *, held: bool) -> Do | Phas
             return Do.LAUNCH
 
 
+def _rest(power: Power | None, rest: Rest, *, has_grace: bool) -> Do | None:
+    """One that is over before its guest was off goes on until it is: it was asked, and may go off any moment."""
+    if power in _ON:
+        return Do.SHUT_DOWN if has_grace and power is Power.RUNNING else Do.PULL_THE_PLUG
+    match rest:
+        case Rest.OVER:
+            return Do.WAKE
+        case Rest.DUE:
+            return Do.NOTE_REST
+        case Rest.REACHED:
+            return None
+
+
+def rest_of(record: record_pb2.InstanceRecord, now_s: float) -> Rest | None:
+    if not record.rest_until_ms:
+        return None
+    if record.rest_until_ms <= now_s * 1000:
+        return Rest.OVER
+    return Rest.REACHED if record.at_rest else Rest.DUE
+
+
 def observation_of(record: record_pb2.InstanceRecord) -> instance_pb2.InstanceObservation:
     """What others are told of it."""
     return instance_pb2.InstanceObservation(
@@ -129,6 +173,7 @@ def observation_of(record: record_pb2.InstanceRecord) -> instance_pb2.InstanceOb
         state=_SHOWN[Phase(record.phase)],
         reason_code=record.reason_code,
         message=record.message,
+        at_rest=record.at_rest and Goal(record.goal) is Goal.RUN,
     )
 
 

@@ -99,7 +99,7 @@ class Orders:
 
         record = await self._store.update(instance_id, take)
         if record is None:
-            raise NotFound(f"{instance_id} is not on this node", code="InvalidInstanceID.NotFound")
+            raise _not_here(instance_id)
         self._nudge(instance_id)
         return self._store.observation(record)
 
@@ -127,9 +127,35 @@ class Orders:
         """Raises NotFound, WrongState, Stale."""
         await self._store.obey(epoch)
         record = self._get(instance_id)
-        if Goal(record.goal) is not Goal.RUN or Phase(record.phase) is not Phase.RUNNING:
-            raise WrongState(f"{instance_id} does not run")
+        _check_runs(record)
+        if record.rest_until_ms:
+            # It is about to boot anyway.
+            return
         await self._hypervisor.reboot(instance_id, grace_s=REBOOT_GRACE_S)
+
+    async def rest(self, epoch: int, instance_id: InstanceId, generation: int, *, grace_s: int, rest_s: int) -> bool:
+        """Whether it is down for so long. Durable when it returns. Raises NotFound, WrongState, Stale."""
+        await self._store.obey(epoch)
+        now_ms = int(self._now_s() * 1000)
+
+        def change(record: record_pb2.InstanceRecord | None) -> record_pb2.InstanceRecord | None:
+            if record is None or (not rest_s and not record.rest_until_ms):
+                return None
+            if generation != record.spec.generation:
+                raise Stale(f"{instance_id} is here in generation {record.spec.generation}, not {generation}")
+            _check_runs(record)
+            if not record.rest_until_ms:
+                # Written before it goes off: without it that would seem to be its guest's decision.
+                record.held, record.request_id = True, current_request_id()
+                record.grace_until_ms = now_ms + grace_s * 1000
+            record.rest_until_ms = now_ms + rest_s * 1000
+            return record
+
+        record = await self._store.update(instance_id, change)
+        if record is None:
+            raise _not_here(instance_id)
+        self._nudge(instance_id)
+        return record.at_rest and rest_s > 0
 
     async def console(self, instance_id: InstanceId) -> tuple[bytes, int]:
         """The end of its console, also where it has gone from here, and when it was last written. Raises NotFound."""
@@ -146,7 +172,7 @@ class Orders:
     def _get(self, instance_id: InstanceId) -> record_pb2.InstanceRecord:
         record = self._store.get(instance_id)
         if record is None:
-            raise NotFound(f"{instance_id} is not on this node", code="InvalidInstanceID.NotFound")
+            raise _not_here(instance_id)
         return record
 
     def _ordered(
@@ -170,6 +196,15 @@ class Orders:
         if spec.disks.revision > old.spec.disks.revision:
             old.spec.disks.CopyFrom(spec.disks)
         return old
+
+
+def _check_runs(record: record_pb2.InstanceRecord) -> None:
+    if Goal(record.goal) is not Goal.RUN or Phase(record.phase) is not Phase.RUNNING:
+        raise WrongState(f"{record.spec.instance_id} does not run")
+
+
+def _not_here(instance_id: InstanceId) -> NotFound:
+    return NotFound(f"{instance_id} is not on this node", code="InvalidInstanceID.NotFound")
 
 
 def check_spec(spec: instance_pb2.InstanceSpec) -> None:

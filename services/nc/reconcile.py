@@ -19,7 +19,18 @@ from common.rpc import context
 from mallee.nc.v1 import record_pb2
 from services.nc.drivers.base import Power
 from services.nc.host import Host
-from services.nc.instance import AFTER, SERVER_ERROR, Do, Goal, Patience, Phase, give_up, next_step, reason_words
+from services.nc.instance import (
+    AFTER,
+    SERVER_ERROR,
+    Do,
+    Goal,
+    Patience,
+    Phase,
+    give_up,
+    next_step,
+    reason_words,
+    rest_of,
+)
 from services.nc.store import InstanceStore
 
 _log = get_logger(__name__)
@@ -88,9 +99,17 @@ class InstanceReconciler:
             with context.bind(request_id=record.request_id or None):
                 power = await self._host.hypervisor.power_of(instance_id)
                 grace_s = record.grace_until_ms / 1000 - self._now_s()
-                step = next_step(Goal(record.goal), Phase(record.phase), power, held=record.held, has_grace=grace_s > 0)
+                rest = rest_of(record, self._now_s())
+                step = next_step(
+                    Goal(record.goal),
+                    Phase(record.phase),
+                    power,
+                    held=record.held,
+                    has_grace=grace_s > 0,
+                    rest=rest,
+                )
                 if step is None:
-                    return None
+                    return record.rest_until_ms / 1000 - self._now_s() if rest is not None else None
                 if step is Do.SHUT_DOWN:
                     return await self._shut_down(instance_id, grace_s)
                 if (wait_s := self._wait_s(instance_id, record, power, step)) is not None:
@@ -124,6 +143,10 @@ class InstanceReconciler:
                 await self._host.plug(record.spec)
             case Do.RESUME:
                 await self._host.hypervisor.resume(instance_id)
+            case Do.PULL_THE_PLUG:
+                await self._host.hypervisor.power_off(instance_id, grace_s=0)
+            case Do.NOTE_REST | Do.WAKE:
+                await self._note_rest(instance_id, record, begins=act is Do.NOTE_REST)
             case Do.CLEAR:
                 await self._host.hypervisor.remove(instance_id)
             case Do.CLEAN:
@@ -155,6 +178,21 @@ class InstanceReconciler:
             _log.info("a VM runs", instance_id=instance_id)
             _LAUNCH_SECONDS.observe(max(0.0, self._now_s() - seen.ordered_at_ms / 1000))
             self._tries.pop(instance_id, None)
+
+    async def _note_rest(self, instance_id: InstanceId, seen: record_pb2.InstanceRecord, *, begins: bool) -> None:
+        """Unless an order has come in between."""
+
+        def change(record: record_pb2.InstanceRecord | None) -> record_pb2.InstanceRecord | None:
+            if record is None or record != seen:
+                return None
+            record.at_rest = begins
+            if not begins:
+                record.rest_until_ms = record.grace_until_ms = 0
+            return record
+
+        await self._store.update(instance_id, change)
+        self._asked_s.pop(instance_id, None)
+        _log.info("a VM rests" if begins else "the rest of a VM is over", instance_id=instance_id)
 
     async def _launch(self, instance_id: InstanceId, record: record_pb2.InstanceRecord) -> None:
         first = Phase(record.phase) is Phase.PREPARING
@@ -223,7 +261,7 @@ class InstanceReconciler:
             return STALLED_S
         if step is Do.RESUME:
             self._stalled.discard(instance_id)
-        if step is not Do.LAUNCH or Phase(record.phase) is not Phase.RUNNING:
+        if step is not Do.LAUNCH or Phase(record.phase) is not Phase.RUNNING or record.held:
             return None
         count, last_s = self._crashes.get(instance_id, (0, 0.0))
         since_s = self._now_s() - last_s

@@ -70,6 +70,18 @@ class NodeControllerService(service_pb2_grpc.NodeControllerServiceServicer):
         await self._orders.reboot(request.epoch, _instance_id(request.instance_id))
         return service_pb2.RebootInstanceResponse()
 
+    async def RestInstance(
+        self, request: service_pb2.RestInstanceRequest, context: Any
+    ) -> service_pb2.RestInstanceResponse:
+        at_rest = await self._orders.rest(
+            request.epoch,
+            _instance_id(request.instance_id),
+            request.generation,
+            grace_s=request.grace_s,
+            rest_s=request.rest_s,
+        )
+        return service_pb2.RestInstanceResponse(at_rest=at_rest)
+
     async def GetConsoleOutput(
         self, request: service_pb2.GetConsoleOutputRequest, context: Any
     ) -> service_pb2.GetConsoleOutputResponse:

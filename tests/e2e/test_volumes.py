@@ -180,6 +180,32 @@ def test_a_root_is_replaced(lab: Lab) -> None:
     lab.ec2.modify_instance_attribute(InstanceId=instance_id, BlockDeviceMappings=[goes_with_it])
 
 
+def test_an_image_of_a_running_machine_has_what_the_guest_had_yet_to_write(lab: Lab) -> None:
+    instance_id = lab.booted_id
+    boot = "cat /proc/sys/kernel/random/boot_id"
+    before = lab.run(instance_id, f"echo in memory > /root/unsynced; {boot}")
+    image_id = lab.ec2.create_image(InstanceId=instance_id, Name="at rest")["ImageId"]
+
+    def made() -> bool:
+        (shown,) = lab.ec2.describe_images(ImageIds=[image_id])["Images"]
+        assert shown["State"] in ("pending", "available"), shown
+        assert describe(lab.ec2, [instance_id])[0]["State"]["Name"] == "running"
+        return bool(shown["State"] == "available")
+
+    until(made, within_s=180, what="the image")
+    lab.ssh.wait(lab.address(instance_id))
+    assert lab.run(instance_id, boot) != before
+    (shown,) = lab.ec2.describe_images(ImageIds=[image_id])["Images"]
+    (root,) = (d["Ebs"]["SnapshotId"] for d in shown["BlockDeviceMappings"] if d["DeviceName"] == "/dev/sda1")
+    copy_id = lab.create(HERE, SnapshotId=root)
+    lab.attach(copy_id, instance_id, "/dev/sdh")
+    assert lab.run(instance_id, "mkdir -p /mnt2; mount -o ro /dev/sdh /mnt2; cat /mnt2/root/unsynced") == "in memory"
+    lab.run(instance_id, "umount /mnt2")
+    lab.detach(copy_id)
+    lab.ec2.delete_volume(VolumeId=copy_id)
+    lab.ec2.deregister_image(ImageId=image_id, DeleteAssociatedSnapshots=True)
+
+
 def test_a_guest_that_shuts_itself_down_is_stopped(lab: Lab) -> None:
     lab.ssh.run(lab.address(lab.booted_id), "poweroff", check=False)
     wait_for_state(lab.ec2, [lab.booted_id], "stopped")

@@ -1,4 +1,4 @@
-"""CreateImage: the volumes of an instance at one point in time, as an image."""
+"""CreateImage: the volumes of an instance at one point in time, as an image. See rest.py for one whose guest runs."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ from typing import Final
 
 from common.errors import CloudError, Unsupported, WrongState
 from common.ids import MachineImageId
-from common.log import get_logger
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import image_pb2 as ec2
 from services.clc.clock import timestamp
 from services.clc.image.record import add_image, check_name, check_name_free, name_claim
 from services.clc.instance import rules as instances
 from services.clc.instance.block_devices import mappings_of
-from services.clc.instance.reboot import reboot
 from services.clc.lookup import INSTANCE, own
 from services.clc.snapshot.create import (
     attached_to,
@@ -32,7 +30,6 @@ from services.clc.volume.disks import check_root
 Instance = Stored[record_pb2.InstanceRecord]
 Mapping = record_pb2.BlockDeviceMappingRecord
 _READY: Final = (instances.RUNNING, record_pb2.INSTANCE_STATE_STOPPED)
-_log = get_logger(__name__)
 
 
 @use_case("ec2.CreateImage")
@@ -42,29 +39,25 @@ async def create_image(cloud: Cloud, call: Call, request: ec2.CreateImageRequest
     check_location(request.snapshot_location)
     given_tags = tags.from_specifications(request.tag_specifications, allowed=["image", "snapshot"])
 
-    async def attempt() -> tuple[_Plan, Instance]:
+    async def attempt() -> _Plan:
         instance = _ready_instance(cloud, call, request.instance_id)
         plan = _Plan(cloud, call, instance.record, given_tags["snapshot"])
         plan.map_devices(request)
+        if instance.record.state == instances.RUNNING and not request.no_reboot:
+            plan.wait_for_rest()
         check_name_free(cloud.store, call.account_id, request.name)
         end_dry_run(request)
         plan.image.tags.update(given_tags["image"])
         await cloud.store.commit(plan.changes())
-        return plan, instance
+        return plan
 
-    plan, instance = await until_committed(attempt)
-    if plan.snapshots:
+    plan = await until_committed(attempt)
+    if plan.snapshots and not plan.image.point:
         try:
             await fix_point(cloud, plan.snapshots)
         except CloudError:
             await _withdraw(cloud, plan.image.image_id)
             raise
-    if instance.record.state == instances.RUNNING and not request.no_reboot:
-        try:
-            await reboot(cloud, instance.record)
-        except CloudError as error:
-            # The image is on its way whatever the guest does.
-            _log.warning("no reboot after CreateImage", instance_id=request.instance_id, error=error.message)
     return ec2.CreateImageResult(image_id=plan.image.image_id)
 
 
@@ -105,6 +98,14 @@ class _Plan:
         self.snapshots = [snapshot for _, snapshot in pairs if snapshot.snapshot_id in used]
         for volume in self._volumes:
             check_ready(self._cloud.store, volume.record)
+
+    def wait_for_rest(self) -> None:
+        """Its point in time is fixed when the guest is down."""
+        if not self.snapshots:
+            return
+        self.image.point = record_pb2.IMAGE_POINT_DUE
+        for snapshot in self.snapshots:
+            snapshot.image_id = self.image.image_id
 
     def changes(self) -> Changes:
         changes = Changes()

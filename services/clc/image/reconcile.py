@@ -10,6 +10,7 @@ from mallee.clc.v1 import record_pb2
 from services.clc.idempotency import forget
 from services.clc.image.copy import ACTION as COPY
 from services.clc.image.record import next_state
+from services.clc.image.rest import Rests
 from services.clc.image.use_cases import pin_id, pinning_claim
 from services.clc.instance import rules
 from services.clc.snapshot import rules as snapshots
@@ -28,11 +29,14 @@ Image = Stored[record_pb2.ImageRecord]
 class ImageReconciler:
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
+        self._rests = Rests(cloud)
 
     async def step(self, image_id: str) -> float | None:
         image = self._cloud.store.get(record_pb2.ImageRecord, image_id)
         if image is None:
             return None
+        if image.record.point:
+            return await self._rests.step(image)
         if image.record.state == record_pb2.IMAGE_STATE_PENDING:
             await self._follow(image)
         if image.record.state == record_pb2.IMAGE_STATE_DEREGISTERED:

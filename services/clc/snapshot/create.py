@@ -127,25 +127,26 @@ async def fix_point(cloud: Cloud, records: Sequence[record_pb2.SnapshotRecord]) 
 
     If this process dies before, the reconciler does it: nobody was answered yet.
     """
-    zone = cloud.storage[records[0].zone]
     try:
-        answer = await zone.stub.CreateSnapshots(order(records))
+        await fix_point_of(cloud, records)
     except CloudError:
         await _give_up(cloud, [record.snapshot_id for record in records])
         raise
-    for observation in answer.observations:
+
+
+async def fix_point_of(cloud: Cloud, records: Sequence[record_pb2.SnapshotRecord]) -> None:
+    """As often as it is asked for: a point that stands is not fixed anew. Raises CloudError."""
+    if not records:
+        return
+    zone = cloud.storage[records[0].zone]
+    specs = [
+        sc_snapshot.SnapshotSpec(
+            snapshot_id=record.snapshot_id, account_id=record.account_id, volume_id=record.volume_id
+        )
+        for record in records
+    ]
+    for observation in (await zone.stub.CreateSnapshots(sc.CreateSnapshotsRequest(specs=specs))).observations:
         zone.note(observation)
-
-
-def order(records: Sequence[record_pb2.SnapshotRecord]) -> sc.CreateSnapshotsRequest:
-    return sc.CreateSnapshotsRequest(
-        specs=[
-            sc_snapshot.SnapshotSpec(
-                snapshot_id=record.snapshot_id, account_id=record.account_id, volume_id=record.volume_id
-            )
-            for record in records
-        ]
-    )
 
 
 async def _give_up(cloud: Cloud, snapshot_ids: Sequence[str]) -> None:

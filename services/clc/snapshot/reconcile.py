@@ -13,7 +13,7 @@ from mallee.sc.v1 import snapshot_pb2 as sc_snapshot
 from mallee.sc.v1 import volume_pb2 as sc_volume
 from services.clc.clock import timestamp
 from services.clc.snapshot import rules
-from services.clc.snapshot.create import order
+from services.clc.snapshot.create import fix_point_of
 from services.clc.snapshot.find import Snapshot, use_of
 from services.clc.store import Changes
 from services.clc.task.disk import import_order
@@ -67,9 +67,9 @@ class SnapshotReconciler:
             age_s = self._cloud.clock() - record.started.ToMilliseconds() / 1000
             if age_s < _CALL_S:
                 return _CALL_S - age_s
-            zone = self._cloud.storage[record.zone]
-            for observation in (await zone.stub.CreateSnapshots(order(self._siblings(record)))).observations:
-                zone.note(observation)
+            if self._waits_for_rest(record):
+                return _AGAIN_S
+            await fix_point_of(self._cloud, self._siblings(record))
         except (NotFound, InvalidArgument, WrongState) as error:
             await self._fail(snapshot, error.code, error.message)
             return None
@@ -82,6 +82,15 @@ class SnapshotReconciler:
             raise NotFound("The import task is gone.")
         await self._cloud.storage[record.zone].stub.ImportSnapshot(import_order(record, task.record))
         return _AGAIN_S
+
+    def _waits_for_rest(self, record: record_pb2.SnapshotRecord) -> bool:
+        """Its image has the point fixed."""
+        image = self._cloud.store.get(record_pb2.ImageRecord, record.image_id) if record.image_id else None
+        return (
+            image is not None
+            and image.record.state == record_pb2.IMAGE_STATE_PENDING
+            and image.record.point == record_pb2.IMAGE_POINT_DUE
+        )
 
     def _siblings(self, record: record_pb2.SnapshotRecord) -> list[record_pb2.SnapshotRecord]:
         """Those of the same call: they have one point in time."""

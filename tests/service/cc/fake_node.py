@@ -103,6 +103,12 @@ class FakeNode(NodeControllerServiceServicer):
         self._obey(request.epoch)
         return service_pb2.RebootInstanceResponse()
 
+    async def RestInstance(
+        self, request: service_pb2.RestInstanceRequest, context: Any
+    ) -> service_pb2.RestInstanceResponse:
+        self._obey(request.epoch)
+        return service_pb2.RestInstanceResponse(at_rest=True)
+
     async def GetConsoleOutput(
         self, request: service_pb2.GetConsoleOutputRequest, context: Any
     ) -> service_pb2.GetConsoleOutputResponse:

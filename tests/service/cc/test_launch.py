@@ -164,7 +164,7 @@ async def test_guests_are_asked_where_they_are_and_a_silent_node_is_left_out(sta
     assert not (await zone.stub.CheckInstances(request)).checks
 
 
-@pytest.mark.parametrize("what", ["RebootInstance", "GetConsoleOutput", "GetConsoleScreenshot"])
+@pytest.mark.parametrize("what", ["RebootInstance", "RestInstance", "GetConsoleOutput", "GetConsoleScreenshot"])
 async def test_orders_reach_the_node_of_the_instance(stage: Stage, what: str) -> None:
     await stage.node("nc-1")
     zone = await stage.zone(nodes=1)
@@ -173,5 +173,7 @@ async def test_orders_reach_the_node_of_the_instance(stage: Stage, what: str) ->
     answer = await getattr(zone.stub, what)(request(instance_id=instance_id(1)))
     if what == "GetConsoleOutput":
         assert (answer.output, answer.written_at_ms) == (instance_id(1).encode(), 7)
+    if what == "RestInstance":
+        assert answer.at_rest
     with pytest.raises(NotFound):
         await getattr(zone.stub, what)(request(instance_id=instance_id(2)))

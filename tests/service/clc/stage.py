@@ -49,6 +49,11 @@ class PlayedZone:
         self.hosts: dict[str, str] = {}
         self.away = False
         self.rebooted: list[str] = []
+        # Instance → what its guest was told: so many seconds of rest, 0 to wake up.
+        self.rests: dict[str, list[int]] = {}
+        # Guests that are down for their rest.
+        self.resting: set[str] = set()
+        self.shuts_down = True
         # Nodes that plans do not reach.
         self.deaf: set[str] = set()
         # How guests answer.
@@ -117,6 +122,17 @@ class PlayedZone:
     async def RebootInstance(self, request: cc.RebootInstanceRequest) -> cc.RebootInstanceResponse:
         self.rebooted.append(request.instance_id)
         return cc.RebootInstanceResponse()
+
+    async def RestInstance(self, request: cc.RestInstanceRequest) -> cc.RestInstanceResponse:
+        """What it was told before it knows it is down is told anew."""
+        was_down = request.instance_id in self.resting
+        self.rests.setdefault(request.instance_id, []).append(request.rest_s)
+        if not request.rest_s:
+            self.resting.discard(request.instance_id)
+        elif self.shuts_down and not was_down:
+            self.resting.add(request.instance_id)
+            self.says(request.instance_id, nc.VM_STATE_RUNNING, at_rest=True)
+        return cc.RestInstanceResponse(at_rest=was_down and request.rest_s > 0)
 
     async def WatchCapacity(self, _: object) -> AsyncIterator[cc.WatchCapacityResponse]:
         queue: asyncio.Queue[cc.WatchCapacityResponse] = asyncio.Queue()

@@ -216,14 +216,6 @@ async def test_without_a_point_in_time_there_is_no_image(stage: Stage) -> None:
     await take(stage, instance_id)
 
 
-@pytest.mark.parametrize("no_reboot", [True, False])
-async def test_a_running_instance_is_rebooted_after_the_point_unless_it_may_not(stage: Stage, no_reboot: bool) -> None:
-    instance_id, _ = await on_volumes(stage)
-    zone = stage.zones[stage.instance(instance_id).zone]
-    await take(stage, instance_id, no_reboot=no_reboot)
-    assert zone.rebooted == ([] if no_reboot else [instance_id])
-
-
 async def test_an_instance_store_is_no_image(stage: Stage, image_id: str) -> None:
     launch = instance_pb2.RunInstancesRequest(image_id=image_id, min_count=1, max_count=1)
     its = (await stage.run("RunInstances", launch)).instances[0].instance_id

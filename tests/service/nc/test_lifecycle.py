@@ -350,6 +350,63 @@ async def test_only_what_runs_is_rebooted(node: Node) -> None:
         await node.client.stub.RebootInstance(service_pb2.RebootInstanceRequest(epoch=1, instance_id=FIRST))
 
 
+async def _rest(node: Node, rest_s: int, *, grace_s: int = 60, generation: int = 1) -> bool:
+    order = service_pb2.RestInstanceRequest(
+        epoch=1, instance_id=FIRST, generation=generation, grace_s=grace_s, rest_s=rest_s
+    )
+    return bool((await node.client.stub.RestInstance(order)).at_rest)
+
+
+async def _rests(node: Node) -> None:
+    await eventually(lambda: node.client.seen[FIRST].at_rest)
+
+
+async def test_a_guest_rests_until_it_is_woken(site: Site) -> None:
+    async with running(site) as node:
+        with pytest.raises(NotFound):
+            await _rest(node, 60)
+        await node.client.ensure(spec())
+        await node.client.until(FIRST, RUNNING)
+        with pytest.raises(Stale):
+            await _rest(node, 60, generation=2)
+        assert not await _rest(node, 60)
+        await _rests(node)
+        # To its owner it runs.
+        assert node.client.seen[FIRST].state == RUNNING
+        assert await _rest(node, 60)
+        await node.client.stub.RebootInstance(service_pb2.RebootInstanceRequest(epoch=1, instance_id=FIRST))
+        assert await node.hypervisor.power_of(FIRST) is Power.OFF_BY_GUEST
+    # Whoever comes next finds it resting, and boots it when told so.
+    async with running(site) as node:
+        await node.client.until(FIRST, RUNNING)
+        assert await _rest(node, 60)
+        assert not await _rest(node, 0)
+        await _runs(node)
+        await eventually(lambda: not node.client.seen[FIRST].at_rest)
+        assert node.site.paths.console(FIRST).read_text().count("ready") == 2
+        assert not await _rest(node, 0)
+
+
+async def test_a_guest_that_nobody_wakes_boots_by_itself(node: Node) -> None:
+    await node.client.ensure(spec())
+    await node.client.until(FIRST, RUNNING)
+    await _rest(node, 1)
+    await _rests(node)
+    await _runs(node)
+    await eventually(lambda: not node.client.seen[FIRST].at_rest)
+
+
+async def test_a_guest_that_ignores_the_power_button_rests_all_the_same(node: Node) -> None:
+    await node.client.ensure(spec())
+    await node.client.until(FIRST, RUNNING)
+    node.hypervisor.faults.ignores_power_button = True
+    await _rest(node, 60, grace_s=1)
+    await _rests(node)
+    assert await node.hypervisor.power_of(FIRST) is Power.OFF_BY_HOST
+    await node.client.terminate(FIRST)
+    await node.client.until(FIRST, GONE)
+
+
 async def test_what_no_record_owns_is_taken_away(site: Site) -> None:
     async with running(site) as node:
         await node.client.ensure(spec())

@@ -7,7 +7,19 @@ import pytest
 from common.errors import CloudError, Denied, InvalidArgument, NoCapacity, NotFound, Unavailable
 from mallee.nc.v1 import instance_pb2, record_pb2
 from services.nc.drivers.base import Power
-from services.nc.instance import AFTER, NEXT, Do, Goal, Patience, Phase, give_up, next_step, observation_of
+from services.nc.instance import (
+    AFTER,
+    NEXT,
+    Do,
+    Goal,
+    Patience,
+    Phase,
+    Rest,
+    give_up,
+    next_step,
+    observation_of,
+    rest_of,
+)
 
 POWERS = (None, *Power)
 OFF = (None, Power.OFF_BY_HOST, Power.CRASHED, Power.OFF_UNKNOWN)
@@ -57,6 +69,30 @@ def test_what_was_held_with_the_host_is_started_again_however_it_went_off(power:
 def test_held_is_forgotten_once_it_runs() -> None:
     assert next_step(Goal.RUN, Phase.RUNNING, Power.RUNNING, held=True) is Phase.RUNNING
     assert next_step(Goal.RUN, Phase.RUNNING, Power.RUNNING) is None
+
+
+@pytest.mark.parametrize(("phase", "power", "rest"), list(itertools.product(Phase, POWERS, Rest)))
+def test_what_is_to_rest_is_off_before_it_is_started_again(phase: Phase, power: Power | None, rest: Rest) -> None:
+    """A guest that was asked may go off any moment: a rest that is over is not, while it runs."""
+    step = next_step(Goal.RUN, phase, power, held=True, rest=rest)
+    if phase is not Phase.RUNNING:
+        assert step == next_step(Goal.RUN, phase, power, held=True)
+    elif power in (Power.RUNNING, Power.PAUSED, Power.STALLED):
+        assert step is Do.PULL_THE_PLUG
+        asked = next_step(Goal.RUN, phase, power, held=True, has_grace=True, rest=rest)
+        assert asked is (Do.SHUT_DOWN if power is Power.RUNNING else Do.PULL_THE_PLUG)
+    else:
+        assert step is {Rest.DUE: Do.NOTE_REST, Rest.REACHED: None, Rest.OVER: Do.WAKE}[rest]
+    assert next_step(Goal.GONE, phase, power, held=True, rest=rest) is Do.REMOVE
+
+
+@pytest.mark.parametrize(
+    ("until_ms", "at_rest", "rest"),
+    [(0, False, None), (1, True, Rest.OVER), (5_000, False, Rest.DUE), (5_000, True, Rest.REACHED)],
+)
+def test_a_rest_has_its_time(until_ms: int, at_rest: bool, rest: Rest | None) -> None:
+    record = record_pb2.InstanceRecord(rest_until_ms=until_ms, at_rest=at_rest)
+    assert rest_of(record, now_s=4.0) is rest
 
 
 @pytest.mark.parametrize(("phase", "power"), list(itertools.product(Phase, POWERS)))
