@@ -56,9 +56,17 @@ class WireRequest:
         """Decoded names and values; `+` is a space and a name without `=` has an empty value, as S3 reads them."""
         return tuple(decode_query(self.raw_query))
 
+    @cached_property
+    def _by_query_name(self) -> dict[bytes, bytes]:
+        found: dict[bytes, bytes] = {}
+        for name, value in self.query:
+            found.setdefault(name, value)
+        return found
+
     def query_value(self, name: str) -> str | None:
-        wanted = name.encode()
-        return next((to_text(value) for key, value in self.query if key == wanted), None)
+        """The first one of that name."""
+        value = self._by_query_name.get(name.encode())
+        return None if value is None else to_text(value)
 
     @property
     def host(self) -> str:
@@ -73,7 +81,10 @@ def decode_query(raw_query: str) -> Iterable[tuple[bytes, bytes]]:
 
 
 def _decode(text: str) -> bytes:
-    return unquote_to_bytes(to_bytes(text.replace("+", " ")))
+    raw = to_bytes(text)
+    if b"+" in raw:
+        raw = raw.replace(b"+", b" ")
+    return unquote_to_bytes(raw) if b"%" in raw else raw
 
 
 def split_target(target: str) -> tuple[str, str]:

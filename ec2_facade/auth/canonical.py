@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Final
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from ec2_facade.wire import WireRequest, to_bytes
@@ -15,6 +18,8 @@ from ec2_facade.wire import WireRequest, to_bytes
 ALGORITHM = "AWS4-HMAC-SHA256"
 EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"
+# Canonical as it stands, for every service: nothing to encode, no dot segments, no slash twice.
+_PLAIN_PATH: Final = re.compile(r"/(?:[A-Za-z0-9_~-][A-Za-z0-9._~-]*(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*/?)?")
 
 
 def canonical_request(request: WireRequest, *, service: str, signed_headers: Sequence[str], payload_hash: str) -> bytes:
@@ -35,7 +40,7 @@ def canonical_path(raw_path: str, *, service: str) -> str:
 
     Segment by segment: clients sign `%2F` within a key as they send it.
     """
-    if raw_path == "/":
+    if _PLAIN_PATH.fullmatch(raw_path):
         return raw_path
     once = "/".join(_encode(unquote_to_bytes(to_bytes(segment))) for segment in raw_path.split("/"))
     return once if service == "s3" else _encode(_without_dot_segments(once).encode(), safe="/")
@@ -66,6 +71,8 @@ def signatures_match(ours: str, theirs: str) -> bool:
     return hmac.compare_digest(ours.encode(), to_bytes(theirs))
 
 
+# Names, and most values, are the same from one request to the next.
+@lru_cache(maxsize=4096)
 def _encode(raw: bytes, *, safe: str = "") -> str:
     return quote_from_bytes(raw, safe=safe + "-_.~")
 

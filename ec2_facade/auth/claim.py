@@ -94,6 +94,8 @@ def read_scope(credential: str) -> Scope:
     return Scope(access_key_id=parts[0], date=parts[1], region=parts[2], service=parts[3])
 
 
+# Presigned requests, and those of one second, have the same one.
+@lru_cache(maxsize=1024)
 def parse_timestamp(text: str) -> datetime | None:
     found = _TIMESTAMP.match(text)
     if not found:

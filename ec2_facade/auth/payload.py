@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
 
 from ec2_facade.auth.canonical import UNSIGNED_PAYLOAD
 from ec2_facade.auth.claim import Claim
@@ -37,6 +38,9 @@ class Framing(Enum):
     @property
     def trailer(self) -> bool:
         return self in (Framing.SIGNED_CHUNKS_TRAILER, Framing.UNSIGNED_CHUNKS_TRAILER)
+
+
+_FRAMINGS: Final = {framing.value: framing for framing in Framing if framing is not Framing.HASHED}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,11 +92,10 @@ def _payload(request: WireRequest, declared: str) -> Payload:
 
 
 def _framing(declared: str) -> Framing:
+    if framing := _FRAMINGS.get(declared):
+        return framing
     if _SHA256.match(declared):
         return Framing.HASHED
-    for framing in Framing:
-        if framing is not Framing.HASHED and framing.value == declared:
-            return framing
     raise AuthProblem(Reason.BAD_PAYLOAD_HASH, declared[:256])
 
 

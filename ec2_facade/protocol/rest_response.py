@@ -25,6 +25,8 @@ class ResponseHeaders:
     """Compiled once per action."""
 
     def __init__(self, operation: Operation) -> None:
+        self.status = int(operation.model.http.get("responseCode", 200))
+        self.has_body = has_body(operation)
         self._fields: dict[FieldDescriptor, Render] = {}
         descriptor = descriptor_of(operation.response_class)
         for member, shape, field in members(operation.model.output_shape, descriptor):

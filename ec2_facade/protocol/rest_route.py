@@ -21,6 +21,10 @@ from ec2_facade.protocol.model import Contract, Operation
 _ELSEWHERE: Final = frozenset({"ListDirectoryBuckets", "WriteGetObjectResponse"})
 
 
+# Their values may come from a client.
+_MOST_KNOWN: Final = 4096
+
+
 class Level(enum.Enum):
     SERVICE = "/"
     BUCKET = "/{Bucket}"
@@ -45,12 +49,28 @@ class Route:
 class Router:
     def __init__(self, contract: Contract) -> None:
         self._contract = contract
+        self._operations: dict[tuple[object, ...], Operation] = {}
 
     def route(
         self, method: str, bucket: str | None, key: str | None, query: Mapping[str, str], headers: Mapping[str, str]
     ) -> Operation:
         """Raises MethodNotAllowed, or NotImplemented with the name of an action that is not served."""
         level = Level.SERVICE if bucket is None else Level.BUCKET if key is None else Level.OBJECT
+        # What tells routes apart, of this request. What was refused is not kept, so these are few.
+        told = (
+            method,
+            level,
+            *[(name, query[name] if name in self._valued else None) for name in query if name in self._telling[0]],
+            *[name for name in headers if name in self._telling[1]],
+        )
+        if known := self._operations.get(told):
+            return known
+        operation = self._find(method, level, query, headers)
+        if len(self._operations) < _MOST_KNOWN:
+            self._operations[told] = operation
+        return operation
+
+    def _find(self, method: str, level: Level, query: Mapping[str, str], headers: Mapping[str, str]) -> Operation:
         route = next((r for r in self._routes.get((method, level), []) if r.matches(query, headers)), None)
         asked = {name for name in query if name in self._subresources}
         if route is None or not asked <= route.query.keys():
@@ -88,6 +108,21 @@ class Router:
     def _demand(self, route: Route) -> tuple[int, bool, bool]:
         deprecated = self._contract.model.operation_model(route.action).deprecated
         return len(route.query) + len(route.headers), route.action in self._contract.operations, not deprecated
+
+    @cached_property
+    def _telling(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Query keys and headers that a route may ask for."""
+        routes = [route for found in self._routes.values() for route in found]
+        return (
+            frozenset(key for route in routes for key in route.query),
+            frozenset(name for route in routes for name in route.headers),
+        )
+
+    @cached_property
+    def _valued(self) -> frozenset[str]:
+        """Query keys of which a route asks for a certain value."""
+        routes = [route for found in self._routes.values() for route in found]
+        return frozenset(key for route in routes for key, value in route.query.items() if value is not None)
 
     @cached_property
     def _subresources(self) -> frozenset[str]:

@@ -17,7 +17,7 @@ from ec2_facade.protocol.errors import s3_error, s3_ids
 from ec2_facade.protocol.model import Contract, Operation, Response, descriptor_of
 from ec2_facade.protocol.render_xml import XmlRenderer
 from ec2_facade.protocol.rest_request import RequestParser
-from ec2_facade.protocol.rest_response import ResponseHeaders, has_body, payload
+from ec2_facade.protocol.rest_response import ResponseHeaders, payload
 from ec2_facade.protocol.rest_route import Router
 from ec2_facade.protocol.text import escape
 
@@ -74,10 +74,10 @@ class RestXmlProtocol:
         if compiled is None:
             compiled = self._headers[operation.name] = ResponseHeaders(operation)
         headers = s3_ids(request_id) + compiled.render(message)
-        status = int(operation.model.http.get("responseCode", 200))
+        status = compiled.status
         if any(name == "Content-Range" for name, _ in headers):
             status = 206
-        if not has_body(operation):
+        if not compiled.has_body:
             return Response(status=status, headers=headers)
         content_type, body = self._body(operation, message)
         return Response(status=status, headers=[*headers, ("Content-Type", content_type)], body=body)
