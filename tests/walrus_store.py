@@ -13,6 +13,7 @@ from common.errors import CloudError
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import bucket_pb2, multipart_pb2, object_pb2
 from services.walrus import buckets, get, multipart, put
+from services.walrus.drivers.embedded import pieces
 from services.walrus.drivers.embedded.blobs import FileBlobs
 from services.walrus.drivers.embedded.index import SqliteIndex
 from services.walrus.store import Limits, Store
@@ -111,6 +112,12 @@ async def refused(code: str, call: Awaitable[object]) -> CloudError:
         await call
     assert caught.value.code == code, caught.value
     return caught.value
+
+
+def content_bytes(path: Path) -> int:
+    """How much of a blob's file is not its checksums."""
+    whole = path.read_bytes()
+    return len(whole) - pieces.footer_bytes(whole)
 
 
 def files_of(root: Path) -> list[Path]:

@@ -16,7 +16,7 @@ from common.errors import DataLoss, InvalidArgument, NotFound
 from common.log import get_logger
 from common.metrics import counter
 from mallee.walrus.v1 import service_pb2
-from services.walrus.drivers.base import BlobMissing, Staged
+from services.walrus.drivers.base import BlobDamaged, BlobMissing, Staged
 from services.walrus.drivers.blocks import StoredBlock
 from services.walrus.store import Store
 
@@ -169,7 +169,7 @@ async def stored_bytes(store: Store, block: StoredBlock) -> bytes:
     chunks = store.blobs.read(block.pack, start=block.start, end=block.start + block.length)
     try:
         return b"".join([chunk async for chunk in chunks])
-    except BlobMissing as error:
+    except (BlobMissing, BlobDamaged) as error:
         raise DataLoss(f"Block {block.digest.hex()} is damaged: {error}") from error
 
 

@@ -11,10 +11,10 @@ from typing import Any, Final, TypeVar
 from common.errors import InvalidArgument, Unavailable
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import object_pb2
-from services.walrus import errors, wire
+from services.walrus import damage, errors, wire
 from services.walrus import object as object_rules
 from services.walrus.conditions import ReadConditions
-from services.walrus.drivers.base import Assembled, BlobId, BlobMissing, Bucket, Inline, Object, Single
+from services.walrus.drivers.base import Assembled, BlobDamaged, BlobId, BlobMissing, Bucket, Inline, Object, Single
 from services.walrus.ranges import Span, span_of
 from services.walrus.store import Store
 
@@ -72,8 +72,10 @@ async def opened_object(
                 raise Unavailable("The object is replaced too often to be read. Please try again.", code="SlowDown")
             stack.enter_context(store.readers.hold(piece.blob for piece in pieces))
         header = _header(object_pb2.GetObjectOutput(), request, found, span)
-        chunks = await stack.enter_async_context(aclosing(_chunks(store, found, span, pieces)))
-        yield header, chunks
+        chunks = await stack.enter_async_context(aclosing(_chunks(store, bucket, found, span, pieces)))
+        # Damage that shows at once is an answer, not a connection that is cut.
+        first = await anext(chunks, b"")
+        yield header, _joined(first, chunks)
 
 
 async def pieces_of(store: Store, found: Object, span: Span) -> Sequence[Piece] | None:
@@ -93,8 +95,15 @@ async def pieces_of(store: Store, found: Object, span: Span) -> Sequence[Piece] 
             return pieces if whole else None
 
 
+async def _joined(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    if first:
+        yield first
+    async for chunk in rest:
+        yield chunk
+
+
 async def _chunks(
-    store: Store, found: Object, span: Span | None, pieces: Sequence[Piece]
+    store: Store, bucket: Bucket, found: Object, span: Span | None, pieces: Sequence[Piece]
 ) -> AsyncGenerator[bytes, None]:
     if isinstance(found.content, Inline):
         body = found.content.body[span.start : span.end] if span else found.content.body
@@ -106,9 +115,9 @@ async def _chunks(
             async with aclosing(store.blobs.read(piece.blob, start=piece.start, end=piece.end)) as chunks:
                 async for chunk in chunks:
                     yield chunk
-        except BlobMissing as error:
+        except (BlobMissing, BlobDamaged) as error:
             # Held, so not reclaimed: the store is damaged. Never wrong bytes.
-            raise errors.damaged(found.key, str(error)) from error
+            raise damage.found(bucket, found.key, error) from error
 
 
 async def _find(store: Store, bucket: Bucket, key: bytes) -> Object:

@@ -1,7 +1,7 @@
 """Pinned images: found out once, kept under their content name while any pin stands, streamed to nodes with a ticket.
 
-`pins/<sha256>` is a hard link to the object's blob where it has one blob, else a file assembled here. The pin's row in
-the index is the truth; files without one are swept at start.
+`pins/<sha256>` is a hard link to the object's blob where it has one blob, else a file assembled here; of a link the
+blob's footer stands behind the image. The pin's row in the index is the truth; files without one are swept at start.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import secrets
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -24,9 +25,10 @@ from common.errors import Denied, InvalidArgument, NotFound, WrongState
 from common.log import get_logger
 from mallee.common.v1.caller_pb2 import Caller
 from services.walrus import bucket as bucket_rules
+from services.walrus import damage
 from services.walrus import image as rules
 from services.walrus.bundle import is_manifest, unbundle
-from services.walrus.drivers.base import BlobMissing, Inline, Object, Pin
+from services.walrus.drivers.base import BlobDamaged, BlobMissing, Bucket, Inline, Object, Pin
 from services.walrus.drivers.embedded.blobs import fsync_folder
 from services.walrus.get import pieces_of
 from services.walrus.ranges import Span
@@ -87,12 +89,12 @@ class Images:
             return standing, rules.Kind(standing.source.partition(" ")[0]), None
         draft = self._folder / f"draft-{secrets.token_hex(8)}"
         try:
-            described = await self._fetch(bucket_name, key, known, draft, certificates)
-            sha256, looks = await self._examine(draft, wanted)
+            size, described = await self._fetch(bucket_name, key, known, draft, certificates)
+            sha256, looks = await self._examine(draft, size, wanted)
             made = Pin(
                 image_id=name,
                 sha256=sha256,
-                size=draft.stat().st_size,
+                size=size,
                 format=looks.format,
                 virtual_size=looks.virtual_size,
                 account_id=known.account_id,
@@ -140,20 +142,22 @@ class Images:
             raise InvalidArgument(f"{image_id} has {pin.size} bytes, it cannot be read from {offset}")
         with (self._folder / sha256).open("rb") as file:
             file.seek(offset)
-            while chunk := await _in_thread(lambda: file.read(_CHUNK_BYTES)):
-                yield chunk
+            for position in range(offset, pin.size, _CHUNK_BYTES):
+                # Behind an image that is a link stands what the engine keeps with a blob.
+                size = min(_CHUNK_BYTES, pin.size - position)
+                yield await _in_thread(partial(file.read, size))
 
     async def _fetch(
         self, bucket_name: str, key: bytes, caller: Caller, draft: Path, certificates: Sequence[bytes]
-    ) -> Described | None:
+    ) -> tuple[int, Described | None]:
+        """How large the image at the beginning of the draft is, and what its bundle says of it."""
         if not is_manifest(key):
-            await self._export(bucket_name, key, caller, draft)
-            return None
+            return await self._export(bucket_name, key, caller, draft), None
 
         async def export(part: bytes, path: Path) -> None:
-            await self._export(bucket_name, part, caller, path)
+            await self._export(bucket_name, part, caller, path, exact=True)
 
-        return await unbundle(
+        described = await unbundle(
             self._store,
             key,
             draft,
@@ -162,8 +166,10 @@ class Images:
             account_id=caller.account_id,
             certificates=certificates,
         )
+        return await _in_thread(lambda: draft.stat().st_size), described
 
-    async def _export(self, bucket_name: str, key: bytes, caller: Caller, draft: Path) -> None:
+    async def _export(self, bucket_name: str, key: bytes, caller: Caller, draft: Path, *, exact: bool = False) -> int:
+        """The object's size."""
         with _as_register_image(bucket_name, key):
             bucket = await self._store.bucket(bucket_name, caller)
             for _ in range(_TRIES):
@@ -171,11 +177,11 @@ class Images:
                     found = await self._store.index.find_object(bucket, key)
                     if found is None:
                         raise _not_found(bucket_name, key)
-                    if await self._copied(found, draft):
-                        return
+                    if await self._copied(bucket, found, draft, exact=exact):
+                        return found.size
         raise WrongState(f"{bucket_name}/{key.decode('utf-8', 'replace')} is being replaced all the time")
 
-    async def _copied(self, found: Object, draft: Path) -> bool:
+    async def _copied(self, bucket: Bucket, found: Object, draft: Path, *, exact: bool) -> bool:
         """False: the object was replaced meanwhile."""
         if isinstance(found.content, Inline):
             body = found.content.body
@@ -184,24 +190,26 @@ class Images:
         pieces = await pieces_of(self._store, found, Span(0, found.size))
         if pieces is None:
             return False
-        new_bytes = found.size if len(pieces) > 1 else 0
+        new_bytes = found.size if exact or len(pieces) > 1 else 0
         with (
             self._store.space(new_bytes, await self._store.blobs.free_bytes()),
             self._store.readers.hold(piece.blob for piece in pieces),
         ):
             try:
-                await self._store.blobs.export([piece.blob for piece in pieces], draft)
+                await self._store.blobs.export([piece.blob for piece in pieces], draft, exact=exact)
             except BlobMissing:
                 return False
+            except BlobDamaged as error:
+                raise damage.found(bucket, found.key, error) from error
         return True
 
-    async def _examine(self, draft: Path, wanted: rules.Kind | None) -> tuple[str, rules.Looks]:
+    async def _examine(self, draft: Path, size: int, wanted: rules.Kind | None) -> tuple[str, rules.Looks]:
         """What is read here is what the pin keeps: nobody writes to the draft any more."""
-        head, size = await _in_thread(lambda: _head(draft))
+        head = await _in_thread(lambda: _head(draft, size))
         looks = rules.looks(head, size, wanted)
         if looks.format == "qcow2":
             await qemu_img.confirm(draft, looks.format, looks.virtual_size)
-        return await _in_thread(lambda: _sha256(draft)), looks
+        return await _in_thread(lambda: _sha256(draft, size)), looks
 
     def _settle(self, draft: Path, sha256: str) -> None:
         os.rename(draft, self._folder / sha256)
@@ -247,14 +255,19 @@ def _write_durably(path: Path, body: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _head(path: Path) -> tuple[bytes, int]:
+def _head(path: Path, size: int) -> bytes:
     with path.open("rb") as file:
-        return file.read(disk_image.HEADER_BYTES), os.fstat(file.fileno()).st_size
+        return file.read(min(disk_image.HEADER_BYTES, size))
 
 
-def _sha256(path: Path) -> str:
+def _sha256(path: Path, size: int) -> str:
+    """Of the first so many bytes."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while size and (chunk := file.read(min(_CHUNK_BYTES, size))):
+            digest.update(chunk)
+            size -= len(chunk)
+    return digest.hexdigest()
 
 
 async def _in_thread(function: Callable[[], Result]) -> Result:

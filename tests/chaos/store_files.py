@@ -19,6 +19,6 @@ def faults(config: CloudConfig) -> list[str]:
             return {bytes(blob).hex() for (blob,) in found}
 
         owned, garbage = blobs("objects") | blobs("parts"), blobs("garbage")
-    files = {path.name for path in (root / "blobs").glob("*/*")}
+    files = {path.stem for path in (root / "blobs").glob("*/*")}
     staged = [f"upload {path.name} is left" for path in (root / "staging").iterdir()]
     return staged + difference("blobs", owned, files - garbage)

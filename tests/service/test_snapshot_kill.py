@@ -27,7 +27,7 @@ from tests.service.snapshot_writer import Body
 from tests.service.walrus_process import ENVIRONMENT, ROOT, configured, etcd_of, walrus
 from tests.service.walrus_snapshots import download
 from tests.service.walrus_stage import WalrusStage, make_certificates, walrus_stage
-from tests.walrus_store import files_of, opened_store
+from tests.walrus_store import content_bytes, files_of, opened_store
 
 Result = TypeVar("Result")
 
@@ -125,7 +125,7 @@ async def _check_store(root: Path) -> None:
         usage = await store.index.blocks.block_usage()
         assert (usage.snapshots, usage.uploads) == (_SNAPSHOTS, 0)
         assert usage.block_bytes == _SNAPSHOTS * _BLOCKS * BLOCK_BYTES
-        assert sum(path.stat().st_size for path in files_of(root)) == usage.pack_bytes
+        assert sum(content_bytes(path) for path in files_of(root)) == usage.pack_bytes
 
 
 @pytest.fixture

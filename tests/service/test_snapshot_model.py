@@ -18,7 +18,7 @@ from services.walrus.reclaim import Reclaimer
 from services.walrus.store import Store
 from tests.service.walrus_snapshots import ACCOUNT, block_of, download, missing, store, upload
 from tests.service.walrus_stage import WalrusStage, make_certificates, walrus_stage
-from tests.walrus_store import files_of
+from tests.walrus_store import content_bytes, files_of
 
 _STEPS = 120
 # In three pages of a manifest.
@@ -131,7 +131,7 @@ class Model:
         usage = await self._store.index.blocks.block_usage()
         assert (usage.snapshots, usage.uploads) == (len(self.snapshots), len(self.unsealed))
         assert usage.pack_bytes <= usage.block_bytes * 4 / 3 + 1
-        assert sum(path.stat().st_size for path in files_of(root)) == usage.pack_bytes
+        assert sum(content_bytes(path) for path in files_of(root)) == usage.pack_bytes
         await _check_counts(self._store, needed)
 
 

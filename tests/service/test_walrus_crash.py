@@ -75,7 +75,7 @@ async def _check_nothing_left_over(store: Store, root: Path) -> None:
     while await reclaimer.collect():
         pass
     bucket = await store.bucket("bucket", ALICE)
-    named = {path.name for path in files_of(root)}
+    named = {path.stem for path in files_of(root)}
     blobs = await store.index.named([BlobId(name) for name in named])
     assert {str(blob) for blob in blobs} == named
     page = await store.index.list_objects(bucket, Scan())

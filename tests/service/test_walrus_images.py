@@ -73,7 +73,7 @@ async def test_a_raw_disk_is_pinned_under_its_content_and_survives_its_object(st
     assert (answer.size_bytes, answer.virtual_size_bytes) == (len(DISK), len(DISK))
     assert (answer.format, answer.kind) == (instance_pb2.IMAGE_FORMAT_RAW, service_pb2.IMAGE_KIND_MACHINE)
     await put_bytes(stage.store, "disk", b"else")
-    assert (stage.root / "pins" / answer.sha256).read_bytes() == DISK
+    assert (stage.root / "pins" / answer.sha256).read_bytes().startswith(DISK)
     assert await pin(stage) == answer
 
 

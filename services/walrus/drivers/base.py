@@ -358,7 +358,29 @@ class Staged(Protocol):
         """The index names it now."""
 
 
+class OpenBlob(Protocol):
+    @property
+    def descriptor(self) -> int:
+        """Of a file that begins with the blob's bytes; it belongs to this value."""
+
+    @property
+    def size(self) -> int:
+        """Of the blob, in bytes."""
+
+    @property
+    def checked(self) -> bool:
+        """False: it is older than checksums."""
+
+    async def verify(self, start: int, end: int) -> None:
+        """That these bytes are what was written: to be asked before any of them is handed on.
+
+        Raises BlobDamaged, BlobMissing if it is shorter than that.
+        """
+
+
 class Blobs(Protocol):
+    """Every stored byte has a checksum, and none leaves before it was compared."""
+
     async def open(self) -> None:
         """Throws away what was being staged when the last process ended."""
 
@@ -370,14 +392,21 @@ class Blobs(Protocol):
     def read(self, blob: BlobId, *, start: int, end: int) -> AsyncGenerator[bytes, None]:
         """The bytes [start, end) in chunks of at most 1 MiB. A deleted blob that is open already is read to its end.
 
-        Raises BlobMissing if it is not there or shorter than that.
+        Raises BlobMissing if it is not there or shorter than that, BlobDamaged.
         """
 
-    async def export(self, blobs: Sequence[BlobId], path: Path) -> None:
-        """One new file of all of them in this order, durable; without copying if it is one and the engine can."""
+    def opened(self, blob: BlobId) -> AbstractAsyncContextManager[OpenBlob]:
+        """To hand its descriptor on, which goes with the context. Raises BlobMissing, BlobDamaged."""
+
+    async def export(self, blobs: Sequence[BlobId], path: Path, *, exact: bool = False) -> int:
+        """One new file that begins with all of them in this order, durable; how many bytes they are.
+
+        If it is one blob and the engine can, nothing is copied, and the engine's own bytes may stand behind; not if it
+        is to be `exact`. Raises BlobMissing, BlobDamaged.
+        """
 
     async def delete(self, blobs: Sequence[BlobId]) -> int:
-        """Frees that many bytes. One that is not there is no error."""
+        """Frees that many bytes, what the engine adds to them included. One that is not there is no error."""
 
     def scan(self) -> AsyncIterator[list[BlobId]]:
         """Every sealed blob, in batches, except those whose staging context is still open."""
@@ -388,6 +417,14 @@ class Blobs(Protocol):
 
 class BlobMissing(Exception):
     """The index names a blob that is not there: it was replaced and reclaimed just now, or the store is damaged."""
+
+
+class BlobDamaged(Exception):
+    """A blob is not what was written: a bit flipped, its end is gone, or the disk does not give it back."""
+
+
+class BodyDamaged(Exception):
+    """Bytes that stand in the index are not what was written."""
 
 
 class StoreTooNew(Exception):

@@ -7,6 +7,7 @@ from one to the next, as a disk outlives a process.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from copy import deepcopy
@@ -20,12 +21,14 @@ from services.walrus.drivers.base import (
     ANYTHING,
     NOTHING,
     Assembled,
+    BlobDamaged,
     BlobId,
     BlobMissing,
     Bucket,
     Completion,
     Expectation,
     Object,
+    OpenBlob,
     Page,
     Part,
     Pin,
@@ -50,6 +53,8 @@ class Faults:
     room_bytes: int | None = None
     # The next so many blobs cannot be sealed.
     failing_seals: int = 0
+    # Blobs and the bytes of them that are not what was written.
+    damaged: set[tuple[BlobId, int]] = field(default_factory=set)
 
 
 @dataclass(kw_only=True)
@@ -293,15 +298,20 @@ class FakeBlobs:
             self._staging.discard(file.blob)
 
     async def read(self, blob: BlobId, *, start: int, end: int) -> AsyncGenerator[bytes, None]:
-        body = self._body(blob)
-        if end > len(body):
-            raise BlobMissing(f"blob {blob} ends at byte {len(body)}")
+        body = self._body(blob, start, end)
         for position in range(start, end, _CHUNK_BYTES):
             yield body[position : min(position + _CHUNK_BYTES, end)]
 
-    async def export(self, blobs: Sequence[BlobId], path: Path) -> None:
-        body = b"".join(self._body(blob) for blob in blobs)
-        await asyncio.to_thread(path.write_bytes, body)
+    @asynccontextmanager
+    async def opened(self, blob: BlobId) -> AsyncIterator[OpenBlob]:
+        body = self._body(blob, 0, 0)
+        with os.fdopen(os.memfd_create("blob"), "w+b", buffering=0) as file:
+            file.write(body)
+            yield _FakeOpen(self, blob, file.fileno(), len(body))
+
+    async def export(self, blobs: Sequence[BlobId], path: Path, *, exact: bool = False) -> int:
+        body = b"".join(self._body(blob, 0, None) for blob in blobs)
+        return await asyncio.to_thread(path.write_bytes, body)
 
     async def delete(self, blobs: Sequence[BlobId]) -> int:
         return sum(len(self.sealed.pop(blob, b"")) for blob in blobs)
@@ -312,10 +322,32 @@ class FakeBlobs:
     async def free_bytes(self) -> int:
         return 1 << 40 if self.faults.room_bytes is None else self.faults.room_bytes
 
-    def _body(self, blob: BlobId) -> bytes:
+    def _body(self, blob: BlobId, start: int, end: int | None) -> bytes:
+        """All of it; what is to be read of it is whole."""
         if blob not in self.sealed:
             raise BlobMissing(f"blob {blob} is not there")
-        return self.sealed[blob]
+        body = self.sealed[blob]
+        end = len(body) if end is None else end
+        if end > len(body):
+            raise BlobMissing(f"blob {blob} ends at byte {len(body)}")
+        if any(start <= at < end for one, at in self.faults.damaged if one == blob):
+            raise BlobDamaged(f"blob {blob} is not what was written")
+        return body
+
+    async def verify(self, blob: BlobId, start: int, end: int) -> None:
+        self._body(blob, start, end)
+
+
+@dataclass(frozen=True, slots=True)
+class _FakeOpen:
+    blobs: FakeBlobs
+    blob: BlobId
+    descriptor: int
+    size: int
+    checked: bool = True
+
+    async def verify(self, start: int, end: int) -> None:
+        await self.blobs.verify(self.blob, start, end)
 
 
 class _FakeStaged:

@@ -1,7 +1,8 @@
-"""Blobs as files: `blobs/<two hex digits>/<id>` on one file system with `staging/`, where they are written first.
+"""Blobs as files: `blobs/<two hex digits>/<id>.1` on one file system with `staging/`, where they are written first.
 
-A blob is sealed by fsync of the file, a rename, and fsync of its folder. Files are 0644 in a folder of mode 0700: the
-image prober, which may run as another user, gets them by descriptor only.
+A blob is sealed by a footer with its checksums (pieces.py), fsync of the file, a rename, and fsync of its folder. Files
+without the suffix are of an earlier Walrus and have no checksums. Files are 0644 in a folder of mode 0700: the image
+prober, which may run as another user, gets them by descriptor only.
 """
 
 from __future__ import annotations
@@ -12,16 +13,17 @@ import os
 import shutil
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
 from services.walrus import errors
-from services.walrus.drivers.base import BlobId, BlobMissing, Staged
+from services.walrus.drivers.base import BlobDamaged, BlobId, BlobMissing, OpenBlob, Staged
+from services.walrus.drivers.embedded import pieces
+from services.walrus.drivers.embedded.sealed import SealedFile
 
 Result = TypeVar("Result")
 
-CHUNK_BYTES: Final = 1 << 20
 # The disk is set to work this often, so that the fsync of a long upload has little left to wait for.
 _FLUSH_BYTES: Final = 8 << 20
 
@@ -52,26 +54,30 @@ class FileBlobs:
             self._staging.discard(blob)
 
     async def read(self, blob: BlobId, *, start: int, end: int) -> AsyncGenerator[bytes, None]:
-        if start >= end:
-            return
-        descriptor = await self._in_thread(lambda: self._open_to_read(blob))
+        file = self._sealed(blob)
         try:
             position = start
             while position < end:
-                size = min(CHUNK_BYTES, end - position)
-                chunk = await self._in_thread(lambda s=size, p=position: os.pread(descriptor, s, p))  # type: ignore[misc]
-                if not chunk:
-                    raise BlobMissing(f"blob {blob} ends at byte {position}")
+                chunk = await self._in_thread(lambda p=position: file.read(p, end))  # type: ignore[misc]
                 position += len(chunk)
                 yield chunk
         finally:
-            os.close(descriptor)
+            file.close()
 
-    async def export(self, blobs: Sequence[BlobId], path: Path) -> None:
-        await self._in_thread(lambda: self._export(blobs, path))
+    @asynccontextmanager
+    async def opened(self, blob: BlobId) -> AsyncIterator[OpenBlob]:
+        file = self._sealed(blob)
+        try:
+            await self._in_thread(file.open)
+            yield _OpenFile(self, file)
+        finally:
+            file.close()
+
+    async def export(self, blobs: Sequence[BlobId], path: Path, *, exact: bool = False) -> int:
+        return await self._in_thread(lambda: self._export(blobs, path, exact=exact))
 
     async def delete(self, blobs: Sequence[BlobId]) -> int:
-        return await self._in_thread(lambda: sum(_unlink(self.path(blob)) for blob in blobs))
+        return await self._in_thread(lambda: sum(_unlink(path) for blob in blobs for path in self.paths(blob)))
 
     async def scan(self) -> AsyncIterator[list[BlobId]]:
         for shard in range(256):
@@ -84,7 +90,15 @@ class FileBlobs:
         return status.f_bavail * status.f_frsize
 
     def path(self, blob: BlobId) -> Path:
-        return self._root / "blobs" / blob[:2] / blob
+        """Where it is sealed to."""
+        return self.folder(blob) / f"{blob}{pieces.SUFFIX}"
+
+    def paths(self, blob: BlobId) -> tuple[Path, ...]:
+        """Where it may be."""
+        return (self.path(blob), self.folder(blob) / blob)
+
+    def folder(self, blob: BlobId) -> Path:
+        return self._root / "blobs" / blob[:2]
 
     def staging_path(self, blob: BlobId) -> Path:
         return self._root / "staging" / blob
@@ -99,32 +113,42 @@ class FileBlobs:
         fsync_folder(self._root / "blobs")
         fsync_folder(self._root)
 
-    def _open_to_read(self, blob: BlobId) -> int:
-        try:
-            return os.open(self.path(blob), os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError as error:
-            raise BlobMissing(f"blob {blob} is not there") from error
+    def _sealed(self, blob: BlobId) -> SealedFile:
+        return SealedFile(self.folder(blob), blob)
 
-    def _export(self, blobs: Sequence[BlobId], path: Path) -> None:
+    def _export(self, blobs: Sequence[BlobId], path: Path, *, exact: bool) -> int:
         with _disk_errors():
             try:
-                if len(blobs) == 1:
-                    os.link(self.path(blobs[0]), path)
-                else:
-                    self._concatenate(blobs, path)
-            except FileNotFoundError as error:
+                linked = len(blobs) == 1 and not exact
+                size = self._link(blobs[0], path) if linked else self._concatenate(blobs, path)
+            except (BlobMissing, BlobDamaged):
                 path.unlink(missing_ok=True)
-                raise BlobMissing(f"blob {error.filename} is not there") from error
+                raise
             fsync_folder(path.parent)
+        return size
 
-    def _concatenate(self, blobs: Sequence[BlobId], path: Path) -> None:
+    def _link(self, blob: BlobId, path: Path) -> int:
+        with closing(self._sealed(blob)) as file:
+            file.open()
+            file.verify(0, file.size)
+            for source in self.paths(blob):
+                with suppress(FileNotFoundError):
+                    os.link(source, path)
+                    return file.size
+        raise BlobMissing(f"blob {blob} is not there")
+
+    def _concatenate(self, blobs: Sequence[BlobId], path: Path) -> int:
         with path.open("xb") as target:
             for blob in blobs:
-                with self.path(blob).open("rb") as source:
-                    shutil.copyfileobj(source, target, CHUNK_BYTES)
+                with closing(self._sealed(blob)) as file:
+                    file.open()
+                    position = 0
+                    while position < file.size:
+                        position += target.write(file.read(position, file.size))
             target.flush()
             os.fchmod(target.fileno(), 0o644)
             os.fsync(target.fileno())
+            return target.tell()
 
     async def _in_thread(self, function: Callable[[], Result]) -> Result:
         """Returns only when the thread has ended, also when cancelled: what it works on is then free to go."""
@@ -147,6 +171,7 @@ class _StagedFile:
         self._size = 0
         self._unflushed = 0
         self._kept = False
+        self._sums = pieces.Sums()
 
     async def write(self, chunk: bytes) -> None:
         await self._blobs.run(lambda: self._write(chunk))
@@ -167,9 +192,8 @@ class _StagedFile:
     def _write(self, chunk: bytes) -> None:
         with _disk_errors():
             self._ensure_open()
-            view = memoryview(chunk)
-            while view:
-                view = view[os.write(self._descriptor, view) :]
+            _write_all(self._descriptor, chunk)
+            self._sums.update(chunk)
             self._unflushed += len(chunk)
             self._size += len(chunk)
             if self._unflushed >= _FLUSH_BYTES:
@@ -181,6 +205,7 @@ class _StagedFile:
     def _seal(self) -> None:
         with _disk_errors():
             self._ensure_open()
+            _write_all(self._descriptor, self._sums.footer())
             os.fsync(self._descriptor)
             self._close()
             path = self._blobs.path(self.blob)
@@ -196,6 +221,26 @@ class _StagedFile:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+class _OpenFile:
+    """drivers/base.py OpenBlob."""
+
+    def __init__(self, blobs: FileBlobs, file: SealedFile) -> None:
+        self._blobs = blobs
+        self._file = file
+        self.descriptor = file.descriptor
+        self.size = file.size
+        self.checked = file.checked
+
+    async def verify(self, start: int, end: int) -> None:
+        await self._blobs.run(lambda: self._file.verify(start, end))
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(descriptor, view) :]
 
 
 def fsync_folder(path: Path) -> None:
@@ -217,7 +262,7 @@ def _unlink(path: Path) -> int:
 
 
 def _names(folder: Path) -> list[BlobId]:
-    return [BlobId(name) for name in os.listdir(folder)]
+    return [BlobId(name.removesuffix(pieces.SUFFIX)) for name in os.listdir(folder)]
 
 
 @contextmanager

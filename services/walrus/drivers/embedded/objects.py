@@ -6,9 +6,10 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from services.walrus import errors
+from services.walrus import damage, errors
 from services.walrus.drivers.base import (
     Assembled,
+    BodyDamaged,
     Bucket,
     Checksum,
     Expectation,
@@ -92,6 +93,8 @@ def find_object(db: sqlite3.Connection, bucket: Bucket, key: bytes) -> Object | 
     try:
         row = db.execute(f"SELECT {rows.OBJECT} FROM objects WHERE bucket = ? AND key = ?", (bucket.id, key)).fetchone()
         return rows.object_of(db, row) if row else None
+    except BodyDamaged as error:
+        raise damage.found(bucket, key, error) from error
     finally:
         db.execute("COMMIT")
 
@@ -112,7 +115,8 @@ def put_object(db: sqlite3.Connection, bucket: Bucket, new: Object, expect: Expe
         case Inline(body=b""):
             pass
         case Inline(body=content):
-            body = db.execute("INSERT INTO bodies (body) VALUES (?)", (content,)).lastrowid
+            sums = (content, rows.crc_of(content))
+            body = db.execute("INSERT INTO bodies (body, crc) VALUES (?, ?)", sums).lastrowid
         case Single(blob=name):
             blob = bytes.fromhex(name)
         case Assembled(upload_id=upload, part_count=part_count):

@@ -10,6 +10,7 @@ from services.walrus.drivers.base import (
     Assembled,
     Attributes,
     BlobId,
+    BodyDamaged,
     Bucket,
     Checksum,
     Content,
@@ -21,6 +22,7 @@ from services.walrus.drivers.base import (
     Summary,
     Upload,
 )
+from services.walrus.drivers.embedded import pieces
 
 Row = tuple[Any, ...]
 
@@ -56,7 +58,7 @@ def object_of(db: sqlite3.Connection, row: Row) -> Object:
     elif upload is not None:
         content = Assembled(upload_id=upload, part_count=part_count)
     elif body is not None:
-        content = Inline(body=db.execute("SELECT body FROM bodies WHERE id = ?", (body,)).fetchone()[0])
+        content = _inline(db, body)
     else:
         content = Inline(body=b"")
     return Object(
@@ -68,6 +70,19 @@ def object_of(db: sqlite3.Connection, row: Row) -> Object:
         attributes=attributes_of(attributes),
         content=content,
     )
+
+
+def _inline(db: sqlite3.Connection, row: int) -> Inline:
+    body, crc = db.execute("SELECT body, crc FROM bodies WHERE id = ?", (row,)).fetchone()
+    if crc is not None and crc != crc_of(body):
+        raise BodyDamaged(f"body {row} of the index is not what was written")
+    return Inline(body=body)
+
+
+def crc_of(body: bytes) -> int:
+    """As SQLite keeps it: signed."""
+    crc = pieces.crc(body)
+    return crc - (1 << 64) if crc >> 63 else crc
 
 
 def upload(row: Row) -> Upload:

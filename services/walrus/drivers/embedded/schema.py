@@ -161,6 +161,8 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         PRIMARY KEY (bucket, kind)
     ) WITHOUT ROWID;
     """,
+    # CRC64NVME as SQLite's signed number; NULL: the body is older than that.
+    "ALTER TABLE bodies ADD COLUMN crc INTEGER;",
 )
 
 

@@ -1,0 +1,19 @@
+"""What is stored and is not what was written: told to the operator, and an error to whoever asked for it."""
+
+from __future__ import annotations
+
+from common.errors import CloudError
+from common.log import get_logger
+from common.metrics import counter
+from services.walrus import errors
+from services.walrus.drivers.base import Bucket
+
+_log = get_logger(__name__)
+_DAMAGED = counter("mallee_walrus_damaged_reads", "Objects that were read and are not what was written any more")
+
+
+def found(bucket: Bucket, key: bytes, cause: Exception) -> CloudError:
+    """The error to raise. `cause` names the blob."""
+    _DAMAGED.inc()
+    _log.error("an object is damaged", bucket=bucket.name, key=errors.shown(key), why=str(cause))
+    return errors.damaged(key, str(cause))
