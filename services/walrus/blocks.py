@@ -16,7 +16,7 @@ from common.errors import DataLoss, InvalidArgument, NotFound
 from common.log import get_logger
 from common.metrics import counter
 from mallee.walrus.v1 import service_pb2
-from services.walrus.drivers.base import BlobDamaged, BlobMissing, Staged
+from services.walrus.drivers.blobs import BlobDamaged, BlobMissing, Staged
 from services.walrus.drivers.blocks import StoredBlock
 from services.walrus.store import Store
 

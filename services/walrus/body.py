@@ -17,7 +17,8 @@ from services.walrus import digests as checksums
 from services.walrus import errors, wire
 from services.walrus import object as object_rules
 from services.walrus.digests import Digests
-from services.walrus.drivers.base import Checksum, Inline, Single, Staged
+from services.walrus.drivers.base import Checksum, Inline, Single
+from services.walrus.drivers.blobs import Staged
 from services.walrus.store import Store
 
 # Computed when no algorithm was named: one of them may still come as a trailer, and they cost next to nothing.

@@ -14,7 +14,8 @@ from mallee.s3.v1 import object_pb2
 from services.walrus import damage, errors, wire
 from services.walrus import object as object_rules
 from services.walrus.conditions import ReadConditions
-from services.walrus.drivers.base import Assembled, BlobDamaged, BlobId, BlobMissing, Bucket, Inline, Object, Single
+from services.walrus.drivers.base import Assembled, BlobId, Bucket, Inline, Object, Single
+from services.walrus.drivers.blobs import BlobDamaged, BlobMissing
 from services.walrus.ranges import Span, span_of
 from services.walrus.store import Store
 

@@ -28,7 +28,8 @@ from services.walrus import bucket as bucket_rules
 from services.walrus import damage
 from services.walrus import image as rules
 from services.walrus.bundle import is_manifest, unbundle
-from services.walrus.drivers.base import BlobDamaged, BlobMissing, Bucket, Inline, Object, Pin
+from services.walrus.drivers.base import Bucket, Inline, Object, Pin
+from services.walrus.drivers.blobs import BlobDamaged, BlobMissing
 from services.walrus.drivers.embedded.blobs import fsync_folder
 from services.walrus.get import pieces_of
 from services.walrus.ranges import Span

@@ -15,7 +15,8 @@ from mallee.common.v1.caller_pb2 import Caller
 from services.walrus import bucket as bucket_rules
 from services.walrus import errors
 from services.walrus.digests import Digests
-from services.walrus.drivers.base import BlobId, Blobs, Bucket, Index
+from services.walrus.drivers.base import BlobId, Bucket, Index
+from services.walrus.drivers.blobs import Blobs
 
 Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from services.walrus.drivers.base import BlobId, BlobMissing, Blobs
+from services.walrus.drivers.base import BlobId
+from services.walrus.drivers.blobs import BlobDamaged, BlobMissing, Blobs
 from services.walrus.drivers.embedded.blobs import FileBlobs
-from services.walrus.drivers.fake import FakeBlobs
+from services.walrus.drivers.fake_blobs import FakeBlobs
 
 MIB = 1 << 20
 
@@ -34,6 +36,11 @@ async def put(blobs: Blobs, body: bytes) -> BlobId:
 
 async def read(blobs: Blobs, blob: BlobId, start: int, end: int) -> bytes:
     return b"".join([chunk async for chunk in blobs.read(blob, start=start, end=end)])
+
+
+async def drain(chunks: AsyncIterator[bytes], seen: bytearray) -> None:
+    async for chunk in chunks:
+        seen += chunk
 
 
 async def all_blobs(blobs: Blobs) -> set[BlobId]:
@@ -125,3 +132,61 @@ async def test_blobs_are_exported_as_one_file(blobs: Blobs, tmp_path: Path) -> N
 
 async def test_there_is_room(blobs: Blobs) -> None:
     assert await blobs.free_bytes() > 0
+
+
+def damage(blobs: Blobs, blob: BlobId, at: int) -> None:
+    """One bit of that byte is another."""
+    if isinstance(blobs, FakeBlobs):
+        blobs.faults.damaged.add((blob, at))
+        return
+    assert isinstance(blobs, FileBlobs)
+    with blobs.path(blob).open("r+b") as file:
+        file.seek(at)
+        (byte,) = file.read(1)
+        file.seek(at)
+        file.write(bytes([byte ^ 1]))
+
+
+@pytest.mark.parametrize("at", [0, MIB - 1, MIB, 3 * MIB - 1])
+async def test_a_flipped_bit_is_found_before_its_piece_leaves(blobs: Blobs, tmp_path: Path, at: int) -> None:
+    body = bytes(n % 251 for n in range(3 * MIB))
+    blob, other = await put(blobs, body), await put(blobs, body)
+    damage(blobs, blob, at)
+    seen = bytearray()
+    with pytest.raises(BlobDamaged):
+        await drain(blobs.read(blob, start=0, end=len(body)), seen)
+    assert body.startswith(seen)
+    with pytest.raises(BlobDamaged):
+        await read(blobs, blob, at, at + 1)
+    for exported in ([blob], [other, blob]):
+        with pytest.raises(BlobDamaged):
+            await blobs.export(exported, tmp_path / "none")
+        assert not (tmp_path / "none").exists()
+    # What stands elsewhere is as good as it was.
+    elsewhere = 2 * MIB if at < MIB else 0
+    assert await read(blobs, blob, elsewhere, elsewhere + 5) == body[elsewhere : elsewhere + 5]
+
+
+@pytest.mark.parametrize("size", [0, 3, 3 * MIB])
+async def test_a_descriptor_is_handed_on_with_bytes_that_were_checked(blobs: Blobs, size: int) -> None:
+    body = bytes(n % 251 for n in range(size))
+    blob = await put(blobs, body)
+    async with blobs.opened(blob) as file:
+        await blobs.delete([blob])
+        await file.verify(0, size)
+        assert (file.size, file.checked) == (size, True)
+        assert os.pread(file.descriptor, file.size, 0) == body
+        with pytest.raises(BlobMissing):
+            await file.verify(0, size + 1)
+    with pytest.raises(BlobMissing):
+        async with blobs.opened(blob):
+            pass
+
+
+async def test_a_descriptor_of_damaged_bytes_says_so(blobs: Blobs) -> None:
+    blob = await put(blobs, bytes(3 * MIB))
+    damage(blobs, blob, 2 * MIB)
+    async with blobs.opened(blob) as file:
+        await file.verify(0, 2 * MIB)
+        with pytest.raises(BlobDamaged):
+            await file.verify(2 * MIB - 1, 2 * MIB + 1)

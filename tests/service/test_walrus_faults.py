@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from services.walrus.drivers.fake import FakeBlobs, FakeIndex, Faults
+from services.walrus.drivers.fake import FakeIndex, Faults
+from services.walrus.drivers.fake_blobs import FakeBlobs
 from services.walrus.reclaim import Reclaimer
 from services.walrus.store import Limits, Store
 from tests.walrus_store import begin_upload, complete, get_bytes, make_bucket, put_bytes, refused, upload_part

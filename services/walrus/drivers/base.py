@@ -1,18 +1,16 @@
-"""What Walrus needs of its engines: an index (the truth) and a place for blobs, each behind a Protocol with promises.
+"""What Walrus needs of its index, the truth: values, and a Protocol with promises. Its place for blobs: blobs.py.
 
 An object exists exactly when the index says so. Blobs are immutable bytes under random names: one is sealed (durable)
 before the index names it, and whatever the index does not name is garbage that the reclaimer deletes. Implementations
-pass tests/contract/test_walrus_index.py and tests/contract/test_walrus_blobs.py.
+pass tests/contract/test_walrus_index.py.
 """
 
 from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
 
@@ -342,85 +340,6 @@ class Index(Protocol):
 
     async def pinned_contents(self) -> set[str]:
         """The sha256 of every pin."""
-
-
-class Staged(Protocol):
-    """A blob in the making. Not for concurrent use."""
-
-    blob: BlobId
-
-    async def write(self, chunk: bytes) -> None: ...
-
-    async def seal(self) -> None:
-        """The bytes, and the name they are found by, are on disk when it returns."""
-
-    def keep(self) -> None:
-        """The index names it now."""
-
-
-class OpenBlob(Protocol):
-    @property
-    def descriptor(self) -> int:
-        """Of a file that begins with the blob's bytes; it belongs to this value."""
-
-    @property
-    def size(self) -> int:
-        """Of the blob, in bytes."""
-
-    @property
-    def checked(self) -> bool:
-        """False: it is older than checksums."""
-
-    async def verify(self, start: int, end: int) -> None:
-        """That these bytes are what was written: to be asked before any of them is handed on.
-
-        Raises BlobDamaged, BlobMissing if it is shorter than that.
-        """
-
-
-class Blobs(Protocol):
-    """Every stored byte has a checksum, and none leaves before it was compared."""
-
-    async def open(self) -> None:
-        """Throws away what was being staged when the last process ended."""
-
-    async def close(self) -> None: ...
-
-    def stage(self) -> AbstractAsyncContextManager[Staged]:
-        """On leaving the context a blob that was not kept is deleted, whatever happened."""
-
-    def read(self, blob: BlobId, *, start: int, end: int) -> AsyncGenerator[bytes, None]:
-        """The bytes [start, end) in chunks of at most 1 MiB. A deleted blob that is open already is read to its end.
-
-        Raises BlobMissing if it is not there or shorter than that, BlobDamaged.
-        """
-
-    def opened(self, blob: BlobId) -> AbstractAsyncContextManager[OpenBlob]:
-        """To hand its descriptor on, which goes with the context. Raises BlobMissing, BlobDamaged."""
-
-    async def export(self, blobs: Sequence[BlobId], path: Path, *, exact: bool = False) -> int:
-        """One new file that begins with all of them in this order, durable; how many bytes they are.
-
-        If it is one blob and the engine can, nothing is copied, and the engine's own bytes may stand behind; not if it
-        is to be `exact`. Raises BlobMissing, BlobDamaged.
-        """
-
-    async def delete(self, blobs: Sequence[BlobId]) -> int:
-        """Frees that many bytes, what the engine adds to them included. One that is not there is no error."""
-
-    def scan(self) -> AsyncIterator[list[BlobId]]:
-        """Every sealed blob, in batches, except those whose staging context is still open."""
-
-    async def free_bytes(self) -> int:
-        """What may still be written."""
-
-
-class BlobMissing(Exception):
-    """The index names a blob that is not there: it was replaced and reclaimed just now, or the store is damaged."""
-
-
-class BlobDamaged(Exception):
-    """A blob is not what was written: a bit flipped, its end is gone, or the disk does not give it back."""
 
 
 class BodyDamaged(Exception):

@@ -1,18 +1,15 @@
-"""The engines in memory, with knobs for faults: for tests, and to try Walrus without a disk.
+"""The index in memory, with knobs for faults: for tests, and to try Walrus without a disk. Blobs: fake_blobs.py.
 
-They pass the same contract suite as the embedded ones, but what they hold goes with the object. `storage` may be handed
+It passes the same contract suite as the embedded one, but what it holds goes with the object. `storage` may be handed
 from one to the next, as a disk outlives a process.
 """
 
 from __future__ import annotations
 
-import asyncio
-import os
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Final, TypeVar
 
 from common.errors import Stale
@@ -21,20 +18,16 @@ from services.walrus.drivers.base import (
     ANYTHING,
     NOTHING,
     Assembled,
-    BlobDamaged,
     BlobId,
-    BlobMissing,
     Bucket,
     Completion,
     Expectation,
     Object,
-    OpenBlob,
     Page,
     Part,
     Pin,
     Scan,
     Single,
-    Staged,
     Summary,
     Upload,
     Usage,
@@ -274,104 +267,6 @@ class FakeIndex:
     def _check_open(self, s: Storage, upload: Upload) -> None:
         if (upload.bucket_id, upload.key, upload.id) not in s.uploads:
             raise errors.no_such_upload(upload.id)
-
-
-class FakeBlobs:
-    def __init__(self, sealed: dict[BlobId, bytes] | None = None, faults: Faults | None = None) -> None:
-        self.sealed = sealed if sealed is not None else {}
-        self.faults = faults or Faults()
-        self._staging: set[BlobId] = set()
-
-    async def open(self) -> None: ...
-
-    async def close(self) -> None: ...
-
-    @asynccontextmanager
-    async def stage(self) -> AsyncIterator[Staged]:
-        file = _FakeStaged(self)
-        self._staging.add(file.blob)
-        try:
-            yield file
-        finally:
-            if not file.kept:
-                self.sealed.pop(file.blob, None)
-            self._staging.discard(file.blob)
-
-    async def read(self, blob: BlobId, *, start: int, end: int) -> AsyncGenerator[bytes, None]:
-        body = self._body(blob, start, end)
-        for position in range(start, end, _CHUNK_BYTES):
-            yield body[position : min(position + _CHUNK_BYTES, end)]
-
-    @asynccontextmanager
-    async def opened(self, blob: BlobId) -> AsyncIterator[OpenBlob]:
-        body = self._body(blob, 0, 0)
-        with os.fdopen(os.memfd_create("blob"), "w+b", buffering=0) as file:
-            file.write(body)
-            yield _FakeOpen(self, blob, file.fileno(), len(body))
-
-    async def export(self, blobs: Sequence[BlobId], path: Path, *, exact: bool = False) -> int:
-        body = b"".join(self._body(blob, 0, None) for blob in blobs)
-        return await asyncio.to_thread(path.write_bytes, body)
-
-    async def delete(self, blobs: Sequence[BlobId]) -> int:
-        return sum(len(self.sealed.pop(blob, b"")) for blob in blobs)
-
-    async def scan(self) -> AsyncIterator[list[BlobId]]:
-        yield [blob for blob in self.sealed if blob not in self._staging]
-
-    async def free_bytes(self) -> int:
-        return 1 << 40 if self.faults.room_bytes is None else self.faults.room_bytes
-
-    def _body(self, blob: BlobId, start: int, end: int | None) -> bytes:
-        """All of it; what is to be read of it is whole."""
-        if blob not in self.sealed:
-            raise BlobMissing(f"blob {blob} is not there")
-        body = self.sealed[blob]
-        end = len(body) if end is None else end
-        if end > len(body):
-            raise BlobMissing(f"blob {blob} ends at byte {len(body)}")
-        if any(start <= at < end for one, at in self.faults.damaged if one == blob):
-            raise BlobDamaged(f"blob {blob} is not what was written")
-        return body
-
-    async def verify(self, blob: BlobId, start: int, end: int) -> None:
-        self._body(blob, start, end)
-
-
-@dataclass(frozen=True, slots=True)
-class _FakeOpen:
-    blobs: FakeBlobs
-    blob: BlobId
-    descriptor: int
-    size: int
-    checked: bool = True
-
-    async def verify(self, start: int, end: int) -> None:
-        await self.blobs.verify(self.blob, start, end)
-
-
-class _FakeStaged:
-    def __init__(self, blobs: FakeBlobs) -> None:
-        self.blob = BlobId.new()
-        self.kept = False
-        self._blobs = blobs
-        self._body = bytearray()
-
-    async def write(self, chunk: bytes) -> None:
-        await asyncio.sleep(0)
-        room = self._blobs.faults.room_bytes
-        if room is not None and len(self._body) + len(chunk) > room:
-            raise errors.out_of_space(room, 0)
-        self._body += chunk
-
-    async def seal(self) -> None:
-        if self._blobs.faults.failing_seals:
-            self._blobs.faults.failing_seals -= 1
-            raise errors.store_failed("the fake was told to fail")
-        self._blobs.sealed[self.blob] = bytes(self._body)
-
-    def keep(self) -> None:
-        self.kept = True
 
 
 def _summary(one: Object) -> Summary:

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from services.walrus import errors
-from services.walrus.drivers.base import BlobDamaged, BlobId, BlobMissing, OpenBlob, Staged
+from services.walrus.drivers.base import BlobId
+from services.walrus.drivers.blobs import BlobDamaged, BlobMissing, OpenBlob, Staged
 from services.walrus.drivers.embedded import pieces
 from services.walrus.drivers.embedded.sealed import SealedFile
 
@@ -29,7 +30,7 @@ _FLUSH_BYTES: Final = 8 << 20
 
 
 class FileBlobs:
-    """drivers/base.py Blobs under the folder `root`, which one process at a time may open."""
+    """drivers/blobs.py Blobs under the folder `root`, which one process at a time may open."""
 
     def __init__(self, root: Path, *, threads: int = 8) -> None:
         self._root = root
@@ -224,7 +225,7 @@ class _StagedFile:
 
 
 class _OpenFile:
-    """drivers/base.py OpenBlob."""
+    """drivers/blobs.py OpenBlob."""
 
     def __init__(self, blobs: FileBlobs, file: SealedFile) -> None:
         self._blobs = blobs

@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 from typing import Final
 
-from services.walrus.drivers.base import BlobDamaged, BlobId, BlobMissing
+from services.walrus.drivers.base import BlobId
+from services.walrus.drivers.blobs import BlobDamaged, BlobMissing
 from services.walrus.drivers.embedded import pieces
 from services.walrus.drivers.embedded.pieces import Malformed, Pieces
 
