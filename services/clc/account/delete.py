@@ -11,10 +11,12 @@ from mallee.clc.v1 import record_pb2
 from services.clc.account.operators import operator_id
 from services.clc.clock import gmt
 from services.clc.instance import rules
+from services.clc.instance.limit import vcpus_claim
 from services.clc.instance.terminate import shut_down
 from services.clc.snapshot.clear import clear_snapshots
 from services.clc.store import Changes, Stored, until_committed
 from services.clc.use_case import Cloud
+from services.clc.volume.new import volumes_claim
 from services.clc.vpc.addresses import claims_of_address
 
 # Looked at again while its instances go.
@@ -129,7 +131,8 @@ async def _delete_records(cloud: Cloud, account: Stored[record_pb2.AccountRecord
             await store.commit(changes)
     changes = Changes()
     changes.delete(account)
-    changes.release(f"account-name/{account.record.name}")
+    for claim in (f"account-name/{account.record.name}", volumes_claim(account_id), vcpus_claim(account_id)):
+        changes.release(claim)
     await store.commit(changes)
 
 

@@ -9,6 +9,11 @@ from services.clc.store import Changes
 from services.clc.use_case import Cloud
 
 
+def vcpus_claim(account_id: str) -> str:
+    """Bumped by each launch."""
+    return f"vcpus/{account_id}"
+
+
 def within_limit(cloud: Cloud, changes: Changes, account_id: str, *, vcpus: int, least: int, most: int) -> int:
     """How many instances of `vcpus` each may be launched. `changes` come to nothing if another launch was faster.
 
@@ -17,7 +22,7 @@ def within_limit(cloud: Cloud, changes: Changes, account_id: str, *, vcpus: int,
     limit = cloud.config.clc.vcpus_per_account
     if not limit:
         return most
-    launches = f"vcpus/{account_id}"
+    launches = vcpus_claim(account_id)
     changes.unchanged(launches, cloud.store.bumped(launches))
     changes.bump(launches)
     used = sum(

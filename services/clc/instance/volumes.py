@@ -13,7 +13,7 @@ from services.clc.snapshot.find import completed_snapshot
 from services.clc.store import Changes
 from services.clc.use_case import Call, Cloud
 from services.clc.volume.device import device_claim
-from services.clc.volume.new import attach, check_volume_limit, volume_record
+from services.clc.volume.new import attach, volume_record, within_volume_limit
 
 
 def room_for_volumes(cloud: Cloud, wanted: Wanted, zone: str, count: int) -> AbstractContextManager[None]:
@@ -30,7 +30,7 @@ def add_volumes(
     (VolumeLimitExceeded)."""
     if not wanted.volumes:
         return
-    check_volume_limit(cloud, call.account_id, len(wanted.volumes) * len(instances))
+    within_volume_limit(cloud, changes, call.account_id, len(wanted.volumes) * len(instances))
     # Those of the image are kept by it, whoever's they are.
     of_image = {device.snapshot_id for device in wanted.machine.record.block_devices}
     for snapshot_id in sorted({device.snapshot_id for device in wanted.volumes} - of_image - {""}):

@@ -15,7 +15,7 @@ from services.clc.store import Changes, until_committed
 from services.clc.tag import rules as tags
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
 from services.clc.volume.describe import STATES, volume_view
-from services.clc.volume.new import check_volume_limit, shape_of, volume_record
+from services.clc.volume.new import shape_of, volume_record, within_volume_limit
 from services.clc.volume.types import GIB
 
 ACTION: Final = "CreateVolume"
@@ -30,7 +30,7 @@ async def create_volume(cloud: Cloud, call: Call, request: ec2.CreateVolumeReque
             return volume_view(cloud, own(cloud.store, VOLUME, call.account_id, made).record)
         changes = Changes()
         record = _record(cloud, call, request, changes)
-        check_volume_limit(cloud, call.account_id)
+        within_volume_limit(cloud, changes, call.account_id)
         with cloud.storage[record.zone].admitting(record.size_gib * GIB):
             end_dry_run(request)
             remember(changes, call, ACTION, request, record.volume_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -108,6 +109,15 @@ async def test_a_volume_that_was_admitted_waits_for_room(stage: Stage, leader: L
     assert await states(stage, volume_id) == ["creating"]
     del sc(stage).refuse["ensure"]
     await become(stage, volume_id, "available")
+
+
+async def test_the_last_places_go_to_so_many_and_no_more(stage: Stage) -> None:
+    config = replace(stage.cloud.config, clc=replace(stage.cloud.config.clc, volumes_per_account=2))
+    limited = Stage(replace(stage.cloud, config=config), stage.zones, stage.images, stage.callers, stage.storage)
+    answers = await asyncio.gather(*(create(limited) for _ in range(4)), return_exceptions=True)
+    refused = [answer.code for answer in answers if isinstance(answer, NoCapacity)]
+    assert refused == ["VolumeLimitExceeded"] * 2
+    assert len(list(stage.cloud.store.all(record_pb2.VolumeRecord))) == 2
 
 
 async def test_a_volume_that_cannot_be_made_says_why_and_can_be_deleted(stage: Stage, leader: Leader) -> None:
