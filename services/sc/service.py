@@ -92,6 +92,10 @@ class StorageController(StorageControllerServiceServicer):
     async def CreateSnapshots(self, request: sc.CreateSnapshotsRequest, context: Context) -> sc.CreateSnapshotsResponse:
         return sc.CreateSnapshotsResponse(observations=await self._leader().snapshots.create(request.specs))
 
+    async def SettleSnapshot(self, request: sc.SettleSnapshotRequest, context: Context) -> sc.SettleSnapshotResponse:
+        await self._leader().snapshots.settle(request.snapshot_id)
+        return sc.SettleSnapshotResponse()
+
     async def DeleteSnapshot(self, request: sc.DeleteSnapshotRequest, context: Context) -> sc.DeleteSnapshotResponse:
         return sc.DeleteSnapshotResponse(gone=await self._leader().snapshots.delete(request.snapshot_id))
 

@@ -38,10 +38,14 @@ class Do(Enum):
     RELEASE = auto()
     # Nothing of it stays, here or in Walrus; then it failed, or its record goes.
     CLEAN = auto()
+    # Its record goes.
+    DROP = auto()
 
 
-def next_step(phase: Phase, *, first: bool, stands: bool) -> Do | None:
-    """`first`: no older one of the same volume is on its way. `stands`: there is something of it on this host."""
+def next_step(phase: Phase, *, first: bool, stands: bool, over: bool) -> Do | None:
+    """`first`: no older one of the same volume is on its way. `stands`: there is something of it on this host.
+    `over`: whoever asked for it knows how it ended, and none builds on it.
+    """
     match phase:
         case Phase.UPLOADING if first:
             return Do.UPLOAD
@@ -49,6 +53,8 @@ def next_step(phase: Phase, *, first: bool, stands: bool) -> Do | None:
             return Do.RELEASE
         case Phase.FAILING | Phase.DELETING:
             return Do.CLEAN
+        case Phase.COMPLETED | Phase.FAILED if over:
+            return Do.DROP
         case _:
             # Whoever asked for a point that may not stand asks again.
             return None
@@ -92,6 +98,7 @@ def observation_of(record: records.SnapshotRecord, progress: Progress | None = N
         sent_bytes=now.sent_bytes,
         saved_bytes=now.saved_bytes,
         full_bytes=record.full_bytes,
+        settled=record.settled,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -38,8 +39,9 @@ _SAVED: Final = metrics.counter(
 _ENDED: Final = metrics.counter(
     "mallee_sc_snapshots", "Snapshots and imports that ended: completed, failed", ("outcome",)
 )
-# These may pass; anything else that is known by name will not.
-_PASSING: Final = (Unavailable, NoCapacity)
+# Walrus may be full for so long, without any progress, before a snapshot is given up: its point in time keeps what the
+# volume overwrites, on this host.
+FULL_PATIENCE_S: Final = 600.0
 
 # Makes the content of an import and uploads it, in a folder of its own.
 Import = Callable[[ImportSpec, Path, Callable[[Progress], None]], Awaitable[tuple[Uploaded, int]]]
@@ -57,7 +59,11 @@ class Snapshots:
         folder: Path,
         import_image: Import,
         room: RoomPatience,
+        full_patience_s: float = FULL_PATIENCE_S,
+        now_s: Callable[[], float] = time.time,
     ) -> None:
+        self._full_patience_s = full_patience_s
+        self._now_s = now_s
         self._snapshots = snapshots
         self._volumes = volumes
         self._engine = engine
@@ -116,6 +122,18 @@ class Snapshots:
 
         await self._snapshots.update(spec.snapshot_id, change)
 
+    async def settle(self, snapshot_id: str) -> None:
+        """Durable when it returns. Raises WrongState."""
+
+        def change(record: SnapshotRecord | None) -> SnapshotRecord | None:
+            if record is not None:
+                if Phase(record.phase) not in (Phase.COMPLETED, Phase.FAILED, Phase.DELETING):
+                    raise WrongState(f"{snapshot_id} has not ended")
+                record.settled = True
+            return record
+
+        await self._snapshots.update(snapshot_id, change)
+
     async def delete(self, snapshot_id: str) -> bool:
         """Whether nothing of it is left. Durable when it returns."""
 
@@ -170,7 +188,8 @@ class Snapshots:
         if record is None:
             return
         self._feed.snapshot(self.observation(record))
-        match next_step(Phase(record.phase), first=self._is_first(record), stands=self._stands(record)):
+        stands, over = self._stands(record), record.settled and not self._is_base(record)
+        match next_step(Phase(record.phase), first=self._is_first(record), stands=stands, over=over):
             case Do.UPLOAD:
                 await self._jobs.run(snapshot_id, self._upload_or_fail(record))
             case Do.RELEASE:
@@ -179,6 +198,8 @@ class Snapshots:
                 self._ended(record)
             case Do.CLEAN:
                 await self._clean(record)
+            case Do.DROP:
+                await self._drop(snapshot_id)
             case None:
                 pass
 
@@ -186,8 +207,11 @@ class Snapshots:
         snapshot_id = id_of(record)
         try:
             uploaded, size_bytes = await self._upload(record)
+        except Unavailable:
+            # It may pass; anything else that is known by name will not.
+            raise
         except CloudError as error:
-            if not self._is_final(record, error):
+            if isinstance(error, NoCapacity) and await self._may_find_room(record):
                 raise
             _log.warning("a snapshot failed", snapshot=snapshot_id, code=error.code, reason=error.message)
             await self._move(snapshot_id, to=Phase.FAILING, code=error.code, message=error.message)
@@ -197,11 +221,23 @@ class Snapshots:
         self._room.end(snapshot_id)
         await self._complete(snapshot_id, uploaded, size_bytes)
 
-    def _is_final(self, record: SnapshotRecord, error: CloudError) -> bool:
-        """A point in time cannot be had again: it waits for room as long as it takes. An image can be."""
-        if isinstance(error, NoCapacity) and not record.HasField("volume"):
-            return self._room.is_over(id_of(record))
-        return not isinstance(error, _PASSING)
+    async def _may_find_room(self, record: SnapshotRecord) -> bool:
+        """There is none, but not for so long. What is of a point in time, which cannot be had again, is waited for in
+        the record: anew whenever more of it than before is in Walrus.
+        """
+        snapshot_id = id_of(record)
+        if not record.HasField("volume"):
+            return not self._room.is_over(snapshot_id)
+        sent = self._progress.get(snapshot_id, Progress()).sent_bytes
+        now_ms = int(self._now_s() * 1000)
+
+        def change(record: SnapshotRecord | None) -> SnapshotRecord | None:
+            if record is not None and (not record.full_since_ms or sent > record.sent_bytes):
+                record.full_since_ms, record.sent_bytes = now_ms, sent
+            return record
+
+        noted = await self._snapshots.update(snapshot_id, change)
+        return noted is not None and now_ms < noted.full_since_ms + self._full_patience_s * 1000
 
     async def _upload(self, record: SnapshotRecord) -> tuple[Uploaded, int]:
         snapshot_id = SnapshotId(id_of(record))
@@ -259,9 +295,12 @@ class Snapshots:
             await self._move(snapshot_id, to=Phase.FAILED, code=record.reason_code, message=record.message)
             _ENDED.labels("failed").inc()
         else:
-            await self._snapshots.update(snapshot_id, lambda _: None)
-            self._feed.snapshot(SnapshotObservation(snapshot_id=snapshot_id, state=SNAPSHOT_STATE_GONE))
+            await self._drop(snapshot_id)
         self._ended(record)
+
+    async def _drop(self, snapshot_id: str) -> None:
+        await self._snapshots.update(snapshot_id, lambda _: None)
+        self._feed.snapshot(SnapshotObservation(snapshot_id=snapshot_id, state=SNAPSHOT_STATE_GONE))
 
     def _ended(self, record: SnapshotRecord) -> None:
         self._engine.look_again()
@@ -279,6 +318,14 @@ class Snapshots:
 
     def _is_first(self, record: SnapshotRecord) -> bool:
         return not any(r.number < record.number and r.phase == Phase.UPLOADING.value for r in self._kin(record))
+
+    def _is_base(self, record: SnapshotRecord) -> bool:
+        """The next snapshot of its volume will build on it."""
+        return (
+            record.phase == Phase.COMPLETED.value
+            and self._volumes.get(record.volume.volume_id) is not None
+            and not any(r.number > record.number and r.phase == Phase.COMPLETED.value for r in self._kin(record))
+        )
 
     def _base_of(self, record: SnapshotRecord) -> SnapshotId | None:
         done = [r for r in self._kin(record) if r.number < record.number and r.phase == Phase.COMPLETED.value]

@@ -21,7 +21,7 @@ from services.sc.export_image import ExportTasks
 from services.sc.exports import Exports
 from services.sc.orders import Orders
 from services.sc.reconcile import VolumeReconciler
-from services.sc.snapshots import Import, Snapshots
+from services.sc.snapshots import FULL_PATIENCE_S, Import, Snapshots
 from services.sc.storage_feed import StorageFeed
 from services.sc.store import StorageStore
 
@@ -42,6 +42,8 @@ class Parts:
     share: float = 1.0
     # In seconds, from any moment on.
     clock: Callable[[], float] = time.monotonic
+    # Of a snapshot for which Walrus has no room.
+    full_patience_s: float = FULL_PATIENCE_S
 
 
 class Term:
@@ -61,6 +63,7 @@ class Term:
             folder=parts.work / "snapshots",
             import_image=parts.import_image,
             room=RoomPatience(parts.clock),
+            full_patience_s=parts.full_patience_s,
         )
         self.tasks = ExportTasks(store.exports, parts.sources, parts.objects, self.feed, folder=parts.work / "exports")
         self.volumes = VolumeReconciler(
@@ -95,6 +98,9 @@ class Term:
     def _volume_changed(self, volume_id: str) -> None:
         self.exports.changed(volume_id)
         self.volumes.nudge(volume_id)
+        if self.store.volumes.get(volume_id) is None:
+            # None builds on its snapshots any more.
+            self.snapshots.nudge_volume(volume_id)
         self.feed.capacity(self.capacity.describe())
 
     def _looked(self, volume_ids: Sequence[VolumeId]) -> None:

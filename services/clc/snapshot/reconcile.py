@@ -16,6 +16,7 @@ from services.clc.snapshot import rules
 from services.clc.snapshot.create import fix_point_of
 from services.clc.snapshot.find import Snapshot, use_of
 from services.clc.store import Changes
+from services.clc.task import rules as tasks
 from services.clc.task.disk import import_order
 from services.clc.use_case import Cloud
 from services.clc.volume.types import GIB
@@ -37,11 +38,14 @@ class SnapshotReconciler:
         record = snapshot.record
         seen = self._cloud.storage.snapshot(record.zone, snapshot_id)
         with context.bind(request_id=record.request_id):
-            match rules.next_step(record.state, seen.state if seen is not None else None):
+            said = seen.state if seen is not None else None
+            match rules.next_step(record.state, said, settled=seen is not None and seen.settled):
                 case rules.Do.MAKE:
                     return await self._make(snapshot)
                 case rules.Do.FORGET:
                     return await self._forget(snapshot)
+                case rules.Do.SETTLE:
+                    return await self._settle(record)
                 case None:
                     await self._note(snapshot, seen)
                 case rules.ERROR:
@@ -130,6 +134,16 @@ class SnapshotReconciler:
         draft.reason_code = code or "InternalError"
         draft.reason_message = message or "The storage controller does not have this snapshot any more."
         await self._replace(snapshot, draft)
+
+    async def _settle(self, record: record_pb2.SnapshotRecord) -> float | None:
+        task = self._cloud.store.get(record_pb2.TaskRecord, record.import_task_id) if record.import_task_id else None
+        if task is not None and task.record.status in tasks.UNDER_WAY:
+            # It has yet to look at what was said of its disks.
+            return _AGAIN_S
+        await self._cloud.storage[record.zone].stub.SettleSnapshot(
+            sc.SettleSnapshotRequest(snapshot_id=record.snapshot_id)
+        )
+        return None
 
     async def _replace(self, snapshot: Snapshot, draft: record_pb2.SnapshotRecord) -> None:
         changes = Changes()

@@ -45,12 +45,15 @@ class Do(enum.Enum):
     # To the storage controller, or of a copy to Walrus.
     MAKE = "make"
     FORGET = "forget"
+    # To the storage controller: its end is in our record.
+    SETTLE = "settle"
 
 
-def next_step(state: State, seen: Seen | None) -> Do | State | None:
+def next_step(state: State, seen: Seen | None, *, settled: bool = False) -> Do | State | None:
     """The one thing to do now: give an order, record a new state, or nothing.
 
     `seen` is what its storage controller last said of it; None is silence, which may repeat an order but moves nothing.
+    `settled`: it knows that we know how it ended.
     """
     match state, seen:
         case (record_pb2.SNAPSHOT_STATE_PENDING, None):
@@ -61,5 +64,10 @@ def next_step(state: State, seen: Seen | None) -> Do | State | None:
             return ERROR
         case (record_pb2.SNAPSHOT_STATE_DELETING, _):
             return Do.FORGET
+        case (
+            record_pb2.SNAPSHOT_STATE_COMPLETED | record_pb2.SNAPSHOT_STATE_ERROR,
+            sc.SNAPSHOT_STATE_COMPLETED | sc.SNAPSHOT_STATE_FAILED,
+        ) if not settled:
+            return Do.SETTLE
         case _:
             return None

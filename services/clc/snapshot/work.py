@@ -75,8 +75,11 @@ class SnapshotWork:
 
     def _look_at_all(self, zone: str) -> None:
         for snapshot in self._cloud.store.all(record_pb2.SnapshotRecord):
-            if snapshot.record.zone == zone and snapshot.record.state in (rules.PENDING, rules.DELETING):
-                self._snapshots.nudge(snapshot.record.snapshot_id)
+            record = snapshot.record
+            # Ended ones that are known there may have to be settled.
+            under_way = record.state in (rules.PENDING, rules.DELETING)
+            if record.zone == zone and (under_way or record.snapshot_id in self._cloud.storage[zone].snapshots):
+                self._snapshots.nudge(record.snapshot_id)
         for task in self._cloud.store.all(record_pb2.TaskRecord):
             if task.record.zone == zone:
                 self._tasks.nudge(task.record.task_id)

@@ -15,6 +15,7 @@ class PlayedSnapshots:
         self.snapshots: dict[str, snapshots.SnapshotObservation] = {}
         self.exports: dict[str, snapshots.ExportObservation] = {}
         self.imports: dict[str, snapshots.ImportSpec] = {}
+        self.settled: list[str] = []
         # Calls of CreateSnapshots, as they came.
         self.points: list[list[str]] = []
         # Snapshots and exports stay pending until `completes`.
@@ -35,6 +36,13 @@ class PlayedSnapshots:
         self.imports[request.spec.snapshot_id] = request.spec
         self._begin(request.spec.snapshot_id)
         return sc.ImportSnapshotResponse()
+
+    async def SettleSnapshot(self, request: sc.SettleSnapshotRequest) -> sc.SettleSnapshotResponse:
+        """It builds nothing on it."""
+        self.settled.append(request.snapshot_id)
+        self.snapshots.pop(request.snapshot_id, None)
+        self._say_snapshot(request.snapshot_id, snapshots.SNAPSHOT_STATE_GONE)
+        return sc.SettleSnapshotResponse()
 
     async def DeleteSnapshot(self, request: sc.DeleteSnapshotRequest) -> sc.DeleteSnapshotResponse:
         self.snapshots.pop(request.snapshot_id, None)

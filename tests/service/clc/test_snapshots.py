@@ -120,6 +120,18 @@ async def test_what_the_storage_controller_never_does_ends_in_error(stage: Stage
     await eventually(lambda: record(stage, lost.snapshot_id) is None)
 
 
+async def test_what_has_ended_is_not_kept_for_us_any_more(stage: Stage, leader: Leader) -> None:
+    sc = stage.storage[ZONE]
+    made = (await create(stage, await volume(stage))).snapshot_id
+    await eventually(lambda: made in sc.settled)
+    sc.busy = True
+    lost = (await create(stage, await volume(stage))).snapshot_id
+    assert lost not in sc.settled
+    sc.loses(lost, "InsufficientCapacity", "The object store is full.")
+    await eventually(lambda: lost in sc.settled)
+    assert {its.snapshot_id: its.state for its in await shown(stage)} == {made: "completed", lost: "error"}
+
+
 async def test_an_upload_that_fails_says_why(stage: Stage, leader: Leader) -> None:
     sc = stage.storage[ZONE]
     sc.busy = True

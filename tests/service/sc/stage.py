@@ -30,6 +30,7 @@ from services.sc.drivers.base import BLOCK_BYTES, Extent, NbdSource, VolumeDrive
 from services.sc.drivers.fake import FakeVolumes, Faults
 from services.sc.import_image import Imports
 from services.sc.service import StorageController
+from services.sc.snapshots import FULL_PATIENCE_S
 from services.sc.term import Parts
 from tests.eventually import eventually
 
@@ -145,6 +146,8 @@ class Blocks:
         self.gate.set()
         self.uploading: set[str] = set()
         self.error: Exception | None = None
+        # Uploads that came to nothing.
+        self.refused = 0
 
     async def open(self) -> None: ...
 
@@ -157,6 +160,7 @@ class Blocks:
         try:
             await self.gate.wait()
             if self.error is not None:
+                self.refused += 1
                 raise self.error
             return await self._upload(upload, tell)
         finally:
@@ -259,6 +263,7 @@ class Zone:
             work=stage.folder / "work",
             overcommit=1.0,
             clock=lambda: stage.now,
+            full_patience_s=stage.full_patience_s,
         )
         server = RpcServer(stage.identities["sc-1"])
         server.add(add_StorageControllerServiceServicer_to_server, self.controller)
@@ -362,6 +367,8 @@ class Stage:
         # Of the disk, for imports.
         self.reserve_bytes = 0
         self.now = 0.0
+        # Of controllers that start from now on.
+        self.full_patience_s = FULL_PATIENCE_S
         self._stack = stack
 
     async def zone(self, steps: Steps | None = None) -> Zone:
@@ -378,6 +385,12 @@ class Stage:
                 for value, _ in witness.get_prefix(f"/mallee/sc/{ZONE}/volume/")
             ]
         return {record.spec.volume_id: record for record in found}
+
+    def snapshot_records(self) -> list[str]:
+        """Ids."""
+        with connected(self.etcd_address) as witness:
+            prefix = f"/mallee/sc/{ZONE}/snapshot/"
+            return [item.key.decode().removeprefix(prefix) for _, item in witness.get_prefix(prefix)]
 
     def engine_files(self) -> list[str]:
         return sorted(path.name for path in (self.folder / "engine" / "volumes").iterdir())

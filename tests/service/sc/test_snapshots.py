@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from common.errors import CloudError, InvalidArgument, NotFound, Unavailable, WrongState
+from common.errors import CloudError, InvalidArgument, NoCapacity, NotFound, Unavailable, WrongState
 from mallee.sc.v1 import service_pb2 as sc
 from mallee.sc.v1 import snapshot_pb2
 from services.sc.drivers.base import BLOCK_BYTES
@@ -116,6 +116,83 @@ async def test_asking_again_fixes_no_other_moment(stage: Stage) -> None:
     await _completed(zone, 1)
     await zone.snapshot(s1=1)
     assert stage.blocks.snapshots[snapshot_id(1)][0][:6] == b"before"
+
+
+async def _settle(zone: Zone, number: int) -> None:
+    await zone.clc.SettleSnapshot(sc.SettleSnapshotRequest(snapshot_id=snapshot_id(number)))
+
+
+async def _remembered(zone: Zone) -> set[str]:
+    known = (await zone.clc.DescribeStorage(sc.DescribeStorageRequest())).snapshots
+    return {observation.snapshot_id for observation in known}
+
+
+async def test_what_the_caller_knows_the_end_of_is_remembered_as_a_base_alone(stage: Stage) -> None:
+    zone = await _zone_with_client(stage)
+    _write(zone, 1, b"x")
+    stage.blocks.gate.clear()
+    await zone.snapshot(s1=1)
+    with pytest.raises(WrongState):
+        await _settle(zone, 1)
+    stage.blocks.gate.set()
+    await _completed(zone, 1)
+    await _settle(zone, 1)
+    await eventually(lambda: zone.snapshots[snapshot_id(1)].settled)
+    # The next one builds on it, here and after a restart.
+    assert await _remembered(zone) == {snapshot_id(1)}
+    await zone.stop()
+    zone = await stage.zone()
+    _write(zone, 2, b"y")
+    await zone.snapshot(s2=1)
+    await _completed(zone, 2)
+    assert stage.blocks.bases[snapshot_id(2)] == snapshot_id(1)
+    await eventually(lambda: snapshot_id(1) in zone.gone)
+    assert await _remembered(zone) == {snapshot_id(2)}
+    await zone.revoke(1, 1)
+    await zone.delete(1)
+    # It stays until its end is known, and goes then, as no volume is left.
+    assert await _remembered(zone) == {snapshot_id(2)}
+    await _settle(zone, 2)
+    await _settle(zone, 2)
+    await eventually(lambda: snapshot_id(2) in zone.gone)
+    assert set(stage.blocks.snapshots) == {snapshot_id(1), snapshot_id(2)}
+
+
+async def test_the_base_of_a_deleted_volume_is_forgotten(stage: Stage) -> None:
+    zone = await _zone_with_client(stage)
+    await zone.snapshot(s1=1)
+    await _completed(zone, 1)
+    await _settle(zone, 1)
+    await zone.revoke(1, 1)
+    await zone.delete(1)
+    await eventually(lambda: snapshot_id(1) in zone.gone)
+    assert await _remembered(zone) == set()
+
+
+async def test_a_full_walrus_is_waited_for_and_then_given_up(stage: Stage) -> None:
+    stage.full_patience_s = 600.0
+    zone = await _zone_with_client(stage)
+    _write(zone, 1, b"x")
+    stage.blocks.error = NoCapacity("The object store is full.", code="ServiceUnavailable")
+    await zone.snapshot(s1=1)
+    await eventually(lambda: stage.blocks.refused > 2)
+    assert zone.snapshot_state(1) == PENDING
+    # Time goes by while nobody is there, too.
+    await zone.stop()
+    stage.full_patience_s = 0.0
+    zone = await stage.zone()
+    await eventually(lambda: zone.snapshot_state(1) == LOST)
+    told = zone.snapshots[snapshot_id(1)]
+    assert (told.reason_code, told.message) == ("ServiceUnavailable", "The object store is full.")
+    assert snapshot_id(1) in stage.blocks.forgotten
+    assert not os.listdir(stage.folder / "work" / "snapshots")
+    stage.blocks.error = None
+    _write(zone, 2, b"y")
+    await zone.snapshot(s2=1)
+    await _completed(zone, 2)
+    assert set(stage.blocks.snapshots[snapshot_id(2)]) == {1, 2}
+    await _settle(zone, 1)
+    await eventually(lambda: snapshot_id(1) in zone.gone)
 
 
 async def test_a_volume_of_a_snapshot(stage: Stage) -> None:

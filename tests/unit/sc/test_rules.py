@@ -163,8 +163,8 @@ def test_states_lead_to_deletion_and_never_back() -> None:
 
 
 def test_what_is_done_with_a_snapshot() -> None:
-    for phase, first, stands in itertools.product(snapshot.Phase, (False, True), (False, True)):
-        match snapshot.next_step(phase, first=first, stands=stands):
+    for phase, first, stands, over in itertools.product(snapshot.Phase, *[(False, True)] * 3):
+        match snapshot.next_step(phase, first=first, stands=stands, over=over):
             case snapshot.Do.UPLOAD:
                 assert phase is snapshot.Phase.UPLOADING
                 assert first
@@ -173,8 +173,12 @@ def test_what_is_done_with_a_snapshot() -> None:
                 assert stands
             case snapshot.Do.CLEAN:
                 assert phase in (snapshot.Phase.FAILING, snapshot.Phase.DELETING)
+            case snapshot.Do.DROP:
+                assert phase in (snapshot.Phase.COMPLETED, snapshot.Phase.FAILED)
+                assert over
             case None:
                 assert phase not in (snapshot.Phase.FAILING, snapshot.Phase.DELETING)
+                assert not over or phase not in (snapshot.Phase.COMPLETED, snapshot.Phase.FAILED)
 
 
 def test_progress_is_not_complete_before_the_end() -> None:
