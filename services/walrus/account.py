@@ -1,11 +1,12 @@
-"""The end of an account: every bucket and object of it. Repeating it is safe."""
+"""The end of an account: every bucket and object of it, whatever locks it. Repeating it is safe."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from common.errors import WrongState
-from services.walrus.drivers.base import Bucket, Scan, Summary
+from services.walrus.drivers.base import Bucket, Scan
+from services.walrus.drivers.versions import Bypass, Deletion, Removal
 from services.walrus.store import Store
 
 _PAGE: Final = 1000
@@ -20,8 +21,14 @@ async def delete_account_data(store: Store, account_id: str) -> None:
 
 async def _delete(store: Store, bucket: Bucket) -> None:
     while True:
-        page = await store.index.list_objects(bucket, Scan(limit=_PAGE))
-        await store.index.delete_objects(bucket, [entry.key for entry in page.entries if isinstance(entry, Summary)])
+        page = await store.index.list_versions(bucket, Scan(limit=_PAGE))
+        removals = [
+            Removal(key=one.key, version_id=one.version_id, bypass=Bypass.ALL)
+            for one in page.entries
+            if not isinstance(one, bytes)
+        ]
+        deletions = [Deletion(what=one) for one in removals]
+        await store.index.delete(bucket, deletions, now_ms=store.now_ms())
         if page.truncated:
             continue
         try:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from common.errors import Unsupported, WrongState
 from services.walrus import errors
-from services.walrus.drivers.base import Expectation, Object
+from services.walrus.drivers.base import Object
+from services.walrus.drivers.versions import Expectation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,8 @@ from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import object_pb2
 from services.walrus import conditions
 from services.walrus import object as object_rules
-from services.walrus.drivers.base import ANYTHING, Bucket
+from services.walrus.drivers.base import Bucket
+from services.walrus.drivers.versions import Deletion, Removal
 from services.walrus.store import Store
 
 _KEYS_LIMIT: Final = 1000
@@ -36,18 +37,18 @@ async def delete_objects(
             code="MalformedXML",
         )
     outcomes: dict[int, CloudError | None] = {}
-    together: list[bytes] = []
+    deletions: dict[int, Deletion] = {}
     for place, one in enumerate(wanted):
         outcomes[place] = None
         try:
             key = object_rules.checked_key(one.key)
-            if one.e_tag:
-                await _delete(store, bucket, key, one.e_tag)
-            else:
-                together.append(key)
+            expect = conditions.expectation(one.e_tag, "")
+            deletions[place] = Deletion(what=Removal(key=key), expect=expect)
         except CloudError as refusal:
             outcomes[place] = refusal
-    await store.index.delete_objects(bucket, together, ANYTHING)
+    done = await store.index.delete(bucket, list(deletions.values()), now_ms=store.now_ms())
+    for place, outcome in zip(deletions, done, strict=True):
+        outcomes[place] = outcome if isinstance(outcome, CloudError) else None
     store.reclaim()
     answer = object_pb2.DeleteObjectsOutput()
     for place, error in outcomes.items():
@@ -59,4 +60,7 @@ async def delete_objects(
 
 
 async def _delete(store: Store, bucket: Bucket, key: bytes, if_match: str) -> None:
-    await store.index.delete_objects(bucket, [key], conditions.expectation(if_match, ""))
+    deletion = Deletion(what=Removal(key=key), expect=conditions.expectation(if_match, ""))
+    (outcome,) = await store.index.delete(bucket, [deletion], now_ms=store.now_ms())
+    if isinstance(outcome, CloudError):
+        raise outcome

@@ -29,6 +29,32 @@ def no_such_key(key: bytes) -> NotFound:
     return NotFound("The specified key does not exist.", code="NoSuchKey", details={"Key": shown(key)})
 
 
+def no_such_version(key: bytes, version_id: str) -> NotFound:
+    return NotFound(
+        "The specified version does not exist.",
+        code="NoSuchVersion",
+        details={"Key": shown(key), "VersionId": version_id or "null"},
+    )
+
+
+def is_marker(version_id: str) -> WrongState:
+    """Of a version that was named and is a delete marker."""
+    return WrongState(
+        "The specified method is not allowed against this resource.",
+        code="MethodNotAllowed",
+        details={
+            "ResourceType": "DeleteMarker",
+            "Allow": "DELETE",
+            "x-amz-delete-marker": "true",
+            "x-amz-version-id": version_id or "null",
+        },
+    )
+
+
+def locked() -> Denied:
+    return Denied("Access Denied because object protected by object lock.", code="AccessDenied")
+
+
 def no_such_upload(upload_id: str) -> NotFound:
     return NotFound(
         "The specified multipart upload does not exist. The upload ID may be invalid, or the upload may have been "
@@ -41,6 +67,14 @@ def no_such_upload(upload_id: str) -> NotFound:
 def bucket_not_empty(name: str) -> WrongState:
     return WrongState(
         "The bucket you tried to delete is not empty", code="BucketNotEmpty", details={"BucketName": name}
+    )
+
+
+def bucket_has_versions(name: str) -> WrongState:
+    return WrongState(
+        "The bucket you tried to delete is not empty. You must delete all versions in the bucket.",
+        code="BucketNotEmpty",
+        details={"BucketName": name},
     )
 
 

@@ -123,7 +123,7 @@ async def _chunks(
 
 async def _find(store: Store, bucket: Bucket, key: bytes) -> Object:
     found = await store.index.find_object(bucket, key)
-    if found is None:
+    if not isinstance(found, Object):
         raise errors.no_such_key(key)
     return found
 

@@ -176,7 +176,7 @@ class Images:
             for _ in range(_TRIES):
                 with self._store.readers.lookup():
                     found = await self._store.index.find_object(bucket, key)
-                    if found is None:
+                    if not isinstance(found, Object):
                         raise _not_found(bucket_name, key)
                     if await self._copied(bucket, found, draft, exact=exact):
                         return found.size

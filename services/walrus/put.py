@@ -11,7 +11,8 @@ from mallee.s3.v1 import object_pb2
 from services.walrus import conditions, wire
 from services.walrus import object as object_rules
 from services.walrus.body import Body, announced, next_message, received
-from services.walrus.drivers.base import ANYTHING, Bucket, Expectation, Object
+from services.walrus.drivers.base import Bucket, Object
+from services.walrus.drivers.versions import ANYTHING, Expectation
 from services.walrus.errors import invalid_request
 from services.walrus.store import Store
 
@@ -69,4 +70,4 @@ async def _check_early(store: Store, bucket: Bucket, key: bytes, expect: Expecta
     """Spares a body that cannot be stored. What counts is the check in the index's own step."""
     if expect != ANYTHING:
         now = await store.index.find_object(bucket, key)
-        expect.check(key, now.etag if now else None)
+        expect.check(key, now.etag if isinstance(now, Object) else None)

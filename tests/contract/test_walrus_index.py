@@ -17,7 +17,6 @@ from services.walrus.drivers.base import (
     Bucket,
     Checksum,
     Content,
-    Expectation,
     Index,
     Inline,
     Object,
@@ -30,32 +29,44 @@ from services.walrus.drivers.base import (
 )
 from services.walrus.drivers.embedded.index import SqliteIndex
 from services.walrus.drivers.fake import FakeIndex, Storage
+from services.walrus.drivers.versions import Deletion, Expectation, Gone, Removal
 
 Engine = Callable[[], AbstractAsyncContextManager[Index]]
 
+NOW_MS = 10_000
 CHECKSUM = Checksum(algorithm="CRC32", value="AAAAAA==")
 
 
 @pytest.fixture(params=["embedded", "fake"])
 def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Engine:
     """Opens the same stored index each time it is called."""
+    return ENGINES[request.param](tmp_path)
 
+
+def embedded_engine(folder: Path) -> Engine:
     @asynccontextmanager
     async def embedded() -> AsyncIterator[Index]:
-        index = SqliteIndex(tmp_path / "index.sqlite")
+        index = SqliteIndex(folder / "index.sqlite")
         await index.open()
         try:
             yield index
         finally:
             await index.close()
 
+    return embedded
+
+
+def fake_engine(_folder: Path) -> Engine:
     storage = Storage()
 
     @asynccontextmanager
     async def fake() -> AsyncIterator[Index]:
         yield FakeIndex(storage)
 
-    return {"embedded": embedded, "fake": fake}[request.param]
+    return fake
+
+
+ENGINES = {"embedded": embedded_engine, "fake": fake_engine}
 
 
 @pytest.fixture
@@ -172,7 +183,7 @@ async def _bucket(index: Index, name: str) -> Bucket:
 async def test_a_bucket_with_objects_stays(index: Index, bucket: Bucket) -> None:
     await index.put_object(bucket, an_object(b"k"))
     await refused("BucketNotEmpty", index.delete_bucket(bucket))
-    await index.delete_objects(bucket, [b"k"])
+    await deleted(index, bucket, b"k")
     await index.delete_bucket(bucket)
 
 
@@ -182,7 +193,7 @@ async def test_replacing_and_deleting_let_go_of_blobs_in_the_same_step(index: In
     assert await index.named([first, second]) == {first}
     await index.put_object(bucket, an_object(b"k", Single(blob=second)))
     assert await index.garbage(10) == [first]
-    await index.delete_objects(bucket, [b"k", b"never"])
+    await deleted(index, bucket, b"k", b"never")
     assert await index.garbage(10) == [first, second]
     assert await index.named([first, second]) == {first, second}
     await index.forget_garbage([first])
@@ -195,7 +206,7 @@ async def test_usage_follows_every_change(index: Index, bucket: Bucket) -> None:
     await index.put_object(bucket, an_object(b"a", size=2))
     usage = await index.usage()
     assert (usage.buckets, usage.objects, usage.size) == (1, 2, 9)
-    await index.delete_objects(bucket, [b"a", b"a", b"x"])
+    await deleted(index, bucket, b"a", b"a", b"x")
     usage = await index.usage("1" * 12)
     assert (usage.objects, usage.size) == (1, 7)
     assert (await index.usage("9" * 12)).objects == 0
@@ -210,13 +221,23 @@ async def test_expectations_are_checked_in_the_step_itself(index: Index, bucket:
     await index.put_object(bucket, an_object(b"k", etag="e1"))
     await index.put_object(bucket, an_object(b"k", etag="e2"), matching)
     await refused("PreconditionFailed", index.put_object(bucket, an_object(b"k"), matching))
-    await refused("PreconditionFailed", index.delete_objects(bucket, [b"k"], matching))
+    deletion = Deletion(what=Removal(key=b"k"), expect=matching)
+    (outcome,) = await index.delete(bucket, [deletion], now_ms=NOW_MS)
+    assert isinstance(outcome, CloudError)
+    assert outcome.code == "PreconditionFailed"
     assert (await found(index, bucket, b"k")).etag == "e2"
+
+
+async def deleted(index: Index, bucket: Bucket, *keys: bytes) -> None:
+    """For good, as in a bucket without versions."""
+    deletions = [Deletion(what=Removal(key=key)) for key in keys]
+    for outcome in await index.delete(bucket, deletions, now_ms=NOW_MS):
+        assert isinstance(outcome, Gone)
 
 
 async def found(index: Index, bucket: Bucket, key: bytes) -> Object:
     one = await index.find_object(bucket, key)
-    assert one is not None
+    assert isinstance(one, Object)
     return one
 
 
@@ -299,7 +320,7 @@ async def test_parts_belong_to_an_upload_until_it_is_completed(index: Index, buc
     await refused("NoSuchUpload", index.complete_upload(bucket, upload, chosen, whole, Expectation()))
     await index.forget_completions(10_000)
     assert await index.find_completion(bucket, b"k", "u1") is None
-    await index.delete_objects(bucket, [b"k"])
+    await deleted(index, bucket, b"k")
     assert len(await index.garbage(10)) == 4
 
 

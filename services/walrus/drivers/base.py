@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
 
-from services.walrus import errors
+from common.errors import CloudError
+from services.walrus.drivers.versions import ANYTHING, NULL, Deletion, Expectation, Extras, Gone, Marker
 
 if TYPE_CHECKING:
     from services.walrus.drivers.blocks import BlockIndex
@@ -96,7 +97,7 @@ Content = Inline | Single | Assembled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Object:
+class Object(Extras):
     key: bytes
     size: int
     # Lower-case hex without quotes; `-N` after it for N parts.
@@ -105,11 +106,12 @@ class Object:
     checksum: Checksum | None
     attributes: Attributes
     content: Content
+    version_id: str = NULL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """An object as listings show it."""
+    """A version of an object as listings show it."""
 
     key: bytes
     size: int
@@ -118,10 +120,15 @@ class Summary:
     algorithm: str
     composite: bool
     storage_class: str
+    version_id: str = NULL
+    owner_id: str = ""
+    latest: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Upload:
+class Upload(Extras):
+    """With the extras that the object will have."""
+
     bucket_id: int
     key: bytes
     # Sorts by time of initiation.
@@ -157,6 +164,7 @@ class Completion:
     etag: str
     checksum: Checksum | None
     completed_ms: int
+    version_id: str = NULL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,30 +183,6 @@ class Pin:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Expectation:
-    """What must hold for the object now under a key, checked by the engine in the step that replaces or deletes it."""
-
-    # Entity tag without quotes, or `*` for any object.
-    if_match: str | None = None
-    # Nothing may stand there (If-None-Match: *).
-    absent: bool = False
-
-    def check(self, key: bytes, etag: str | None) -> None:
-        """`etag` None: there is no object. Raises NotFound (NoSuchKey) or WrongState (PreconditionFailed)."""
-        if self.absent and etag is not None:
-            raise errors.precondition_failed("If-None-Match")
-        if self.if_match is None:
-            return
-        if etag is None:
-            raise errors.no_such_key(key)
-        if self.if_match not in ("*", etag):
-            raise errors.precondition_failed("If-Match")
-
-
-ANYTHING = Expectation()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Scan:
     """A page of names in byte order: those that begin with `prefix` and sort after `after` (or `after_id`)."""
 
@@ -207,7 +191,8 @@ class Scan:
     delimiter: bytes = b""
     # Exclusive; also of the entries that the delimiter makes. None: from the beginning.
     after: bytes | None = None
-    # For uploads: of `after`, those with a greater id still come. Empty: none do.
+    # Of `after`, those behind this one still come: uploads with a greater id, versions that are older than this one,
+    # `null` for the null version (all, if it is gone). Empty: none do.
     after_id: str = ""
     limit: int = 1000
 
@@ -227,8 +212,9 @@ class Page(Generic[Entry]):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
     buckets: int
+    # All versions, with delete markers.
     objects: int
-    # Of objects; parts of open uploads do not count.
+    # Of them; parts of open uploads do not count.
     size: int
     pins: int
 
@@ -269,20 +255,39 @@ class Index(Protocol):
     async def list_buckets(self, account_id: str, *, prefix: str, after: str, limit: int) -> list[Bucket]: ...
 
     async def delete_bucket(self, bucket: Bucket) -> None:
-        """Open uploads in it are aborted. Raises WrongState (BucketNotEmpty), NotFound (NoSuchBucket)."""
+        """Open uploads in it are aborted. Any version or marker keeps it.
+
+        Raises WrongState (BucketNotEmpty), NotFound (NoSuchBucket).
+        """
 
     # Objects
 
-    async def find_object(self, bucket: Bucket, key: bytes) -> Object | None: ...
+    async def find_object(self, bucket: Bucket, key: bytes, version_id: str | None = None) -> Object | Marker | None:
+        """That version, or the newest one."""
 
     async def put_object(self, bucket: Bucket, new: Object, expect: Expectation = ANYTHING) -> None:
-        """Replaces what stands there. Raises NotFound (NoSuchBucket; NoSuchKey by `expect`), PreconditionFailed."""
+        """It becomes the newest version. With a version id of its own it replaces nothing; the null version replaces
+        the null version, wherever that stands.
 
-    async def delete_objects(self, bucket: Bucket, keys: Sequence[bytes], expect: Expectation = ANYTHING) -> None:
-        """All of them in one step; those that are not there are no error, unless `expect` says so."""
+        Raises NotFound (NoSuchBucket; NoSuchKey by `expect`), PreconditionFailed.
+        """
+
+    async def change_object(
+        self, bucket: Bucket, key: bytes, version_id: str | None, change: Callable[[Object], Object]
+    ) -> Object:
+        """Gives a version other extras, in one step with what `change` looks at; nothing else of it may change.
+
+        Raises NotFound (NoSuchKey, NoSuchVersion), WrongState (MethodNotAllowed) for a marker, and what `change` does.
+        """
+
+    async def delete(self, bucket: Bucket, deletions: Sequence[Deletion], *, now_ms: int) -> list[Gone | CloudError]:
+        """All of them in one step; each one's outcome: one that is refused changes nothing. Raises NoSuchBucket."""
 
     async def list_objects(self, bucket: Bucket, scan: Scan) -> Page[Summary]:
-        """Costs what the page holds, however much lies under a common prefix."""
+        """Newest versions that are no markers. Costs what the page holds, however much lies under a common prefix."""
+
+    async def list_versions(self, bucket: Bucket, scan: Scan) -> Page[Summary | Marker]:
+        """All versions by key, newest first. Costs the same."""
 
     # Multipart uploads
 

@@ -6,22 +6,22 @@ from one to the next, as a disk outlives a process.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final, TypeVar
 
-from common.errors import Stale
+from common.errors import CloudError, Stale
 from services.walrus import errors
+from services.walrus.drivers import fake_versions
 from services.walrus.drivers.base import (
-    ANYTHING,
     NOTHING,
     Assembled,
     BlobId,
     Bucket,
     Completion,
-    Expectation,
     Object,
     Page,
     Part,
@@ -33,6 +33,7 @@ from services.walrus.drivers.base import (
     Usage,
 )
 from services.walrus.drivers.fake_blocks import BlockStorage, FakeBlockIndex
+from services.walrus.drivers.versions import ANYTHING, NULL, NULL_SHOWN, Deletion, Expectation, Gone, Marker
 
 Named = TypeVar("Named")
 _CHUNK_BYTES: Final = 1 << 20
@@ -55,7 +56,7 @@ class Storage:
     """What an index has on its disk."""
 
     buckets: dict[str, Bucket] = field(default_factory=dict)
-    objects: dict[tuple[int, bytes], Object] = field(default_factory=dict)
+    versions: fake_versions.Versions = field(default_factory=dict)
     uploads: dict[tuple[int, bytes, str], Upload] = field(default_factory=dict)
     parts: dict[str, dict[int, Part]] = field(default_factory=dict)
     completions: dict[tuple[int, bytes, str], Completion] = field(default_factory=dict)
@@ -78,7 +79,8 @@ class FakeIndex:
     async def usage(self, account_id: str = "") -> Usage:
         s = self.storage
         ids = {one.id for one in s.buckets.values() if account_id in ("", one.account_id)}
-        sizes = [one.size for (bucket, _), one in s.objects.items() if bucket in ids]
+        stacks = (stack for (bucket, _), stack in s.versions.items() if bucket in ids)
+        sizes = [one.size if isinstance(one, Object) else 0 for stack in stacks for one in stack]
         pins = [one for one in s.pins.values() if account_id in ("", one.account_id)]
         return Usage(buckets=len(ids), objects=len(sizes), size=sum(sizes), pins=len(pins))
 
@@ -114,28 +116,50 @@ class FakeIndex:
 
     async def delete_bucket(self, bucket: Bucket) -> None:
         with self._step() as s:
-            if any(owner == bucket.id for owner, _ in s.objects):
+            stacks = [stack for (owner, _), stack in s.versions.items() if owner == bucket.id]
+            if any(isinstance(stack[0], Object) for stack in stacks):
                 raise errors.bucket_not_empty(bucket.name)
+            if stacks:
+                raise errors.bucket_has_versions(bucket.name)
             self._check_bucket(s, bucket)
             for key in [key for key in s.uploads if key[0] == bucket.id]:
                 self._drop_parts(s, s.uploads.pop(key).id)
             del s.buckets[bucket.name]
 
-    async def find_object(self, bucket: Bucket, key: bytes) -> Object | None:
-        return self.storage.objects.get((bucket.id, key))
+    async def find_object(self, bucket: Bucket, key: bytes, version_id: str | None = None) -> Object | Marker | None:
+        return fake_versions.find(self.storage.versions, (bucket.id, key), version_id)
 
     async def put_object(self, bucket: Bucket, new: Object, expect: Expectation = ANYTHING) -> None:
         with self._step() as s:
             self._put(s, bucket, new, expect)
 
-    async def delete_objects(self, bucket: Bucket, keys: Sequence[bytes], expect: Expectation = ANYTHING) -> None:
+    async def change_object(
+        self, bucket: Bucket, key: bytes, version_id: str | None, change: Callable[[Object], Object]
+    ) -> Object:
         with self._step() as s:
-            for key in keys:
-                self._discard(s, bucket, key, expect)
+            return fake_versions.change(s.versions, (bucket.id, key), version_id, change)
+
+    async def delete(self, bucket: Bucket, deletions: Sequence[Deletion], *, now_ms: int) -> list[Gone | CloudError]:
+        with self._step() as s:
+            self._check_bucket(s, bucket)
+            drop = partial(self._drop, s)
+            return [fake_versions.delete(s.versions, bucket.id, one, now_ms, drop) for one in deletions]
 
     async def list_objects(self, bucket: Bucket, scan: Scan) -> Page[Summary]:
-        own = ((key, _summary(one)) for (owner, key), one in self.storage.objects.items() if owner == bucket.id)
-        return _page([(key, "", one) for key, one in own], scan)
+        stacks = ((key, stack[0]) for (owner, key), stack in self.storage.versions.items() if owner == bucket.id)
+        return _page([(key, "", fake_versions.summary(one)) for key, one in stacks if isinstance(one, Object)], scan)
+
+    async def list_versions(self, bucket: Bucket, scan: Scan) -> Page[Summary | Marker]:
+        after = NULL if scan.after_id == NULL_SHOWN else scan.after_id
+        named: list[tuple[bytes, str, Summary | Marker]] = []
+        for (owner, key), stack in self.storage.versions.items():
+            if owner == bucket.id:
+                for place, one in enumerate(stack):
+                    named.append((key, f"{place + 1:09}", fake_versions.shown(one, latest=place == 0)))
+        if scan.after is not None and scan.after_id:
+            ids = [one.version_id for one in self.storage.versions.get((bucket.id, scan.after), [])]
+            scan = replace(scan, after_id=f"{ids.index(after) + 1 if after in ids else 0:09}")
+        return _page(named, scan)
 
     async def create_upload(self, upload: Upload) -> None:
         with self._step() as s:
@@ -187,7 +211,11 @@ class FakeIndex:
             self._put(s, bucket, new, expect)
             del s.uploads[bucket.id, upload.key, upload.id]
             s.completions[bucket.id, upload.key, upload.id] = Completion(
-                upload_id=upload.id, etag=new.etag, checksum=new.checksum, completed_ms=new.modified_ms
+                upload_id=upload.id,
+                etag=new.etag,
+                checksum=new.checksum,
+                completed_ms=new.modified_ms,
+                version_id=new.version_id,
             )
 
     async def find_completion(self, bucket: Bucket, key: bytes, upload_id: str) -> Completion | None:
@@ -212,7 +240,8 @@ class FakeIndex:
 
     async def named(self, blobs: Sequence[BlobId]) -> set[BlobId]:
         s = self.storage
-        known = {one.content.blob for one in s.objects.values() if isinstance(one.content, Single)}
+        objects = (one for stack in s.versions.values() for one in stack if isinstance(one, Object))
+        known = {one.content.blob for one in objects if isinstance(one.content, Single)}
         known |= {part.blob for parts in s.parts.values() for part in parts.values()}
         return (known | set(s.blocks.packs) | set(s.garbage)) & set(blobs)
 
@@ -241,16 +270,10 @@ class FakeIndex:
         self.storage.__dict__.update(draft.__dict__)
 
     def _put(self, s: Storage, bucket: Bucket, new: Object, expect: Expectation) -> None:
-        self._discard(s, bucket, new.key, expect)
+        fake_versions.put(s.versions, (bucket.id, new.key), new, expect, partial(self._drop, s))
         self._check_bucket(s, bucket)
-        s.objects[bucket.id, new.key] = new
 
-    def _discard(self, s: Storage, bucket: Bucket, key: bytes, expect: Expectation) -> None:
-        old = s.objects.get((bucket.id, key))
-        expect.check(key, old.etag if old else None)
-        if old is None:
-            return
-        del s.objects[bucket.id, key]
+    def _drop(self, s: Storage, old: Object) -> None:
         match old.content:
             case Single(blob=blob):
                 s.garbage.append(blob)
@@ -267,18 +290,6 @@ class FakeIndex:
     def _check_open(self, s: Storage, upload: Upload) -> None:
         if (upload.bucket_id, upload.key, upload.id) not in s.uploads:
             raise errors.no_such_upload(upload.id)
-
-
-def _summary(one: Object) -> Summary:
-    return Summary(
-        key=one.key,
-        size=one.size,
-        etag=one.etag,
-        modified_ms=one.modified_ms,
-        algorithm=one.checksum.algorithm if one.checksum else "",
-        composite=one.checksum.composite if one.checksum else False,
-        storage_class=one.attributes.headers.get("StorageClass", "STANDARD"),
-    )
 
 
 def _page(named: Sequence[tuple[bytes, str, Named]], scan: Scan) -> Page[Named]:

@@ -10,14 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from common.errors import CloudError
 from services.walrus.drivers.base import (
-    ANYTHING,
     NOTHING,
     Assembled,
     BlobId,
     Bucket,
     Completion,
-    Expectation,
     Object,
     Page,
     Part,
@@ -27,9 +26,10 @@ from services.walrus.drivers.base import (
     Upload,
     Usage,
 )
-from services.walrus.drivers.embedded import objects, scans, upkeep, uploads
+from services.walrus.drivers.embedded import objects, scans, upkeep, uploads, versions
 from services.walrus.drivers.embedded.block_index import SqliteBlocks
 from services.walrus.drivers.embedded.writer import Writer
+from services.walrus.drivers.versions import ANYTHING, Deletion, Expectation, Gone, Marker
 
 Result = TypeVar("Result")
 
@@ -78,17 +78,25 @@ class SqliteIndex:
     async def delete_bucket(self, bucket: Bucket) -> None:
         await self._change_bucket(bucket.name, lambda db: objects.delete_bucket(db, bucket))
 
-    async def find_object(self, bucket: Bucket, key: bytes) -> Object | None:
-        return await self._read(lambda db: objects.find_object(db, bucket, key))
+    async def find_object(self, bucket: Bucket, key: bytes, version_id: str | None = None) -> Object | Marker | None:
+        return await self._read(lambda db: objects.find_object(db, bucket, key, version_id))
 
     async def put_object(self, bucket: Bucket, new: Object, expect: Expectation = ANYTHING) -> None:
         await self._writer.submit(lambda db: objects.put_object(db, bucket, new, expect))
 
-    async def delete_objects(self, bucket: Bucket, keys: Sequence[bytes], expect: Expectation = ANYTHING) -> None:
-        await self._writer.submit(lambda db: objects.delete_objects(db, bucket, keys, expect))
+    async def change_object(
+        self, bucket: Bucket, key: bytes, version_id: str | None, change: Callable[[Object], Object]
+    ) -> Object:
+        return await self._writer.submit(lambda db: objects.change_object(db, bucket, key, version_id, change))
+
+    async def delete(self, bucket: Bucket, deletions: Sequence[Deletion], *, now_ms: int) -> list[Gone | CloudError]:
+        return await self._writer.submit(lambda db: versions.delete(db, bucket, deletions, now_ms))
 
     async def list_objects(self, bucket: Bucket, scan: Scan) -> Page[Summary]:
         return await self._read(lambda db: scans.list_objects(db, bucket, scan))
+
+    async def list_versions(self, bucket: Bucket, scan: Scan) -> Page[Summary | Marker]:
+        return await self._read(lambda db: scans.list_versions(db, bucket, scan))
 
     async def create_upload(self, upload: Upload) -> None:
         await self._writer.submit(lambda db: uploads.create_upload(db, upload))

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from services.walrus import damage, errors
-from services.walrus.drivers.base import (
-    Assembled,
-    BodyDamaged,
-    Bucket,
-    Checksum,
-    Expectation,
-    Inline,
-    Object,
-    Single,
-    Usage,
-)
-from services.walrus.drivers.embedded import rows
-
-_NO_CHECKSUM = Checksum(algorithm="", value="")
+from services.walrus.drivers.base import BodyDamaged, Bucket, Inline, Object, Usage
+from services.walrus.drivers.embedded import rows, versions
+from services.walrus.drivers.versions import Expectation, Marker
 
 
 def create_bucket(
@@ -77,9 +66,11 @@ def list_buckets(db: sqlite3.Connection, account_id: str, prefix: str, after: st
 def delete_bucket(db: sqlite3.Connection, bucket: Bucket) -> None:
     if db.execute("SELECT 1 FROM objects WHERE bucket = ? LIMIT 1", (bucket.id,)).fetchone():
         raise errors.bucket_not_empty(bucket.name)
+    if db.execute("SELECT 1 FROM versions WHERE bucket = ? LIMIT 1", (bucket.id,)).fetchone():
+        raise errors.bucket_has_versions(bucket.name)
     uploads = db.execute("SELECT id FROM uploads WHERE bucket = ?", (bucket.id,)).fetchall()
     for (upload,) in uploads:
-        discard_parts(db, upload)
+        versions.discard_parts(db, upload)
     db.execute("DELETE FROM uploads WHERE bucket = ?", (bucket.id,))
     db.execute("DELETE FROM completions WHERE bucket = ?", (bucket.id,))
     db.execute("DELETE FROM bucket_configs WHERE bucket = ?", (bucket.id,))
@@ -87,12 +78,11 @@ def delete_bucket(db: sqlite3.Connection, bucket: Bucket) -> None:
         raise errors.no_such_bucket(bucket.name)
 
 
-def find_object(db: sqlite3.Connection, bucket: Bucket, key: bytes) -> Object | None:
+def find_object(db: sqlite3.Connection, bucket: Bucket, key: bytes, version_id: str | None) -> Object | Marker | None:
     # The row and its body are one snapshot: between two statements of their own a writer could replace both.
     db.execute("BEGIN")
     try:
-        row = db.execute(f"SELECT {rows.OBJECT} FROM objects WHERE bucket = ? AND key = ?", (bucket.id, key)).fetchone()
-        return rows.object_of(db, row) if row else None
+        return versions.found(db, bucket, key, version_id)[1]
     except BodyDamaged as error:
         raise damage.found(bucket, key, error) from error
     finally:
@@ -100,84 +90,44 @@ def find_object(db: sqlite3.Connection, bucket: Bucket, key: bytes) -> Object | 
 
 
 def put_object(db: sqlite3.Connection, bucket: Bucket, new: Object, expect: Expectation) -> None:
-    had_bytes, had = _discard(db, bucket, new.key, expect)
+    now = versions.newest(db, bucket, new.key)
+    versions.check(expect, new.key, now)
+    rank, count, size = versions.make_room(db, bucket, new.key, new.version_id, now)
     counted = db.execute(
         "UPDATE buckets SET objects = objects + ?, bytes = bytes + ? WHERE id = ?",
-        (1 - had, new.size - had_bytes, bucket.id),
+        (1 - count, new.size - size, bucket.id),
     )
     if counted.rowcount == 0:
         raise errors.no_such_bucket(bucket.name)
     body: int | None = None
-    blob: bytes | None = None
-    upload: str | None = None
-    part_count = 0
-    match new.content:
-        case Inline(body=b""):
-            pass
-        case Inline(body=content):
-            sums = (content, rows.crc_of(content))
-            body = db.execute("INSERT INTO bodies (body, crc) VALUES (?, ?)", sums).lastrowid
-        case Single(blob=name):
-            blob = bytes.fromhex(name)
-        case Assembled(upload_id=upload, part_count=part_count):
-            pass
-    checksum = new.checksum or _NO_CHECKSUM
+    if isinstance(new.content, Inline) and new.content.body:
+        content = new.content.body
+        body = db.execute("INSERT INTO bodies (body, crc) VALUES (?, ?)", (content, rows.crc_of(content))).lastrowid
     db.execute(
-        "INSERT INTO objects (bucket, key, size, etag, modified_ms, algorithm, composite, checksum, storage_class, "
-        "body, blob, upload, part_count, attributes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            bucket.id,
-            new.key,
-            new.size,
-            new.etag,
-            new.modified_ms,
-            checksum.algorithm,
-            checksum.composite,
-            checksum.value,
-            new.attributes.headers.get("StorageClass", "STANDARD"),
-            body,
-            blob,
-            upload,
-            part_count,
-            rows.attributes_text(new.attributes),
-        ),
+        f"INSERT INTO objects ({rows.STORED}) VALUES ({rows.marks(rows.STORED)})",
+        rows.object_values(bucket.id, new, rank, body),
     )
 
 
-def delete_objects(db: sqlite3.Connection, bucket: Bucket, keys: Sequence[bytes], expect: Expectation) -> None:
-    objects = size = 0
-    for key in keys:
-        had_bytes, had = _discard(db, bucket, key, expect)
-        objects += had
-        size += had_bytes
-    if objects:
-        db.execute(
-            "UPDATE buckets SET objects = objects - ?, bytes = bytes - ? WHERE id = ?", (objects, size, bucket.id)
-        )
-
-
-def _discard(db: sqlite3.Connection, bucket: Bucket, key: bytes, expect: Expectation) -> tuple[int, int]:
-    """Takes out what stands under a key; its size and 1, or zeros."""
-    row = db.execute(
-        "SELECT etag, size, body, blob, upload FROM objects WHERE bucket = ? AND key = ?", (bucket.id, key)
-    ).fetchone()
-    expect.check(key, row[0] if row else None)
-    if row is None:
-        return 0, 0
-    _, size, body, blob, upload = row
-    db.execute("DELETE FROM objects WHERE bucket = ? AND key = ?", (bucket.id, key))
-    if body is not None:
-        db.execute("DELETE FROM bodies WHERE id = ?", (body,))
-    if blob is not None:
-        db.execute("INSERT INTO garbage (blob) VALUES (?)", (blob,))
-    if upload is not None:
-        discard_parts(db, upload)
-    return size, 1
-
-
-def discard_parts(db: sqlite3.Connection, upload: str) -> None:
-    db.execute("INSERT INTO garbage (blob) SELECT blob FROM parts WHERE upload = ?", (upload,))
-    db.execute("DELETE FROM parts WHERE upload = ?", (upload,))
+def change_object(
+    db: sqlite3.Connection,
+    bucket: Bucket,
+    key: bytes,
+    version_id: str | None,
+    change: Callable[[Object], Object],
+) -> Object:
+    table, now = versions.found(db, bucket, key, version_id)
+    if now is None or (isinstance(now, Marker) and version_id is None):
+        raise errors.no_such_key(key) if version_id is None else errors.no_such_version(key, version_id)
+    if isinstance(now, Marker):
+        raise errors.is_marker(now.version_id)
+    changed = change(now)
+    which = "bucket = ? AND key = ? AND version = ?"
+    db.execute(
+        f"UPDATE {table} SET ({rows.EXTRAS}) = ({rows.marks(rows.EXTRAS)}) WHERE {which}",
+        (*rows.extras_values(changed), bucket.id, key, now.version_id),
+    )
+    return changed
 
 
 def usage(db: sqlite3.Connection, account_id: str) -> Usage:

@@ -23,13 +23,26 @@ from services.walrus.drivers.base import (
     Upload,
 )
 from services.walrus.drivers.embedded import pieces
+from services.walrus.drivers.versions import Extras, Marker, Retention
 
 Row = tuple[Any, ...]
 
+_NO_CHECKSUM = Checksum(algorithm="", value="")
+
 BUCKET = "id, name, account_id, owner_id, created_ms"
-SUMMARY = "key, size, etag, modified_ms, algorithm, composite, storage_class"
-OBJECT = "key, size, etag, modified_ms, algorithm, composite, checksum, body, blob, upload, part_count, attributes"
-UPLOAD = "bucket, key, id, initiator_id, initiator_name, started_ms, algorithm, composite, algorithm_chosen, attributes"
+EXTRAS = "owner, tags, acl, retention, legal_hold, encryption"
+SUMMARY = "key, size, etag, modified_ms, algorithm, composite, storage_class, version, owner"
+OBJECT = (
+    "key, size, etag, modified_ms, algorithm, composite, checksum, body, blob, upload, part_count, attributes, "
+    f"version, {EXTRAS}"
+)
+MARKER = "key, version, modified_ms, owner"
+# All that the tables of newest and of other versions share.
+STORED = f"bucket, {OBJECT}, storage_class, rank"
+UPLOAD = (
+    "bucket, key, id, initiator_id, initiator_name, started_ms, algorithm, composite, algorithm_chosen, attributes, "
+    f"{EXTRAS}"
+)
 PART = "number, size, etag, modified_ms, algorithm, checksum, blob, start"
 PIN = "image_id, sha256, size, format, virtual_size, account_id, source"
 
@@ -38,7 +51,7 @@ def bucket(row: Row) -> Bucket:
     return Bucket(id=row[0], name=row[1], account_id=row[2], owner_id=row[3], created_ms=row[4])
 
 
-def summary(row: Row) -> Summary:
+def summary(row: Row, *, latest: bool = True) -> Summary:
     return Summary(
         key=row[0],
         size=row[1],
@@ -47,11 +60,18 @@ def summary(row: Row) -> Summary:
         algorithm=row[4],
         composite=bool(row[5]),
         storage_class=row[6],
+        version_id=row[7],
+        owner_id=row[8],
+        latest=latest,
     )
 
 
+def marker(row: Row) -> Marker:
+    return Marker(key=row[0], version_id=row[1], modified_ms=row[2], owner_id=row[3])
+
+
 def object_of(db: sqlite3.Connection, row: Row) -> Object:
-    key, size, etag, modified_ms, algorithm, composite, checksum, body, blob, upload, part_count, attributes = row
+    key, size, etag, modified_ms, algorithm, composite, checksum, body, blob, upload, part_count, attributes = row[:12]
     content: Content
     if blob is not None:
         content = Single(blob=BlobId(blob.hex()))
@@ -69,6 +89,8 @@ def object_of(db: sqlite3.Connection, row: Row) -> Object:
         checksum=checksum_of(algorithm, checksum, composite),
         attributes=attributes_of(attributes),
         content=content,
+        version_id=row[12],
+        **_extras_of(row[13:]),
     )
 
 
@@ -85,6 +107,71 @@ def crc_of(body: bytes) -> int:
     return crc - (1 << 64) if crc >> 63 else crc
 
 
+def object_values(bucket_id: int, new: Object, rank: int, body: int | None) -> Row:
+    """For STORED. `body`: of an inline one that is not empty."""
+    blob: bytes | None = None
+    upload: str | None = None
+    part_count = 0
+    match new.content:
+        case Single(blob=name):
+            blob = bytes.fromhex(name)
+        case Assembled(upload_id=upload, part_count=part_count):
+            pass
+    checksum = new.checksum or _NO_CHECKSUM
+    return (
+        bucket_id,
+        new.key,
+        new.size,
+        new.etag,
+        new.modified_ms,
+        checksum.algorithm,
+        checksum.composite,
+        checksum.value,
+        body,
+        blob,
+        upload,
+        part_count,
+        attributes_text(new.attributes),
+        new.version_id,
+        *extras_values(new),
+        new.attributes.headers.get("StorageClass", "STANDARD"),
+        rank,
+    )
+
+
+def extras_values(extras: Extras) -> Row:
+    kept = extras.retention
+    return (
+        extras.owner_id,
+        json.dumps(dict(extras.tags), separators=(",", ":"), ensure_ascii=False) if extras.tags else "",
+        extras.acl,
+        f"{kept.mode} {kept.until_ms}" if kept else "",
+        extras.legal_hold,
+        extras.encryption,
+    )
+
+
+def retention_of(text: str) -> Retention | None:
+    mode, _, until_ms = text.partition(" ")
+    return Retention(mode=mode, until_ms=int(until_ms)) if mode else None
+
+
+def _extras_of(row: Row) -> dict[str, Any]:
+    return {
+        "owner_id": row[0],
+        "tags": json.loads(row[1]) if row[1] else {},
+        "acl": row[2],
+        "retention": retention_of(row[3]),
+        "legal_hold": None if row[4] is None else bool(row[4]),
+        "encryption": row[5],
+    }
+
+
+def marks(columns: str) -> str:
+    """As many question marks."""
+    return ", ".join("?" * (columns.count(",") + 1))
+
+
 def upload(row: Row) -> Upload:
     return Upload(
         bucket_id=row[0],
@@ -97,6 +184,7 @@ def upload(row: Row) -> Upload:
         composite=bool(row[7]),
         algorithm_chosen=bool(row[8]),
         attributes=attributes_of(row[9]),
+        **_extras_of(row[10:]),
     )
 
 

@@ -11,12 +11,15 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from services.walrus.drivers.base import Bucket, Page, Scan, Summary, Upload
-from services.walrus.drivers.embedded import rows
+from services.walrus.drivers.embedded import rows, versions
+from services.walrus.drivers.versions import NULL, NULL_SHOWN, Marker
 
 Entry = TypeVar("Entry")
 
 # How many rows of one common prefix are stepped over before seeking behind it: a seek costs about as much.
 _STEPS_BEFORE_SEEK = 8
+# Less than every rank.
+_BEFORE_ALL = -(1 << 63)
 
 
 def list_objects(db: sqlite3.Connection, bucket: Bucket, scan: Scan) -> Page[Summary]:
@@ -28,6 +31,35 @@ def list_objects(db: sqlite3.Connection, bucket: Bucket, scan: Scan) -> Page[Sum
         return db.execute(query, (bucket.id, start, end))
 
     return _page(db, scan, seek, rows.summary, key_column=0)
+
+
+def list_versions(db: sqlite3.Connection, bucket: Bucket, scan: Scan) -> Page[Summary | Marker]:
+    """Both tables are walked beside each other (SQLite merges them: each is in this order already)."""
+    one = (
+        "SELECT {columns}, rank, {marker} FROM {table} WHERE bucket = ?1 AND (key, rank) > (?2, ?3) "
+        "AND (?4 IS NULL OR key < ?4)"
+    )
+    newest = one.format(columns=rows.SUMMARY, marker="0", table="objects")
+    others = one.format(columns=rows.SUMMARY, marker="marker", table="versions")
+    query = f"{newest} UNION ALL {others} ORDER BY key, rank"
+
+    # The key of the last row, or of the one that the page goes on from.
+    seen: bytes | None = None
+
+    def seek(start: bytes, end: bytes | None, after_id: str) -> sqlite3.Cursor:
+        rank = versions.rank_of(db, bucket, start, NULL if after_id == NULL_SHOWN else after_id) if after_id else None
+        nonlocal seen
+        seen = start if rank is not None else None
+        return db.execute(query, (bucket.id, start, _BEFORE_ALL if rank is None else rank, end))
+
+    def entry(row: rows.Row) -> Summary | Marker:
+        nonlocal seen
+        latest, seen = row[0] != seen, row[0]
+        if row[-1]:
+            return Marker(key=row[0], version_id=row[7], modified_ms=row[3], owner_id=row[8], latest=latest)
+        return rows.summary(row, latest=latest)
+
+    return _page(db, scan, seek, entry, key_column=0)
 
 
 def list_uploads(db: sqlite3.Connection, bucket: Bucket, scan: Scan) -> Page[Upload]:

@@ -163,6 +163,56 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     """,
     # CRC64NVME as SQLite's signed number; NULL: the body is older than that.
     "ALTER TABLE bodies ADD COLUMN crc INTEGER;",
+    # `objects` are the newest versions as far as they are no markers, `versions` all others: the less the rank, the
+    # newer.
+    """
+    ALTER TABLE objects ADD COLUMN version TEXT NOT NULL DEFAULT '';
+    ALTER TABLE objects ADD COLUMN rank INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE objects ADD COLUMN owner TEXT NOT NULL DEFAULT '';
+    ALTER TABLE objects ADD COLUMN tags TEXT NOT NULL DEFAULT '';
+    ALTER TABLE objects ADD COLUMN acl BLOB NOT NULL DEFAULT x'';
+    ALTER TABLE objects ADD COLUMN retention TEXT NOT NULL DEFAULT '';
+    ALTER TABLE objects ADD COLUMN legal_hold INTEGER;
+    ALTER TABLE objects ADD COLUMN encryption BLOB NOT NULL DEFAULT x'';
+
+    CREATE TABLE versions (
+        bucket INTEGER NOT NULL,
+        key BLOB NOT NULL,
+        size INTEGER NOT NULL,
+        etag TEXT NOT NULL,
+        modified_ms INTEGER NOT NULL,
+        algorithm TEXT NOT NULL,
+        composite INTEGER NOT NULL,
+        checksum TEXT NOT NULL,
+        storage_class TEXT NOT NULL,
+        body INTEGER,
+        blob BLOB,
+        upload TEXT,
+        part_count INTEGER NOT NULL,
+        attributes TEXT NOT NULL,
+        version TEXT NOT NULL,
+        rank INTEGER NOT NULL,
+        owner TEXT NOT NULL,
+        tags TEXT NOT NULL,
+        acl BLOB NOT NULL,
+        retention TEXT NOT NULL,
+        legal_hold INTEGER,
+        encryption BLOB NOT NULL,
+        marker INTEGER NOT NULL DEFAULT 0,
+        PRIMARY KEY (bucket, key, rank)
+    ) WITHOUT ROWID;
+    CREATE UNIQUE INDEX versions_by_id ON versions (bucket, key, version);
+    CREATE INDEX versions_by_blob ON versions (blob) WHERE blob IS NOT NULL;
+
+    ALTER TABLE uploads ADD COLUMN owner TEXT NOT NULL DEFAULT '';
+    ALTER TABLE uploads ADD COLUMN tags TEXT NOT NULL DEFAULT '';
+    ALTER TABLE uploads ADD COLUMN acl BLOB NOT NULL DEFAULT x'';
+    ALTER TABLE uploads ADD COLUMN retention TEXT NOT NULL DEFAULT '';
+    ALTER TABLE uploads ADD COLUMN legal_hold INTEGER;
+    ALTER TABLE uploads ADD COLUMN encryption BLOB NOT NULL DEFAULT x'';
+
+    ALTER TABLE completions ADD COLUMN version TEXT NOT NULL DEFAULT '';
+    """,
 )
 
 

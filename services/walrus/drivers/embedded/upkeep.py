@@ -20,6 +20,7 @@ def forget_garbage(db: sqlite3.Connection, blobs: Sequence[BlobId]) -> None:
 def named(db: sqlite3.Connection, blobs: Sequence[BlobId]) -> set[BlobId]:
     query = (
         "SELECT EXISTS (SELECT 1 FROM objects WHERE blob = ?1) OR EXISTS (SELECT 1 FROM parts WHERE blob = ?1) "
+        "OR EXISTS (SELECT 1 FROM versions WHERE blob = ?1) "
         "OR EXISTS (SELECT 1 FROM packs WHERE blob = ?1) OR EXISTS (SELECT 1 FROM garbage WHERE blob = ?1)"
     )
     return {blob for blob in blobs if db.execute(query, (bytes.fromhex(blob),)).fetchone()[0]}

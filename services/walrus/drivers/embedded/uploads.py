@@ -7,15 +7,16 @@ from collections.abc import Sequence
 
 from common.errors import Stale
 from services.walrus import errors
-from services.walrus.drivers.base import Assembled, Bucket, Completion, Expectation, Object, Part, Upload
-from services.walrus.drivers.embedded import objects, rows
+from services.walrus.drivers.base import Assembled, Bucket, Completion, Object, Part, Upload
+from services.walrus.drivers.embedded import objects, rows, versions
+from services.walrus.drivers.versions import Expectation
 
 
 def create_upload(db: sqlite3.Connection, upload: Upload) -> None:
     if not db.execute("SELECT 1 FROM buckets WHERE id = ?", (upload.bucket_id,)).fetchone():
         raise errors.no_such_bucket("")
     db.execute(
-        f"INSERT INTO uploads ({rows.UPLOAD}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        f"INSERT INTO uploads ({rows.UPLOAD}) VALUES ({rows.marks(rows.UPLOAD)})",
         (
             upload.bucket_id,
             upload.key,
@@ -27,6 +28,7 @@ def create_upload(db: sqlite3.Connection, upload: Upload) -> None:
             upload.composite,
             upload.algorithm_chosen,
             rows.attributes_text(upload.attributes),
+            *rows.extras_values(upload),
         ),
     )
 
@@ -101,8 +103,8 @@ def complete_upload(
     checksum = new.checksum
     assert checksum is not None
     db.execute(
-        "INSERT INTO completions (bucket, key, upload, etag, algorithm, composite, checksum, completed_ms) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO completions (bucket, key, upload, etag, algorithm, composite, checksum, completed_ms, version) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             bucket.id,
             upload.key,
@@ -112,13 +114,14 @@ def complete_upload(
             checksum.composite,
             checksum.value,
             new.modified_ms,
+            new.version_id,
         ),
     )
 
 
 def find_completion(db: sqlite3.Connection, bucket: Bucket, key: bytes, upload_id: str) -> Completion | None:
     row = db.execute(
-        "SELECT etag, algorithm, checksum, composite, completed_ms FROM completions "
+        "SELECT etag, algorithm, checksum, composite, completed_ms, version FROM completions "
         "WHERE bucket = ? AND key = ? AND upload = ?",
         (bucket.id, key, upload_id),
     ).fetchone()
@@ -129,6 +132,7 @@ def find_completion(db: sqlite3.Connection, bucket: Bucket, key: bytes, upload_i
         etag=row[0],
         checksum=rows.checksum_of(row[1], row[2], row[3]),
         completed_ms=row[4],
+        version_id=row[5],
     )
 
 
@@ -138,7 +142,7 @@ def forget_completions(db: sqlite3.Connection, before_ms: int) -> None:
 
 def abort_upload(db: sqlite3.Connection, upload: Upload) -> None:
     _check_open(db, upload)
-    objects.discard_parts(db, upload.id)
+    versions.discard_parts(db, upload.id)
     _forget_upload(db, upload)
 
 

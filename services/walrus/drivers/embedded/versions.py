@@ -1,0 +1,195 @@
+"""Statements of the embedded index about versions: which one is the newest, and what takes their places.
+
+A key has a row in `objects` exactly if its newest version is no marker; all its other versions stand in `versions`.
+Ranks follow the order of commits, and each key has its own. All but `found` run as steps of the writer.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from common.errors import CloudError
+from services.walrus import errors
+from services.walrus.drivers.base import Attributes, Bucket, Inline, Object
+from services.walrus.drivers.embedded import rows
+from services.walrus.drivers.versions import NULL, Deletion, Expectation, Gone, Marker, Removal, check_unlocked
+
+_STANDING = "version, rank, etag, size, modified_ms, retention, legal_hold, body, blob, upload"
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a step must know of a version that stands."""
+
+    table: str
+    marker: bool
+    version_id: str
+    rank: int
+    etag: str
+    size: int
+    modified_ms: int
+    retention: str
+    legal_hold: int | None
+    body: int | None
+    blob: bytes | None
+    upload: str | None
+
+
+def found(
+    db: sqlite3.Connection, bucket: Bucket, key: bytes, version_id: str | None
+) -> tuple[str, Object | Marker | None]:
+    """That version or the newest, and the table it stands in."""
+    row = db.execute(f"SELECT {rows.OBJECT} FROM objects WHERE bucket = ? AND key = ?", (bucket.id, key)).fetchone()
+    if row is not None and version_id in (None, row[12]):
+        return "objects", rows.object_of(db, row)
+    if version_id is None:
+        row = db.execute(
+            f"SELECT {rows.MARKER} FROM versions WHERE bucket = ? AND key = ? ORDER BY rank LIMIT 1", (bucket.id, key)
+        ).fetchone()
+        return "versions", rows.marker(row) if row else None
+    row = db.execute(
+        f"SELECT marker, {rows.OBJECT} FROM versions WHERE bucket = ? AND key = ? AND version = ?",
+        (bucket.id, key, version_id),
+    ).fetchone()
+    if row is None:
+        return "versions", None
+    if row[0]:
+        return "versions", Marker(key=key, version_id=row[13], modified_ms=row[4], owner_id=row[14])
+    return "versions", rows.object_of(db, row[1:])
+
+
+def rank_of(db: sqlite3.Connection, bucket: Bucket, key: bytes, version_id: str) -> int | None:
+    standing = _version(db, bucket, key, version_id)
+    return standing.rank if standing else None
+
+
+def newest(db: sqlite3.Connection, bucket: Bucket, key: bytes) -> Standing | None:
+    row = db.execute(f"SELECT {_STANDING} FROM objects WHERE bucket = ? AND key = ?", (bucket.id, key)).fetchone()
+    if row is not None:
+        return Standing("objects", False, *row)
+    row = db.execute(
+        f"SELECT marker, {_STANDING} FROM versions WHERE bucket = ? AND key = ? ORDER BY rank LIMIT 1", (bucket.id, key)
+    ).fetchone()
+    return Standing("versions", bool(row[0]), *row[1:]) if row else None
+
+
+def check(expect: Expectation, key: bytes, standing: Standing | None) -> None:
+    if standing is None or standing.marker:
+        expect.check(key, None)
+    else:
+        expect.check(key, standing.etag, standing.size, standing.modified_ms)
+
+
+def make_room(
+    db: sqlite3.Connection, bucket: Bucket, key: bytes, version_id: str, now: Standing | None
+) -> tuple[int, int, int]:
+    """Before all other versions for one more: its rank; how many versions and bytes went."""
+    if now is None:
+        return 0, 0, 0
+    gone: Standing | None = None
+    if version_id == NULL:
+        gone = now if now.version_id == NULL else _version(db, bucket, key, NULL)
+        if gone is not None:
+            _discard(db, bucket, key, gone)
+    if now.table == "objects" and gone is not now:
+        _move(db, bucket, key, now.rank, source="objects", target="versions")
+    return now.rank - 1, int(gone is not None), gone.size if gone else 0
+
+
+def delete(
+    db: sqlite3.Connection, bucket: Bucket, deletions: Sequence[Deletion], now_ms: int
+) -> list[Gone | CloudError]:
+    outcomes: list[Gone | CloudError] = []
+    count = size = 0
+    for one in deletions:
+        try:
+            if isinstance(one.what, Marker):
+                outcome, versions, freed = _put_marker(db, bucket, one.what, one.expect)
+            else:
+                outcome, versions, freed = _remove(db, bucket, one.what, one.expect, now_ms)
+        except CloudError as refusal:
+            outcomes.append(refusal)
+            continue
+        outcomes.append(outcome)
+        count += versions
+        size += freed
+    if any(isinstance(one, Gone) and one is not Gone.NOTHING for one in outcomes):
+        counted = db.execute(
+            "UPDATE buckets SET objects = objects - ?, bytes = bytes - ? WHERE id = ?", (count, size, bucket.id)
+        )
+        if counted.rowcount == 0:
+            raise errors.no_such_bucket(bucket.name)
+    return outcomes
+
+
+def discard_parts(db: sqlite3.Connection, upload: str) -> None:
+    db.execute("INSERT INTO garbage (blob) SELECT blob FROM parts WHERE upload = ?", (upload,))
+    db.execute("DELETE FROM parts WHERE upload = ?", (upload,))
+
+
+def _put_marker(db: sqlite3.Connection, bucket: Bucket, marker: Marker, expect: Expectation) -> tuple[Gone, int, int]:
+    now = newest(db, bucket, marker.key)
+    check(expect, marker.key, now)
+    rank, count, size = make_room(db, bucket, marker.key, marker.version_id, now)
+    row = Object(
+        key=marker.key,
+        size=0,
+        etag="",
+        modified_ms=marker.modified_ms,
+        checksum=None,
+        attributes=Attributes(),
+        content=Inline(body=b""),
+        version_id=marker.version_id,
+        owner_id=marker.owner_id,
+    )
+    db.execute(
+        f"INSERT INTO versions ({rows.STORED}, marker) VALUES ({rows.marks(rows.STORED)}, 1)",
+        rows.object_values(bucket.id, row, rank, None),
+    )
+    return Gone.MARKER, count - 1, size
+
+
+def _remove(
+    db: sqlite3.Connection, bucket: Bucket, removal: Removal, expect: Expectation, now_ms: int
+) -> tuple[Gone, int, int]:
+    standing = _version(db, bucket, removal.key, removal.version_id)
+    check(expect, removal.key, standing)
+    if standing is None:
+        return Gone.NOTHING, 0, 0
+    hold = None if standing.legal_hold is None else bool(standing.legal_hold)
+    check_unlocked(rows.retention_of(standing.retention), hold, now_ms, removal.bypass)
+    _discard(db, bucket, removal.key, standing)
+    following = newest(db, bucket, removal.key)
+    if following is not None and following.table == "versions" and not following.marker:
+        _move(db, bucket, removal.key, following.rank, source="versions", target="objects")
+    return (Gone.MARKER if standing.marker else Gone.OBJECT), 1, standing.size
+
+
+def _version(db: sqlite3.Connection, bucket: Bucket, key: bytes, version_id: str) -> Standing | None:
+    row = db.execute(f"SELECT {_STANDING} FROM objects WHERE bucket = ? AND key = ?", (bucket.id, key)).fetchone()
+    if row is not None and row[0] == version_id:
+        return Standing("objects", False, *row)
+    row = db.execute(
+        f"SELECT marker, {_STANDING} FROM versions WHERE bucket = ? AND key = ? AND version = ?",
+        (bucket.id, key, version_id),
+    ).fetchone()
+    return Standing("versions", bool(row[0]), *row[1:]) if row else None
+
+
+def _discard(db: sqlite3.Connection, bucket: Bucket, key: bytes, gone: Standing) -> None:
+    db.execute(f"DELETE FROM {gone.table} WHERE bucket = ? AND key = ? AND rank = ?", (bucket.id, key, gone.rank))
+    if gone.body is not None:
+        db.execute("DELETE FROM bodies WHERE id = ?", (gone.body,))
+    if gone.blob is not None:
+        db.execute("INSERT INTO garbage (blob) VALUES (?)", (gone.blob,))
+    if gone.upload is not None:
+        discard_parts(db, gone.upload)
+
+
+def _move(db: sqlite3.Connection, bucket: Bucket, key: bytes, rank: int, *, source: str, target: str) -> None:
+    place = (bucket.id, key, rank)
+    which = "WHERE bucket = ? AND key = ? AND rank = ?"
+    db.execute(f"INSERT INTO {target} ({rows.STORED}) SELECT {rows.STORED} FROM {source} {which}", place)
+    db.execute(f"DELETE FROM {source} {which}", place)
