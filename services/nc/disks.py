@@ -37,7 +37,8 @@ BUSY_S: Final = 5.0
 _LAST_RETRY_S: Final = 3.0
 # Its guest has let go of a disk, and the engine is about to.
 _SOON_S: Final = 0.05
-# An engine that refuses a disk so often in a row refuses it for good.
+# Others are told of a disk that the engine refuses so often in a row. It is tried on all the same: what was in the way,
+# a full disk of the host, may pass.
 _TRIES: Final = 3
 
 PLUGGING: Final = instance_pb2.DISK_STATE_PLUGGING
@@ -45,6 +46,10 @@ PLUGGED: Final = instance_pb2.DISK_STATE_PLUGGED
 UNPLUGGING: Final = instance_pb2.DISK_STATE_UNPLUGGING
 BUSY: Final = instance_pb2.DISK_STATE_BUSY
 FAILED: Final = instance_pb2.DISK_STATE_FAILED
+
+
+# Whether its guest is up, the plan's revision, and what it has.
+_Standing = tuple[bool, int, frozenset[AttachedDisk]]
 
 
 class Exports(Protocol):
@@ -144,6 +149,8 @@ class DiskReconciler:
         self._asked: dict[tuple[InstanceId, str], float] = {}
         # → the plan's revision, how often it was refused, and the last words.
         self._refused: dict[tuple[InstanceId, str], tuple[int, int, str]] = {}
+        # What stood when acts were last woken, and when: each repeats itself at its own pace.
+        self._woken: dict[InstanceId, tuple[_Standing, float]] = {}
         # On their way in: whatever the plan says now, they may be attached any moment.
         self._on_the_way: set[tuple[InstanceId, str]] = set()
 
@@ -174,6 +181,7 @@ class DiskReconciler:
         if record is None:
             self._forget(self._asked, instance_id, but=())
             self._forget(self._refused, instance_id, but=())
+            self._woken.pop(instance_id, None)
             return None
         wanted, found = volumes_of(record.spec.disks), await self._found(instance_id)
         steps = {v: next_step(wanted.get(v), found.get(v)) for v in wanted.keys() | found.keys()}
@@ -181,12 +189,21 @@ class DiskReconciler:
         self._forget(self._refused, instance_id, but=wanted)
         is_at_work = await self._is_at_work(instance_id, record)
         self._tell(instance_id, record, found, is_at_work=is_at_work)
-        for volume_id, step in steps.items():
-            if is_at_work and step is not None:
+        due = [volume_id for volume_id, step in steps.items() if is_at_work and step is not None]
+        if self._is_news(instance_id, (is_at_work, record.spec.disks.revision, frozenset(found.values()))):
+            for volume_id in due:
                 self._acts.nudge(f"{instance_id}/{volume_id}")
         if any(disk.slot < 0 for disk in found.values()):
             return _SOON_S
-        return BUSY_S if any(asked == instance_id for asked, _ in self._asked) else None
+        return BUSY_S if due else None
+
+    def _is_news(self, instance_id: InstanceId, standing: _Standing) -> bool:
+        """Or nothing came of it for a while."""
+        before, since_s = self._woken.get(instance_id, (None, 0.0))
+        if standing == before and self._now_s() - since_s < BUSY_S:
+            return False
+        self._woken[instance_id] = standing, self._now_s()
+        return True
 
     async def act(self, key: str) -> float | None:
         """The next step of one volume of one instance."""
@@ -218,11 +235,9 @@ class DiskReconciler:
     async def _bring(
         self, instance_id: InstanceId, wanted: instance_pb2.Disk, has: AttachedDisk | None, *, revision: int
     ) -> float | None:
-        """Seconds to the next try; None: it is done, or given up."""
+        """Seconds to the next try; None: it is done."""
         key = instance_id, wanted.volume_id
         known, tries, _ = self._refused.get(key, (0, 0, ""))
-        if known == revision and tries >= _TRIES:
-            return None
         export = await self._exports.redeem(wanted.volume_id, wanted.grant_generation)
         if (now := self._store.get(instance_id)) is None or now.spec.disks.revision != revision:
             # It may not be wanted any more.
@@ -243,7 +258,7 @@ class DiskReconciler:
             tries = tries + 1 if known == revision else 1
             self._refused[key] = revision, tries, error.message
             _log.warning("a disk is refused", instance_id=instance_id, volume_id=wanted.volume_id, error=error.message)
-            return 2.0 ** (tries - 3)
+            return min(2.0 ** (tries - _TRIES), BUSY_S)
         self._refused.pop(key, None)
         _log.info("a disk is attached", instance_id=instance_id, volume_id=wanted.volume_id, size=disk.size_bytes)
         # One that the storage controller has yet to grow.

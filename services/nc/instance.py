@@ -16,6 +16,7 @@ from common.errors import (
     Unsupported,
     WrongState,
 )
+from common.patience import ROOM_PATIENCE_S
 from mallee.nc.v1 import instance_pb2, record_pb2
 from services.nc.drivers.base import Power
 
@@ -190,12 +191,17 @@ class Patience:
     tries: int = 3
     # For a part of the cloud that does not answer, or a ticket that the CC has yet to renew.
     wait_s: float = 120.0
-    # For room: when the launch was answered there was some.
-    room_s: float = 60.0
+    # For room, from the first failure on: when the launch was answered there was some.
+    room_s: float = ROOM_PATIENCE_S
+    # For an engine that says no, from the first failure on: what it needs may be coming up again.
+    fault_s: float = 10.0
 
 
-def give_up(error: CloudError, *, tries: int, waited_s: float, patience: Patience) -> tuple[str, str] | None:
-    """AWS's StateReason code and message for a launch that is over, None for one that is tried again.
+def give_up(
+    error: CloudError, *, tries: int, waited_s: float, failing_s: float, patience: Patience
+) -> tuple[str, str] | None:
+    """AWS's StateReason code and message for a launch that is over, None for one that is tried again. `waited_s`: since
+    it was ordered; `failing_s`: since it failed first.
 
     https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_StateReason.html
     """
@@ -204,13 +210,13 @@ def give_up(error: CloudError, *, tries: int, waited_s: float, patience: Patienc
             code = f"Client.{error.code}"
         case Unavailable() | Denied() if waited_s < patience.wait_s:
             return None
-        case NoCapacity() if tries < patience.tries or waited_s < patience.room_s:
+        case NoCapacity() if tries < patience.tries or failing_s < patience.room_s:
             return None
         case NoCapacity():
             code = "Server.InsufficientInstanceCapacity"
         case Unavailable() | Denied():
             code = SERVER_ERROR
-        case _ if tries < patience.tries:
+        case _ if tries < patience.tries or failing_s < patience.fault_s:
             return None
         case _:
             code = SERVER_ERROR

@@ -47,7 +47,7 @@ from services.nc.drivers.power import choose_kind
 from services.nc.host import Host
 from services.nc.identity_document import DocumentSigner, token_key
 from services.nc.images import ImageCache, ImageSource
-from services.nc.instance import Phase
+from services.nc.instance import Patience, Phase
 from services.nc.metadata import MetadataServer
 from services.nc.metadata_tree import Subject
 from services.nc.orders import Orders
@@ -103,6 +103,7 @@ async def assemble(
     exports: Exports,
     *,
     walrus: Callable[[], Peers | None],
+    patience: Patience | None = None,
 ) -> RpcServer:
     """Everything of the node but its membership; what it recorded before is at work again when this returns."""
     config = ctx.config
@@ -122,7 +123,7 @@ async def assemble(
             disk_reserve_bytes=config.nodes.disk_reserve_bytes,
             memory_share=0.0 if host.hypervisor.kind == "fake" else 1 / config.nodes.memory_overcommit,
         ),
-        nudge=_work(ctx, host, exports, store),
+        nudge=_work(ctx, host, exports, store, patience),
         now_s=time.time,
     )
     _show(store)
@@ -153,9 +154,12 @@ def _bundler(config: CloudConfig, host: Host, store: InstanceStore, walrus: Call
     return bundler
 
 
-def _work(ctx: ServiceContext, host: Host, exports: Exports, store: InstanceStore) -> Callable[[InstanceId], None]:
+def _work(
+    ctx: ServiceContext, host: Host, exports: Exports, store: InstanceStore, patience: Patience | None
+) -> Callable[[InstanceId], None]:
     """From now on everything is brought to where it should be. Returns what is to be called when a record changed."""
-    instances, disks = InstanceReconciler(store, host), DiskReconciler(store, host.hypervisor, exports)
+    instances = InstanceReconciler(store, host, patience=patience)
+    disks = DiskReconciler(store, host.hypervisor, exports)
     metrics = DiskMetrics(store, host.hypervisor)
     ctx.stack.callback(metrics.close)
     for loop in (instances, disks, metrics):

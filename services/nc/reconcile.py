@@ -65,6 +65,7 @@ class InstanceReconciler:
         self._loop = Reconciler("nc-instances", self.step, concurrency=AT_ONCE)
         self._sweeper = Reconciler("nc-leftovers", self._sweep)
         self._tries: Counter[InstanceId] = Counter()
+        self._failing_since_s: dict[InstanceId, float] = {}
         self._launching: dict[InstanceId, asyncio.Future[None]] = {}
         self._stalled: set[InstanceId] = set()
         # When its guest was last asked to shut down.
@@ -149,6 +150,7 @@ class InstanceReconciler:
                 await self._note_rest(instance_id, record, begins=act is Do.NOTE_REST)
             case Do.CLEAR:
                 await self._host.hypervisor.remove(instance_id)
+                self._begin_anew(instance_id)
             case Do.CLEAN:
                 await self._host.clean(record.spec)
             case Do.REMOVE:
@@ -177,7 +179,7 @@ class InstanceReconciler:
             _LAUNCHES.labels("running").inc()
             _log.info("a VM runs", instance_id=instance_id)
             _LAUNCH_SECONDS.observe(max(0.0, self._now_s() - seen.ordered_at_ms / 1000))
-            self._tries.pop(instance_id, None)
+            self._begin_anew(instance_id)
 
     async def _note_rest(self, instance_id: InstanceId, seen: record_pb2.InstanceRecord, *, begins: bool) -> None:
         """Unless an order has come in between."""
@@ -197,7 +199,8 @@ class InstanceReconciler:
     async def _launch(self, instance_id: InstanceId, record: record_pb2.InstanceRecord) -> None:
         first = Phase(record.phase) is Phase.PREPARING
         # Counted before, so that an error nobody thought of is given up as well.
-        if first and self._tries[instance_id] > self._patience.tries and record.failed_launches == 0:
+        is_failing = self._tries[instance_id] > self._patience.tries and record.failed_launches == 0
+        if first and is_failing and self._failing_s(instance_id) >= self._patience.fault_s:
             await self._give_up(instance_id, SERVER_ERROR, f"{SERVER_ERROR}: the node failed to start it")
             return
         self._tries[instance_id] += 1
@@ -235,7 +238,8 @@ class InstanceReconciler:
             return current
 
         await self._store.update(instance_id, count)
-        verdict = give_up(error, tries=tries, waited_s=waited_s, patience=self._patience)
+        failing_s = self._failing_s(instance_id)
+        verdict = give_up(error, tries=tries, waited_s=waited_s, failing_s=failing_s, patience=self._patience)
         if verdict is None:
             raise error
         await self._give_up(instance_id, *verdict)
@@ -250,7 +254,15 @@ class InstanceReconciler:
         await self._store.update(instance_id, fail)
         _LAUNCHES.labels("failed").inc()
         _log.warning("a launch has failed for good", instance_id=instance_id, code=code, message=message)
+        self._begin_anew(instance_id)
+
+    def _failing_s(self, instance_id: InstanceId) -> float:
+        """Of one that has failed: since the first time, as far as this process knows."""
+        return self._now_s() - self._failing_since_s.setdefault(instance_id, self._now_s())
+
+    def _begin_anew(self, instance_id: InstanceId) -> None:
         self._tries.pop(instance_id, None)
+        self._failing_since_s.pop(instance_id, None)
 
     def _wait_s(
         self, instance_id: InstanceId, record: record_pb2.InstanceRecord, power: Power | None, step: Do | Phase
@@ -288,6 +300,6 @@ class InstanceReconciler:
 
     def _forget(self, instance_id: InstanceId) -> None:
         self._asked_s.pop(instance_id, None)
-        self._tries.pop(instance_id, None)
+        self._begin_anew(instance_id)
         self._crashes.pop(instance_id, None)
         self._stalled.discard(instance_id)

@@ -25,6 +25,7 @@ from mallee.nc.v1 import instance_pb2, service_pb2, service_pb2_grpc
 from mallee.sc.v1 import volume_pb2
 from services.nc.drivers.fake import FakeHypervisor
 from services.nc.drivers.network_fake import FakeNetwork
+from services.nc.instance import Patience
 from services.nc.main import Drivers, assemble, paths_of
 from services.nc.overlay import ensure_empty_overlay
 from services.nc.paths import NodePaths
@@ -219,7 +220,9 @@ class Node:
 
 
 @asynccontextmanager
-async def running(site: Site, shelf: Shelf | None = None, grants: Grants | None = None) -> AsyncIterator[Node]:
+async def running(
+    site: Site, shelf: Shelf | None = None, grants: Grants | None = None, *, patience: Patience | None = None
+) -> AsyncIterator[Node]:
     """Its end is that of a process: everything recorded stays."""
     shelf, grants = shelf or Shelf(), grants or Grants()
     hypervisor = FakeHypervisor(site.paths.fake)
@@ -236,7 +239,7 @@ async def running(site: Site, shelf: Shelf | None = None, grants: Grants | None 
                 stack=stack,
                 tasks=tasks,
             )
-            server = await assemble(context, drivers, shelf, grants, walrus=lambda: None)
+            server = await assemble(context, drivers, shelf, grants, walrus=lambda: None, patience=patience)
             async with server, connected(site) as client:
                 yield Node(site=site, hypervisor=hypervisor, network=network, shelf=shelf, grants=grants, client=client)
             # The one way to cancel a task group's tasks is to leave it by an exception.

@@ -19,7 +19,7 @@ from services.nc.power_off import power_off_all
 from services.nc.store import InstanceStore, LockedElsewhere
 from tests.eventually import eventually
 from tests.service.nc.stage import Node, Site, make_site, running
-from tests.unit.nc.specs import MACHINE, image, spec
+from tests.unit.nc.specs import MACHINE, spec
 
 RUNNING, GONE = instance_pb2.VM_STATE_RUNNING, instance_pb2.VM_STATE_GONE
 FAILED, OFF = instance_pb2.VM_STATE_FAILED, instance_pb2.VM_STATE_POWERED_OFF
@@ -207,40 +207,6 @@ async def test_a_lost_event_is_made_good_when_the_engine_is_back(node: Node) -> 
     node.hypervisor.guest_powers_off(FIRST)
     node.hypervisor.reconnects()
     await node.client.until(FIRST, OFF)
-
-
-async def test_a_failed_start_is_tried_again_and_given_up_with_a_reason(node: Node) -> None:
-    node.hypervisor.faults.failing_prepares = 2
-    await node.client.ensure(spec(1))
-    await node.client.until(FIRST, RUNNING)
-    node.hypervisor.faults.failing_prepares = 3
-    await node.client.ensure(spec(2))
-    second = InstanceId(spec(2).instance_id)
-    told = await node.client.until(second, FAILED)
-    assert told.reason_code == "Server.InternalError"
-    assert "told to fail" in told.message
-    assert await node.hypervisor.power_of(second) is None
-    assert set(await node.network.observe()) == {spec(1).interface.interface_id}
-    assert not node.disk(second).exists()
-    await node.client.terminate(second)
-    await node.client.until(second, GONE)
-
-
-async def test_an_image_that_is_gone_or_wrong_fails_in_the_callers_name(node: Node) -> None:
-    missing = spec(1)
-    missing.boot.machine.CopyFrom(image("ami-0123456789abcdef1", b"nobody has it"))
-    await node.client.ensure(missing)
-    assert (await node.client.until(FIRST, FAILED)).reason_code == "Client.InvalidAMIID.NotFound"
-    big = spec(2)
-    big.shape.disk_bytes = 1024
-    await node.client.ensure(big)
-    told = await node.client.until(big.instance_id, FAILED)
-    assert told.reason_code == "Client.InvalidParameterCombination"
-    lying = spec(3)
-    lying.boot.machine.format = instance_pb2.IMAGE_FORMAT_QCOW2
-    await node.client.ensure(lying)
-    told = await node.client.until(lying.instance_id, FAILED)
-    assert told.reason_code == "Client.InvalidParameterValue"
 
 
 async def test_terminating_during_a_download_does_not_wait_for_it(node: Node) -> None:
