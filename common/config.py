@@ -105,6 +105,12 @@ class WalrusConfig:
     inline_bytes: int = 32768
     # Writes are refused when the file system would have less than this left.
     reserve_bytes: int = 1 << 30
+    # How long a day of lifecycle rules lasts. Less than 86,400 is for those who try their rules.
+    lifecycle_day_s: float = 86400.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.lifecycle_day_s <= 86400:
+            raise ConfigError("lifecycle_day_s: expected 1 to 86400")
 
 
 VolumeEngine = Literal["auto", "qsd", "fake"]

@@ -19,7 +19,9 @@ from services.walrus.bundle_image import Bundles
 from services.walrus.drivers.base import StoreTooNew
 from services.walrus.drivers.embedded.blobs import FileBlobs
 from services.walrus.drivers.embedded.index import SqliteIndex
+from services.walrus.expire import Expirer
 from services.walrus.images import Images
+from services.walrus.lifecycle import Calendar
 from services.walrus.reclaim import Reclaimer
 from services.walrus.s3_service import S3Service
 from services.walrus.service import WalrusService
@@ -48,6 +50,9 @@ async def build(ctx: ServiceContext) -> None:
     images = Images(store, root / "pins", ticket_key=ticket_key, opener=opener, now_s=time.time)
     await images.open()
     ctx.tasks.create_task(reclaimer.run(), name="reclaimer")
+    expirer = Expirer(store, Calendar(day_ms=round(config.walrus.lifecycle_day_s * 1000)))
+    store.expire = expirer.nudge
+    ctx.tasks.create_task(expirer.run(), name="expirer")
     ctx.tasks.create_task(observe.follow(store), name="figures")
     address = f"{config.management_address}:{config.walrus.port}"
     server = RpcServer(ctx.identity, addresses=[address])

@@ -10,6 +10,7 @@ from common.rpc.uploads import accepting
 from mallee.s3.v1 import (
     bucket_pb2,
     bucket_setting_pb2,
+    lifecycle_pb2,
     listing_pb2,
     multipart_pb2,
     object_pb2,
@@ -18,7 +19,7 @@ from mallee.s3.v1 import (
     tagging_pb2,
     versioning_pb2,
 )
-from services.walrus import buckets, delete, get, listing, multipart, put, reports, settings
+from services.walrus import buckets, delete, get, lifecycle_calls, listing, multipart, put, reports, settings
 from services.walrus.store import Store
 
 
@@ -145,6 +146,21 @@ class S3Service(service_pb2_grpc.S3ServiceServicer):
     # CORS and websites
 
     # Lifecycle
+
+    async def PutBucketLifecycleConfiguration(
+        self, request: lifecycle_pb2.PutBucketLifecycleConfigurationRequest, context: Any
+    ) -> lifecycle_pb2.PutBucketLifecycleConfigurationOutput:
+        return await lifecycle_calls.put_lifecycle(self._store, request, current_caller())
+
+    async def GetBucketLifecycleConfiguration(
+        self, request: lifecycle_pb2.GetBucketLifecycleConfigurationRequest, context: Any
+    ) -> lifecycle_pb2.GetBucketLifecycleConfigurationOutput:
+        return await lifecycle_calls.get_lifecycle(self._store, request, current_caller())
+
+    async def DeleteBucketLifecycle(
+        self, request: lifecycle_pb2.DeleteBucketLifecycleRequest, context: Any
+    ) -> lifecycle_pb2.DeleteBucketLifecycleResponse:
+        return await lifecycle_calls.delete_lifecycle(self._store, request, current_caller())
 
     # Logs and notifications
 

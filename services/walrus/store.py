@@ -50,6 +50,8 @@ class Store:
     now_ms: Callable[[], int] = _now_ms
     # Told when blobs were let go.
     reclaim: Callable[[], None] = lambda: None
+    # Told when a bucket has other lifecycle rules.
+    expire: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         self.readers = Readers()

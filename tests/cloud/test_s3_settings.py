@@ -71,3 +71,34 @@ def test_what_cannot_be_configured_is_not(s3: Any) -> None:
     s3.delete_bucket_replication(Bucket="settings")
     with refused("NotImplemented", 501):
         s3.put_bucket_metrics_configuration(Bucket="settings", Id="x", MetricsConfiguration={"Id": "x"})
+
+
+def test_lifecycle_rules_come_back_as_they_went(s3: Any) -> None:
+    with refused("NoSuchLifecycleConfiguration", 404, "The lifecycle configuration does not exist"):
+        s3.get_bucket_lifecycle_configuration(Bucket="settings")
+    rules: list[dict[str, Any]] = [
+        {"ID": "logs", "Status": "Enabled", "Filter": {"Prefix": "logs/"}, "Expiration": {"Days": 3}},
+        {
+            "ID": "old",
+            "Status": "Disabled",
+            "Filter": {"And": {"Prefix": "a", "Tags": [{"Key": "k", "Value": "v"}], "ObjectSizeGreaterThan": 5}},
+            "NoncurrentVersionExpiration": {"NoncurrentDays": 7, "NewerNoncurrentVersions": 2},
+        },
+        {
+            "ID": "uploads",
+            "Status": "Enabled",
+            "Prefix": "",
+            "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 2},
+        },
+    ]
+    s3.put_bucket_lifecycle_configuration(Bucket="settings", LifecycleConfiguration={"Rules": rules})
+    assert s3.get_bucket_lifecycle_configuration(Bucket="settings")["Rules"] == rules
+    with refused("InvalidArgument", 400, "must be a positive integer"):
+        rule: dict[str, Any] = {"Status": "Enabled", "Filter": {}, "Expiration": {"Days": 0}}
+        s3.put_bucket_lifecycle_configuration(Bucket="settings", LifecycleConfiguration={"Rules": [rule]})
+    with refused("NotImplemented", 501):
+        rule = {"Status": "Enabled", "Filter": {}, "Transitions": [{"Days": 1, "StorageClass": "GLACIER"}]}
+        s3.put_bucket_lifecycle_configuration(Bucket="settings", LifecycleConfiguration={"Rules": [rule]})
+    s3.delete_bucket_lifecycle(Bucket="settings")
+    with refused("NoSuchLifecycleConfiguration", 404):
+        s3.get_bucket_lifecycle_configuration(Bucket="settings")

@@ -167,6 +167,8 @@ async def test_what_is_configured_belongs_to_one_bucket_and_ends_with_it(engine:
         await index.put_config(found, "x", None)
         assert (await _bucket(index, "b")).configs == {"y": b"3"}
         assert (await _bucket(index, "other")).configs == {}
+        assert [one.name for one in await index.buckets_with("y")] == ["b"]
+        assert await index.buckets_with("x") == []
         await index.delete_bucket(found)
         with pytest.raises(CloudError, match="does not exist"):
             await index.put_config(found, "y", b"5")

@@ -15,6 +15,7 @@ from ec2_facade.protocol.model import accepted_values
 from mallee.s3.v1 import (
     bucket_pb2,
     bucket_setting_pb2,
+    lifecycle_pb2,
     listing_pb2,
     multipart_pb2,
     object_pb2,
@@ -22,7 +23,7 @@ from mallee.s3.v1 import (
     tagging_pb2,
     versioning_pb2,
 )
-from services.walrus import buckets, delete, get, listing, multipart, put, reports, settings
+from services.walrus import buckets, delete, get, lifecycle_calls, listing, multipart, put, reports, settings
 from services.walrus.store import Store
 from tests.recording import recording, unread
 from tests.walrus_store import ALICE, begin_upload, make_bucket, opened_store, put_bytes, upload_part
@@ -31,7 +32,7 @@ from tests.walrus_store import ALICE, begin_upload, make_bucket, opened_store, p
 CHECKED_BEFORE = {"checksum_algorithm", "content_md5"}
 
 # Configurations that are kept and given back as they came.
-KEPT_WHOLE = {"Tag", "Tagging", "AccelerateConfiguration"}
+KEPT_WHOLE = {"Tag", "Tagging", "AccelerateConfiguration", "BucketLifecycleConfiguration"}
 
 UseCase = Callable[[Store, Any, Any], Awaitable[Any]]
 
@@ -85,6 +86,9 @@ CASES: list[tuple[type[Message], UseCase]] = [
     (tagging_pb2.DeleteBucketTaggingRequest, settings.delete_bucket_tagging),
     (bucket_setting_pb2.PutBucketAccelerateConfigurationRequest, settings.put_bucket_accelerate),
     (bucket_setting_pb2.GetBucketAccelerateConfigurationRequest, settings.get_bucket_accelerate),
+    (lifecycle_pb2.PutBucketLifecycleConfigurationRequest, lifecycle_calls.put_lifecycle),
+    (lifecycle_pb2.GetBucketLifecycleConfigurationRequest, lifecycle_calls.get_lifecycle),
+    (lifecycle_pb2.DeleteBucketLifecycleRequest, lifecycle_calls.delete_lifecycle),
     (report_pb2.GetBucketAnalyticsConfigurationRequest, reports.find_none),
     (report_pb2.ListBucketAnalyticsConfigurationsRequest, reports.list_none),
     (report_pb2.GetBucketReplicationRequest, reports.get_bucket_replication),

@@ -252,6 +252,9 @@ class Index(Protocol):
 
     async def find_bucket(self, name: str) -> Bucket | None: ...
 
+    async def buckets_with(self, kind: str) -> list[Bucket]:
+        """All that have something configured under `kind`."""
+
     async def list_buckets(self, account_id: str, *, prefix: str, after: str, limit: int) -> list[Bucket]: ...
 
     async def delete_bucket(self, bucket: Bucket) -> None:

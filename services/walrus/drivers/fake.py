@@ -110,6 +110,9 @@ class FakeIndex:
     async def find_bucket(self, name: str) -> Bucket | None:
         return self.storage.buckets.get(name)
 
+    async def buckets_with(self, kind: str) -> list[Bucket]:
+        return [bucket for bucket in self.storage.buckets.values() if kind in bucket.configs]
+
     async def list_buckets(self, account_id: str, *, prefix: str, after: str, limit: int) -> list[Bucket]:
         own = (one for name, one in sorted(self.storage.buckets.items()) if one.account_id == account_id)
         return [one for one in own if one.name > after and one.name.startswith(prefix)][:limit]

@@ -6,6 +6,7 @@ https://docs.aws.amazon.com/AmazonS3/latest/userguide/versioning-workflows.html
 from __future__ import annotations
 
 import enum
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -15,6 +16,11 @@ from services.walrus import errors
 # A version id as engines keep it. On the wire it is `null`.
 NULL: Final = ""
 NULL_SHOWN: Final = "null"
+
+
+def new_version_id() -> str:
+    """32 characters that say nothing: the order of versions is the order of commits."""
+    return secrets.token_urlsafe(24)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -72,6 +72,9 @@ class SqliteIndex:
     async def find_bucket(self, name: str) -> Bucket | None:
         return self._buckets.get(name)
 
+    async def buckets_with(self, kind: str) -> list[Bucket]:
+        return [bucket for bucket in self._buckets.values() if kind in bucket.configs]
+
     async def list_buckets(self, account_id: str, *, prefix: str, after: str, limit: int) -> list[Bucket]:
         return await self._read(lambda db: objects.list_buckets(db, account_id, prefix, after, limit))
 

@@ -1,0 +1,41 @@
+"""PutBucketLifecycleConfiguration, GetBucketLifecycleConfiguration, DeleteBucketLifecycle."""
+
+from __future__ import annotations
+
+from common.errors import NotFound
+from mallee.common.v1.caller_pb2 import Caller
+from mallee.s3.v1 import lifecycle_pb2
+from mallee.s3.v1.lifecycle_pb2 import BucketLifecycleConfiguration
+from services.walrus import configs, lifecycle
+from services.walrus.store import Store
+
+
+async def put_lifecycle(
+    store: Store, request: lifecycle_pb2.PutBucketLifecycleConfigurationRequest, caller: Caller | None
+) -> lifecycle_pb2.PutBucketLifecycleConfigurationOutput:
+    bucket = await store.bucket(request.bucket, caller, request.expected_bucket_owner)
+    await configs.put(store, bucket, lifecycle.checked(request.lifecycle_configuration))
+    store.expire()
+    return lifecycle_pb2.PutBucketLifecycleConfigurationOutput()
+
+
+async def get_lifecycle(
+    store: Store, request: lifecycle_pb2.GetBucketLifecycleConfigurationRequest, caller: Caller | None
+) -> lifecycle_pb2.GetBucketLifecycleConfigurationOutput:
+    bucket = await store.bucket(request.bucket, caller, request.expected_bucket_owner)
+    found = configs.find(bucket, BucketLifecycleConfiguration)
+    if found is None:
+        raise NotFound(
+            "The lifecycle configuration does not exist",
+            code="NoSuchLifecycleConfiguration",
+            details={"BucketName": bucket.name},
+        )
+    return lifecycle_pb2.GetBucketLifecycleConfigurationOutput(rules=found.rules)
+
+
+async def delete_lifecycle(
+    store: Store, request: lifecycle_pb2.DeleteBucketLifecycleRequest, caller: Caller | None
+) -> lifecycle_pb2.DeleteBucketLifecycleResponse:
+    bucket = await store.bucket(request.bucket, caller, request.expected_bucket_owner)
+    await configs.delete(store, bucket, BucketLifecycleConfiguration)
+    return lifecycle_pb2.DeleteBucketLifecycleResponse()
