@@ -80,6 +80,13 @@ class Client:
                 (Member.FromString(value) for value, _ in etcd.get_prefix(_MEMBERS)), key=lambda m: (m.role, m.id)
             )
 
+    def walruses(self) -> list[Member]:
+        """Those of them that hold objects. Raises Unavailable, also when there is none."""
+        found = [member for member in self.members() if member.role == "walrus"]
+        if not found:
+            raise Unavailable("the object store does not run: is the cloud up?")
+        return found
+
     def leaders(self) -> dict[str, str]:
         """Election → member that leads it. Raises Unavailable."""
         oldest: dict[str, tuple[int, str]] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from cli import accounts, credentials, images, lifecycle, status
+from cli import accounts, credentials, images, lifecycle, status, walrus
 
 app = typer.Typer(
     help="A private cloud that speaks AWS.",
@@ -21,6 +21,7 @@ app.command()(status.nodes)
 app.command()(credentials.credentials)
 app.add_typer(accounts.app, name="accounts")
 app.add_typer(images.app, name="images")
+app.add_typer(walrus.app, name="walrus")
 
 if __name__ == "__main__":
     app()

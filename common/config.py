@@ -105,6 +105,9 @@ class WalrusConfig:
     inline_bytes: int = 32768
     # Writes are refused when the file system would have less than this left.
     reserve_bytes: int = 1 << 30
+    # All that is stored is compared with its checksums once in so many days, at this rate at most. 0 bytes: never.
+    scrub_days: float = 14.0
+    scrub_bytes_per_s: int = 16 << 20
     # How long a day of lifecycle rules lasts. Less than 86,400 is for those who try their rules.
     lifecycle_day_s: float = 86400.0
 

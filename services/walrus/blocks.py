@@ -143,14 +143,15 @@ async def _fetch(store: Store, digests: Sequence[bytes]) -> AsyncGenerator[servi
         for start in range(0, len(digests), _AHEAD):
             batch = digests[start : start + _AHEAD]
             # All have ended before the packs are let go.
-            ended = await asyncio.gather(*(_verified(store, found[one]) for one in batch), return_exceptions=True)
+            ended = await asyncio.gather(*(verified(store, found[one]) for one in batch), return_exceptions=True)
             for outcome in ended:
                 if isinstance(outcome, BaseException):
                     raise outcome
                 yield outcome
 
 
-async def _verified(store: Store, block: StoredBlock) -> service_pb2.Block:
+async def verified(store: Store, block: StoredBlock) -> service_pb2.Block:
+    """For who holds its pack. Raises DataLoss, and doubts the block, if it is not what its name says."""
     try:
         content = await stored_bytes(store, block)
         await store.in_thread(_check, block, content)

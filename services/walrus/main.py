@@ -14,6 +14,7 @@ from common.rpc.server import RpcServer
 from mallee.common.v1.caller_pb2 import Member
 from mallee.s3.v1.service_pb2_grpc import add_S3ServiceServicer_to_server
 from mallee.walrus.v1.service_pb2_grpc import add_WalrusServiceServicer_to_server
+from mallee.walrus.v1.upkeep_pb2_grpc import add_UpkeepServiceServicer_to_server
 from services.walrus import observe
 from services.walrus.bundle_image import Bundles
 from services.walrus.drivers.base import StoreTooNew
@@ -24,8 +25,10 @@ from services.walrus.images import Images
 from services.walrus.lifecycle import Calendar
 from services.walrus.reclaim import Reclaimer
 from services.walrus.s3_service import S3Service
+from services.walrus.scrub import Scrubber
 from services.walrus.service import WalrusService
 from services.walrus.store import Limits, Store
+from services.walrus.upkeep_service import UpkeepService
 
 
 async def build(ctx: ServiceContext) -> None:
@@ -54,11 +57,20 @@ async def build(ctx: ServiceContext) -> None:
     store.expire = expirer.nudge
     ctx.tasks.create_task(expirer.run(), name="expirer")
     ctx.tasks.create_task(observe.follow(store), name="figures")
+    scrubber = Scrubber(
+        store=store,
+        pins=root / "pins",
+        bytes_per_s=config.walrus.scrub_bytes_per_s,
+        cycle_s=config.walrus.scrub_days * 86_400,
+    )
+    if config.walrus.scrub_bytes_per_s:
+        ctx.tasks.create_task(scrubber.run(), name="scrub")
     address = f"{config.management_address}:{config.walrus.port}"
     server = RpcServer(ctx.identity, addresses=[address])
     server.add(add_S3ServiceServicer_to_server, S3Service(store))
     bundles = Bundles(store=store, folder=root / "pins", ticket_key=ticket_key, certificate=certificate, key=opener)
     server.add(add_WalrusServiceServicer_to_server, WalrusService(store, images, bundles))
+    server.add(add_UpkeepServiceServicer_to_server, UpkeepService(scrubber))
     await ctx.serve(server)
     etcd = await ctx.stack.enter_async_context(Etcd(config.etcd.endpoints, ctx.identity))
     membership = await ctx.stack.enter_async_context(Membership(etcd))

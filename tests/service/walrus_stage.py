@@ -18,11 +18,14 @@ from common.rpc.server import RpcServer
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1.service_pb2_grpc import S3ServiceStub, add_S3ServiceServicer_to_server
 from mallee.walrus.v1.service_pb2_grpc import WalrusServiceStub, add_WalrusServiceServicer_to_server
+from mallee.walrus.v1.upkeep_pb2_grpc import add_UpkeepServiceServicer_to_server
 from services.walrus.bundle_image import Bundles
 from services.walrus.images import Images
 from services.walrus.s3_service import S3Service
+from services.walrus.scrub import Scrubber
 from services.walrus.service import WalrusService
 from services.walrus.store import Limits, Store
+from services.walrus.upkeep_service import UpkeepService
 from tests.walrus_store import LIMITS, make_bucket, opened_store
 
 if TYPE_CHECKING:
@@ -87,6 +90,8 @@ async def walrus_stage(root: Path, certificates: Path, limits: Limits = LIMITS) 
         server = RpcServer(Identity.load(certificates, "walrus-1"))
         server.add(add_S3ServiceServicer_to_server, S3Service(store))
         server.add(add_WalrusServiceServicer_to_server, WalrusService(store, images, bundles))
+        scrubber = Scrubber(store=store, pins=root / "pins", bytes_per_s=0, cycle_s=3600)
+        server.add(add_UpkeepServiceServicer_to_server, UpkeepService(scrubber))
         await stack.enter_async_context(server)
         await make_bucket(store)
         yield WalrusStage(

@@ -19,6 +19,7 @@ from services.walrus.drivers.versions import ANYTHING, NULL, Deletion, Expectati
 
 if TYPE_CHECKING:
     from services.walrus.drivers.blocks import BlockIndex
+    from services.walrus.drivers.inspection import Inspection
 
 _HEX = re.compile(r"[0-9a-f]{32}\Z")
 
@@ -29,9 +30,13 @@ class BlobId(str):
     __slots__ = ()
 
     def __new__(cls, value: str) -> Self:
-        if not _HEX.match(value):
+        if not cls.fits(value):
             raise ValueError(f"not a blob id: {value!r}")
         return super().__new__(cls, value)
+
+    @staticmethod
+    def fits(value: str) -> bool:
+        return _HEX.match(value) is not None
 
     @classmethod
     def new(cls) -> Self:
@@ -232,6 +237,10 @@ class Index(Protocol):
     def blocks(self) -> BlockIndex:
         """Its part for snapshots."""
 
+    @property
+    def inspection(self) -> Inspection:
+        """Its part that looks at all of it."""
+
     async def open(self) -> None:
         """Brings the stored schema up to this version. Raises StoreTooNew for one of a later version."""
 
@@ -350,7 +359,7 @@ class Index(Protocol):
         """The sha256 of every pin."""
 
 
-class BodyDamaged(Exception):
+class BodyDamaged(RuntimeError):
     """Bytes that stand in the index are not what was written."""
 
 

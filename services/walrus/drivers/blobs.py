@@ -40,8 +40,10 @@ class OpenBlob(Protocol):
     def checked(self) -> bool:
         """False: it is older than checksums."""
 
-    async def verify(self, start: int, end: int) -> None:
+    async def verify(self, start: int, end: int, *, fresh: bool = False) -> None:
         """That these bytes are what was written: to be asked before any of them is handed on.
+
+        `fresh`: what the disk holds now, whatever is in memory; of bytes older than checksums, that they can be read.
 
         Raises BlobDamaged, BlobMissing if it is shorter than that.
         """

@@ -33,6 +33,7 @@ from services.walrus.drivers.base import (
     Usage,
 )
 from services.walrus.drivers.fake_blocks import BlockStorage, FakeBlockIndex
+from services.walrus.drivers.fake_inspection import FakeInspection
 from services.walrus.drivers.versions import ANYTHING, NULL, NULL_SHOWN, Deletion, Expectation, Gone, Marker
 
 Named = TypeVar("Named")
@@ -64,6 +65,7 @@ class Storage:
     pins: dict[str, Pin] = field(default_factory=dict)
     last_bucket_id: int = 0
     blocks: BlockStorage = field(default_factory=BlockStorage)
+    notes: dict[str, str] = field(default_factory=dict)
 
 
 class FakeIndex:
@@ -71,6 +73,7 @@ class FakeIndex:
         self.storage = storage or Storage()
         self.faults = faults or Faults()
         self.blocks = FakeBlockIndex(self._step, lambda: self.storage)
+        self.inspection = FakeInspection(self._step, lambda: self.storage)
 
     async def open(self) -> None: ...
 

@@ -81,7 +81,7 @@ class _FakeOpen:
     size: int
     checked: bool = True
 
-    async def verify(self, start: int, end: int) -> None:
+    async def verify(self, start: int, end: int, *, fresh: bool = False) -> None:
         _check(self.faults, self.blob, self.size, start, end)
 
 

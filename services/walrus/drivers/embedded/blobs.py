@@ -234,8 +234,8 @@ class _OpenFile:
         self.size = file.size
         self.checked = file.checked
 
-    async def verify(self, start: int, end: int) -> None:
-        await self._blobs.run(lambda: self._file.verify(start, end))
+    async def verify(self, start: int, end: int, *, fresh: bool = False) -> None:
+        await self._blobs.run(lambda: self._file.verify(start, end, fresh=fresh))
 
 
 def _write_all(descriptor: int, content: bytes) -> None:
@@ -263,7 +263,8 @@ def _unlink(path: Path) -> int:
 
 
 def _names(folder: Path) -> list[BlobId]:
-    return [BlobId(name.removesuffix(pieces.SUFFIX)) for name in os.listdir(folder)]
+    names = (name.removesuffix(pieces.SUFFIX) for name in os.listdir(folder))
+    return [BlobId(name) for name in names if BlobId.fits(name)]
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from services.walrus.drivers.base import (
 )
 from services.walrus.drivers.embedded import objects, scans, upkeep, uploads, versions
 from services.walrus.drivers.embedded.block_index import SqliteBlocks
+from services.walrus.drivers.embedded.inspect import SqliteInspection
 from services.walrus.drivers.embedded.writer import Writer
 from services.walrus.drivers.versions import ANYTHING, Deletion, Expectation, Gone, Marker
 
@@ -43,6 +44,7 @@ class SqliteIndex:
         self._readers = ThreadPoolExecutor(readers, thread_name_prefix="walrus-index-reader")
         self._local = threading.local()
         self.blocks = SqliteBlocks(self._writer.submit, self._read)
+        self.inspection = SqliteInspection(self._writer.submit, self._read)
         # Few and asked for by every request, so they stand in memory. The lock keeps changes in the order of commits.
         self._buckets: dict[str, Bucket] = {}
         self._buckets_change = asyncio.Lock()

@@ -6,8 +6,8 @@ import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from services.walrus import damage, errors
-from services.walrus.drivers.base import BodyDamaged, Bucket, Inline, Object, Usage
+from services.walrus import errors
+from services.walrus.drivers.base import Bucket, Inline, Object, Usage
 from services.walrus.drivers.embedded import rows, versions
 from services.walrus.drivers.versions import Expectation, Marker
 
@@ -83,8 +83,6 @@ def find_object(db: sqlite3.Connection, bucket: Bucket, key: bytes, version_id: 
     db.execute("BEGIN")
     try:
         return versions.found(db, bucket, key, version_id)[1]
-    except BodyDamaged as error:
-        raise damage.found(bucket, key, error) from error
     finally:
         db.execute("COMMIT")
 

@@ -213,6 +213,7 @@ MIGRATIONS: Final[tuple[str, ...]] = (
 
     ALTER TABLE completions ADD COLUMN version TEXT NOT NULL DEFAULT '';
     """,
+    "CREATE TABLE notes (name TEXT NOT NULL PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID;",
 )
 
 

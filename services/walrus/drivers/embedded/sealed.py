@@ -78,20 +78,24 @@ class SealedFile:
         self._check(first, memoryview(content))
         return content[start - first : end - first]
 
-    def verify(self, start: int, end: int) -> None:
+    def verify(self, start: int, end: int, *, fresh: bool = False) -> None:
         """That the pieces which hold the bytes [start, end) are what was written. It holds one of them at a time.
 
-        Raises BlobMissing, BlobDamaged.
+        `fresh`: on the disk, whatever the page cache has. Raises BlobMissing, BlobDamaged.
         """
         self.open()
         if end > self._size:
             raise BlobMissing(f"blob {self.blob} ends at byte {self._size}")
-        if self._pieces is None or start >= end:
-            return
-        piece = self._pieces.piece_bytes
+        if fresh:
+            # Dropped before, so that the disk is asked; and behind, so that others' pages stay.
+            os.posix_fadvise(self._descriptor, start, end - start, os.POSIX_FADV_DONTNEED)
+        piece = self._pieces.piece_bytes if self._pieces else pieces.PIECE_BYTES
         # Not mapped: a sector that cannot be read would be a signal that ends the process.
         for first in range(start // piece * piece, end, piece):
-            self._check(first, memoryview(self._at(first, min(first + piece, self._size))))
+            if self._pieces is not None or fresh:
+                self._check(first, memoryview(self._at(first, min(first + piece, self._size))))
+        if fresh:
+            os.posix_fadvise(self._descriptor, start, end - start, os.POSIX_FADV_DONTNEED)
 
     def _read_footer(self) -> None:
         try:
@@ -105,8 +109,7 @@ class SealedFile:
         self._size = self._pieces.size
 
     def _check(self, start: int, content: memoryview) -> None:
-        assert self._pieces is not None
-        damaged = self._pieces.damaged(start, content)
+        damaged = self._pieces.damaged(start, content) if self._pieces else None
         if damaged is not None:
             raise BlobDamaged(f"blob {self.blob} is not what was written, from byte {damaged} on")
 

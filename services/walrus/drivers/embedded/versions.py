@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.errors import CloudError
-from services.walrus import errors
-from services.walrus.drivers.base import Attributes, Bucket, Inline, Object
+from services.walrus import damage, errors
+from services.walrus.drivers.base import Attributes, BodyDamaged, Bucket, Inline, Object
 from services.walrus.drivers.embedded import rows
 from services.walrus.drivers.versions import NULL, Deletion, Expectation, Gone, Marker, Removal, check_unlocked
 
@@ -40,7 +40,16 @@ class Standing:
 def found(
     db: sqlite3.Connection, bucket: Bucket, key: bytes, version_id: str | None
 ) -> tuple[str, Object | Marker | None]:
-    """That version or the newest, and the table it stands in."""
+    """That version or the newest, and the table it stands in. Raises an InternalError if its body is damaged."""
+    try:
+        return _found(db, bucket, key, version_id)
+    except BodyDamaged as error:
+        raise damage.found(bucket, key, error) from error
+
+
+def _found(
+    db: sqlite3.Connection, bucket: Bucket, key: bytes, version_id: str | None
+) -> tuple[str, Object | Marker | None]:
     row = db.execute(f"SELECT {rows.OBJECT} FROM objects WHERE bucket = ? AND key = ?", (bucket.id, key)).fetchone()
     if row is not None and version_id in (None, row[12]):
         return "objects", rows.object_of(db, row)

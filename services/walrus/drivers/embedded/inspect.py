@@ -1,0 +1,126 @@
+"""The part of the embedded index that looks at all of it: drivers/inspection.py Inspection."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from services.walrus.drivers.base import BlobId, Pin
+from services.walrus.drivers.embedded import rows
+from services.walrus.drivers.embedded.block_index import Run
+from services.walrus.drivers.inspection import Bodies, Needed
+
+# Tables that name blobs by an indexed column, and the column with the least size of one.
+NAMING: Final = (("objects", "size"), ("versions", "size"), ("parts", "size"), ("packs", "length"))
+_DIGEST_BYTES: Final = 32
+
+
+class SqliteInspection:
+    """`change` runs a step in the writer, `read` a query in a reader."""
+
+    def __init__(self, change: Run, read: Run) -> None:
+        self._change = change
+        self._read = read
+
+    async def needed(self, *, after: str, limit: int) -> list[Needed]:
+        return await self._read(lambda db: needed(db, after, limit))
+
+    async def owners(self, blob: BlobId) -> list[str]:
+        return await self._read(lambda db: owners(db, blob))
+
+    async def bodies(self, *, start: int, limit: int) -> Bodies:
+        return await self._read(lambda db: _bodies(db, start, limit))
+
+    async def owners_of_body(self, body: int) -> list[str]:
+        return await self._read(lambda db: _objects(db, "body = ?", body))
+
+    async def owners_of_blocks(self, digests: Sequence[bytes]) -> list[str]:
+        return await self._read(lambda db: _snapshots(db, frozenset(digests)))
+
+    async def pins(self) -> list[Pin]:
+        return await self._read(lambda db: [rows.pin(row) for row in db.execute(f"SELECT {rows.PIN} FROM pins")])
+
+    async def unsound(self) -> list[str]:
+        return await self._read(unsound)
+
+    async def note(self, name: str) -> str:
+        query = "SELECT text FROM notes WHERE name = ?"
+        return await self._read(lambda db: next((str(text) for (text,) in db.execute(query, (name,))), ""))
+
+    async def put_note(self, name: str, text: str) -> None:
+        step = "INSERT OR REPLACE INTO notes (name, text) VALUES (?, ?)"
+        await self._change(lambda db: db.execute(step, (name, text)))
+
+
+def needed(db: sqlite3.Connection, after: str, limit: int) -> list[Needed]:
+    each = " UNION ALL ".join(
+        f"SELECT * FROM (SELECT blob, {size} AS size, '{table}' = 'packs' AS pack FROM {table} "
+        "WHERE blob > ?1 ORDER BY blob LIMIT ?2)"
+        for table, size in NAMING
+    )
+    found = db.execute(f"SELECT blob, size, pack FROM ({each}) ORDER BY blob LIMIT ?2", (bytes.fromhex(after), limit))
+    return [Needed(blob=BlobId(blob.hex()), size=size, pack=bool(pack)) for blob, size, pack in found]
+
+
+def owners(db: sqlite3.Connection, blob: BlobId) -> list[str]:
+    raw = bytes.fromhex(blob)
+    found = _objects(db, "blob = ?", raw)
+    for upload, number in db.execute("SELECT upload, number FROM parts WHERE blob = ?", (raw,)):
+        objects = _objects(db, "upload = ?", upload)
+        found += [f"{name} part {number}" for name in objects or _uploads(db, upload)]
+    digests = db.execute("SELECT digest FROM blocks WHERE pack IN (SELECT id FROM packs WHERE blob = ?)", (raw,))
+    return found + _snapshots(db, frozenset(digest for (digest,) in digests))
+
+
+def _objects(db: sqlite3.Connection, where: str, value: bytes | str | int) -> list[str]:
+    """Those of them by which no index leads there are found by looking at all: damage is rare."""
+    return [
+        _shown(bucket, key) + (f" version {version}" if version else "")
+        for table in ("objects", "versions")
+        for bucket, key, version in db.execute(
+            f"SELECT b.name, o.key, o.version FROM {table} AS o JOIN buckets AS b ON b.id = o.bucket WHERE o.{where}",
+            (value,),
+        )
+    ]
+
+
+def _uploads(db: sqlite3.Connection, upload: str) -> list[str]:
+    query = "SELECT b.name, u.key FROM uploads AS u JOIN buckets AS b ON b.id = u.bucket WHERE u.id = ?"
+    return [f"upload {upload} of {_shown(bucket, key)}" for bucket, key in db.execute(query, (upload,))]
+
+
+def _snapshots(db: sqlite3.Connection, digests: frozenset[bytes]) -> list[str]:
+    if not digests:
+        return []
+    pages = [page for page, held in db.execute("SELECT id, digests FROM pages") if not digests.isdisjoint(_cut(held))]
+    query = "SELECT name FROM snapshots WHERE state < 2 AND id IN (SELECT snapshot FROM manifests WHERE page = ?)"
+    names = {name for page in pages for (name,) in db.execute(query, (page,))}
+    return [f"snapshot {name}" for name in sorted(names)]
+
+
+def _cut(digests: bytes) -> Iterable[bytes]:
+    return (digests[start : start + _DIGEST_BYTES] for start in range(0, len(digests), _DIGEST_BYTES))
+
+
+def _bodies(db: sqlite3.Connection, start: int, limit: int) -> Bodies:
+    found = db.execute("SELECT id, body, crc FROM bodies WHERE id >= ? ORDER BY id LIMIT ?", (start, limit)).fetchall()
+    return Bodies(
+        next=found[-1][0] + 1 if len(found) == limit else None,
+        count=len(found),
+        size=sum(len(body) for _, body, _ in found),
+        unchecked=sum(crc is None for _, _, crc in found),
+        damaged=[row for row, body, crc in found if crc is not None and crc != rows.crc_of(body)],
+    )
+
+
+def unsound(db: sqlite3.Connection) -> list[str]:
+    try:
+        said = [str(line) for (line,) in db.execute("PRAGMA quick_check(20)")]
+    except sqlite3.DatabaseError as error:
+        return [str(error)]
+    return [line for line in said if line != "ok"]
+
+
+def _shown(bucket: str, key: bytes) -> str:
+    return f"{bucket}/{key.decode('utf-8', 'replace')}"

@@ -1,0 +1,59 @@
+"""What Walrus needs of its index to look at all of it: for the scrub, for backups, and for what outlives a restart.
+
+Part of drivers/base.py Index. Implementations pass tests/contract/test_walrus_inspection.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from services.walrus.drivers.base import BlobId, Pin
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needed:
+    blob: BlobId
+    # It has at least so many bytes.
+    size: int
+    # Of blocks of snapshots.
+    pack: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bodies:
+    """Some of the bytes that stand in the index itself."""
+
+    # Where to go on; None: these were the last.
+    next: int | None
+    count: int
+    size: int
+    # Older than checksums.
+    unchecked: int
+    damaged: Sequence[int]
+
+
+class Inspection(Protocol):
+    async def needed(self, *, after: str, limit: int) -> list[Needed]:
+        """Blobs that must be there, in the order of their ids from the first that is greater on. Garbage is none."""
+
+    async def owners(self, blob: BlobId) -> list[str]:
+        """Whose it is, in words: as StoreFinding of mallee.walrus.v1 has them. May be slow."""
+
+    async def bodies(self, *, start: int, limit: int) -> Bodies: ...
+
+    async def owners_of_body(self, body: int) -> list[str]: ...
+
+    async def owners_of_blocks(self, digests: Sequence[bytes]) -> list[str]:
+        """The snapshots that have one of them. May be slow."""
+
+    async def pins(self) -> list[Pin]: ...
+
+    async def unsound(self) -> list[str]:
+        """What the engine's own check says of itself. May be slow."""
+
+    async def note(self, name: str) -> str:
+        """What was noted under that name; empty: nothing was."""
+
+    async def put_note(self, name: str, text: str) -> None: ...

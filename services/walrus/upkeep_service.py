@@ -1,0 +1,40 @@
+"""The gRPC handlers of mallee.walrus.v1's UpkeepService."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any, Final
+
+from mallee.walrus.v1 import upkeep_pb2, upkeep_pb2_grpc
+from services.walrus.scrub import Finding, Kind, Pace, Scrubber
+
+_KINDS: Final = {
+    Kind.DAMAGED: upkeep_pb2.FINDING_KIND_DAMAGED,
+    Kind.MISSING: upkeep_pb2.FINDING_KIND_MISSING,
+    Kind.SURPLUS: upkeep_pb2.FINDING_KIND_SURPLUS,
+    Kind.INDEX: upkeep_pb2.FINDING_KIND_INDEX,
+}
+
+
+class UpkeepService(upkeep_pb2_grpc.UpkeepServiceServicer):
+    def __init__(self, scrubber: Scrubber) -> None:
+        self._scrubber = scrubber
+
+    async def ScrubStore(
+        self, request: upkeep_pb2.ScrubStoreRequest, context: Any
+    ) -> AsyncIterator[upkeep_pb2.ScrubStoreResponse]:
+        answer = upkeep_pb2.ScrubStoreResponse()
+        async with aclosing(self._scrubber.scrub("", Pace(request.bytes_per_second))) as steps:
+            async for step in steps:
+                answer.scrubbed_bytes += step.scrubbed_bytes
+                answer.compared += step.compared
+                answer.unchecked += step.unchecked
+                answer.complete = not step.position
+                answer.findings.extend(map(_finding, step.findings))
+                yield answer
+                del answer.findings[:]
+
+
+def _finding(one: Finding) -> upkeep_pb2.StoreFinding:
+    return upkeep_pb2.StoreFinding(kind=_KINDS[one.kind], what=one.what, owners=one.owners, why=one.why)
