@@ -14,10 +14,11 @@ import re
 import tomllib
 import types
 import typing
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Literal
+
+from common.config_values import CHECKS
 
 
 class ConfigError(ValueError):
@@ -310,7 +311,7 @@ def _build(cls: type[Any], raw: Any, where: str) -> Any:
         raise ConfigError(f"{where}: key {missing[0]!r} is missing")
     values = {name: _convert(hints[name], value, f"{where}: {name}") for name, value in raw.items()}
     for name, value in values.items():
-        if check := _CHECKS.get(name):
+        if check := CHECKS.get(name):
             try:
                 for one in value if isinstance(value, tuple) else (value,):
                     check(one)
@@ -343,48 +344,6 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     return value
 
 
-def _port(value: int) -> None:
-    if not 1 <= value <= 65535:
-        raise ValueError(f"{value} is no port: expected 1 to 65535")
-
-
-def _any_port(value: int) -> None:
-    """0: any that is free."""
-    if value:
-        _port(value)
-
-
-def _endpoint(value: str) -> None:
-    host, _, port = value.rpartition(":")
-    if not host or not re.fullmatch(r"[0-9]+", port):
-        raise ValueError(f"{value!r}: expected host:port")
-    _port(int(port))
-
-
-def _cloud_id(value: str) -> None:
-    if not re.fullmatch(r"[0-9a-f]{4}", value):
-        raise ValueError(f"{value!r}: expected four hex digits")
-
-
-# By key, in whichever table it stands; of a list, each entry.
-_CHECKS: Final[dict[str, Callable[[Any], object]]] = {
-    "cloud_id": _cloud_id,
-    "port": _port,
-    "metrics_port": _any_port,
-    "cc_port": _port,
-    "cc_metrics_port": _any_port,
-    "sc_port": _any_port,
-    "sc_metrics_port": _any_port,
-    "endpoints": _endpoint,
-    "listen": ipaddress.ip_address,
-    "management_address": ipaddress.IPv4Address,
-    "address": ipaddress.IPv4Address,
-    "guest_facade_address": ipaddress.IPv4Address,
-    "resolvers": ipaddress.IPv4Address,
-    "underlay_cidr": ipaddress.IPv4Network,
-    "public_pool": ipaddress.IPv4Network,
-    "default_vpc_cidr": ipaddress.IPv4Network,
-}
 # Default subnets are /20 each, a quarter of a smaller VPC; smaller than /28 none is.
 _SUBNET_BITS, _SMALLEST_SUBNET_BITS = 20, 28
 
