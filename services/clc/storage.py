@@ -78,15 +78,26 @@ class ZoneStorage:
             self._admitting -= size_bytes
 
     def note(self, observation: Observation) -> None:
-        """What an order was answered, before the stream says it."""
+        """What an order was answered, before the stream says it.
+
+        Told on if it is news: who repeats an order since nothing has come of it is not to be woken by the same answer.
+        """
         match observation:
             case volume_pb2.VolumeObservation():
-                self._keep(self.volumes, observation.volume_id, observation, gone=volume_pb2.VOLUME_STATE_GONE)
                 self.unmade.pop(observation.volume_id, None)
+                table: dict[str, Any] = self.volumes
+                is_gone = observation.state == volume_pb2.VOLUME_STATE_GONE
             case snapshot_pb2.SnapshotObservation():
-                self._keep(self.snapshots, observation.snapshot_id, observation, gone=snapshot_pb2.SNAPSHOT_STATE_GONE)
+                table, is_gone = self.snapshots, observation.state == snapshot_pb2.SNAPSHOT_STATE_GONE
             case snapshot_pb2.ExportObservation():
-                self._keep(self.exports, observation.task_id, observation, gone=snapshot_pb2.SNAPSHOT_STATE_GONE)
+                table, is_gone = self.exports, observation.state == snapshot_pb2.SNAPSHOT_STATE_GONE
+        its_id = _id_of(observation)
+        if is_gone:
+            table.pop(its_id, None)
+        elif table.get(its_id) == observation:
+            return
+        else:
+            table[its_id] = observation
         self._tell(self.zone, observation)
 
     async def follow(self) -> None:
@@ -128,13 +139,6 @@ class ZoneStorage:
     def _free_bytes(self) -> int:
         assert self.capacity is not None
         return self.capacity.free_bytes - self._admitting - sum(self.unmade.values())
-
-    @staticmethod
-    def _keep(table: dict[str, Any], its_id: str, observation: Any, *, gone: int) -> None:
-        if observation.state == gone:
-            table.pop(its_id, None)
-        else:
-            table[its_id] = observation
 
 
 class Storage:

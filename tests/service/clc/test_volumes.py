@@ -189,6 +189,18 @@ async def test_a_volume_grows_while_it_is_used(stage: Stage, leader: Leader, ima
     assert (told.progress, told.HasField("end_time")) == (100, True)
 
 
+async def test_a_change_that_takes_its_time_is_ordered_now_and_then(stage: Stage, leader: Leader) -> None:
+    volume_id = await made(stage)
+    sc(stage).slow = True
+    before = sc(stage).names(volume_id).count("ensure")
+    await stage.run("ModifyVolume", volume_pb2.ModifyVolumeRequest(volume_id=volume_id, size=16))
+    await eventually(lambda: sc(stage).names(volume_id).count("ensure") > before)
+    async with asyncio.timeout(15):
+        await leader._volumes.loops[0].idle()
+    sc(stage).finish(volume_id)
+    await eventually(lambda: record(stage, volume_id).size_gib == 16)
+
+
 async def test_a_change_that_finds_no_room_fails_and_leaves_the_volume_as_it_was(stage: Stage, leader: Leader) -> None:
     volume_id = await made(stage)
     sc(stage).refuse["ensure"] = NoCapacity("the zone is full")
