@@ -37,6 +37,7 @@ class BodyReader:
         limits: Limits,
         held: HeldBytes,
         *,
+        announced: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._content = content
@@ -44,6 +45,8 @@ class BodyReader:
         self._held = held
         self._clock = clock
         self.received = 0
+        # What its head says of its length; None: nothing.
+        self.announced = announced
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """What arrives, as it arrives. Raises Refused for a client that stalls, trickles or goes away."""

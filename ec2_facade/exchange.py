@@ -23,7 +23,7 @@ class Exchange:
         self._limits = limits
         self.request_id = request_id
         self.wire = wire_request(request)
-        self.body = BodyReader(request.content, limits, held)
+        self.body = BodyReader(request.content, limits, held, announced=request.content_length)
         # Known as the pipeline goes; for the access log and the metrics.
         self.service = ""
         self.action = ""

@@ -60,9 +60,16 @@ class Authenticator:
 
     async def identify(self, request: WireRequest, service: str) -> Identified:
         claim = read_claim(request, must_expire=service == "s3")
-        self._check_scope(claim, service)
-        self._check_time(claim)
+        self._check(claim, service)
         _check_signed_headers(request, claim, service)
+        return await self._find_key(claim)
+
+    async def identify_claim(self, claim: Claim, service: str) -> Identified:
+        """For what is signed other than a request is."""
+        self._check(claim, service)
+        return await self._find_key(claim)
+
+    async def _find_key(self, claim: Claim) -> Identified:
         if claim.session_token is not None:
             raise AuthProblem(Reason.BAD_SESSION_TOKEN, token=claim.session_token[:_MOST_SHOWN])
         try:
@@ -78,14 +85,11 @@ class Authenticator:
             request, service=scope.service, signed_headers=claim.signed_headers, payload_hash=payload_hash
         )
         text = string_to_sign(timestamp=claim.timestamp, scope=str(scope), canonical=canonical)
-        if not signatures_match(sign(identified.key.key, text), claim.signature):
-            raise AuthProblem(
-                Reason.WRONG_SIGNATURE,
-                access_key=scope.access_key_id,
-                string_to_sign=text,
-                signature=claim.signature,
-                canonical_request=to_text(canonical[:_MOST_SHOWN]),
-            )
+        verify_text(identified, text, canonical_request=to_text(canonical[:_MOST_SHOWN]))
+
+    def _check(self, claim: Claim, service: str) -> None:
+        self._check_scope(claim, service)
+        self._check_time(claim)
 
     def _check_scope(self, claim: Claim, service: str) -> None:
         scope = claim.scope
@@ -130,6 +134,19 @@ class Authenticator:
             "skew_ms": str(int(self._skew.total_seconds() * 1000)),
             "server_time": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
+
+
+def verify_text(identified: Identified, text: str, **shown: str) -> None:
+    """Raises AuthProblem with `shown` beside the facts."""
+    claim = identified.claim
+    if not signatures_match(sign(identified.key.key, text), claim.signature):
+        raise AuthProblem(
+            Reason.WRONG_SIGNATURE,
+            access_key=claim.scope.access_key_id,
+            string_to_sign=text,
+            signature=claim.signature,
+            **shown,
+        )
 
 
 def _check_signed_headers(request: WireRequest, claim: Claim, service: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -64,6 +65,24 @@ def read_claim(request: WireRequest, *, must_expire: bool) -> Claim:
     if in_query:
         return _from_query(request, must_expire=must_expire)
     raise AuthProblem(Reason.MISSING)
+
+
+def read_form_claim(fields: Mapping[str, str]) -> Claim:
+    """Of the fields of a browser's form, by lower-case name; all four are there. Raises AuthProblem.
+
+    It is good for as long as a presigned request can be; the form's policy ends it sooner.
+    """
+    if fields["x-amz-algorithm"] != ALGORITHM:
+        raise AuthProblem(Reason.MALFORMED, f'X-Amz-Algorithm only supports "{ALGORITHM}"', part="X-Amz-Algorithm")
+    return Claim(
+        scope=read_scope(fields["x-amz-credential"]),
+        signed_headers=(),
+        signature=_signature(fields["x-amz-signature"]),
+        timestamp=fields["x-amz-date"],
+        time=_query_time(fields["x-amz-date"]),
+        expires_s=LONGEST_EXPIRES_S,
+        session_token=fields.get("x-amz-security-token"),
+    )
 
 
 def peek_scope(request: WireRequest) -> Scope | None:
@@ -148,20 +167,24 @@ def _from_query(request: WireRequest, *, must_expire: bool) -> Claim:
         )
     if values["X-Amz-Algorithm"] != ALGORITHM:
         raise AuthProblem(Reason.MALFORMED, f'X-Amz-Algorithm only supports "{ALGORITHM}"', part="X-Amz-Algorithm")
-    time = parse_timestamp(values["X-Amz-Date"])
-    if time is None:
-        raise AuthProblem(
-            Reason.MALFORMED, "X-Amz-Date must be in the ISO8601 Long Format \"yyyyMMdd'T'HHmmss'Z'\"", part="Date"
-        )
     return Claim(
         scope=read_scope(values["X-Amz-Credential"]),
         signed_headers=_signed_headers(values["X-Amz-SignedHeaders"]),
         signature=_signature(values["X-Amz-Signature"]),
         timestamp=values["X-Amz-Date"],
-        time=time,
+        time=_query_time(values["X-Amz-Date"]),
         expires_s=_expires(expires) if expires is not None else 900,
         session_token=request.query_value("X-Amz-Security-Token") or request.header("x-amz-security-token"),
     )
+
+
+def _query_time(text: str) -> datetime:
+    time = parse_timestamp(text)
+    if time is None:
+        raise AuthProblem(
+            Reason.MALFORMED, "X-Amz-Date must be in the ISO8601 Long Format \"yyyyMMdd'T'HHmmss'Z'\"", part="Date"
+        )
+    return time
 
 
 def _expires(text: str) -> int:

@@ -6,7 +6,7 @@ https://docs.aws.amazon.com/AmazonS3/latest/API/RESTAuthentication.html
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Final
@@ -90,6 +90,18 @@ class LegacyAuthenticator:
             raise AuthProblem(Reason.BAD_SESSION_TOKEN, token=token[:256])
         if not _is_text(claim.string_to_sign + claim.access_key_id):
             raise AuthProblem(Reason.MALFORMED, "The request is not in UTF-8.")
+        return await prove(self._secrets, claim, request)
+
+    async def authenticate_form(self, request: WireRequest, fields: Mapping[str, str]) -> caller_pb2.Caller:
+        """Of a browser's form: the policy is what is signed. All fields are there, by lower-case name."""
+        if (token := fields.get("x-amz-security-token")) is not None:
+            raise AuthProblem(Reason.BAD_SESSION_TOKEN, token=token[:256])
+        claim = Claim(
+            access_key_id=fields["awsaccesskeyid"],
+            signature=fields["signature"],
+            string_to_sign=fields["policy"],
+            hash_name="sha1",
+        )
         return await prove(self._secrets, claim, request)
 
     def _query_claim(self, request: WireRequest, host_bucket: str | None) -> Claim:

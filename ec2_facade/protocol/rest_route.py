@@ -85,9 +85,6 @@ class Router:
             names = ", ".join(sorted(asked))
             message = f"Conflicting query string parameters: {names}"
             return InvalidArgument(message, code="InvalidArgument", details={"ArgumentName": "ResourceType"})
-        if method == "POST" and level is Level.BUCKET and not asked:
-            # A browser's form: an action of S3's that its model does not have.
-            return not_implemented("PostObject")
         message = "The specified method is not allowed against this resource."
         resource = next(iter(asked), "SERVICE" if level is Level.SERVICE else level.name).upper()
         return InvalidArgument(message, code="MethodNotAllowed", details={"Method": method, "ResourceType": resource})

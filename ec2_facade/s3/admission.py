@@ -5,11 +5,12 @@ A request that names nobody is let through as nobody: what a bucket has opened t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ec2_facade.auth.authenticate import Identified
+from ec2_facade.auth.authenticate import Identified, verify_text
 from ec2_facade.auth.canonical import ALGORITHM
+from ec2_facade.auth.claim import read_form_claim
 from ec2_facade.auth.legacy import is_legacy
 from ec2_facade.auth.mechanisms import Authentication
 from ec2_facade.auth.payload import Payload, read_payload, undeclared_payload
@@ -20,6 +21,7 @@ from mallee.common.v1.caller_pb2 import Caller, RequestContext
 
 _SHOWN_CHARACTERS = 2048
 _BY_HEADER, _BY_QUERY = "REST-HEADER", "REST-QUERY-STRING"
+_LEGACY = "AWS"
 _SIGNATURE_QUERY = ("X-Amz-Algorithm", "X-Amz-Signature", "X-Amz-Credential")
 
 
@@ -64,8 +66,36 @@ class Admission:
         caller = await self._legacy.authenticate(wire, host_bucket=host_bucket)
         caller.request.CopyFrom(request_context(wire))
         caller.request.auth_type = _BY_QUERY if wire.header("authorization") is None else _BY_HEADER
-        caller.request.signature_version = "AWS"
+        caller.request.signature_version = _LEGACY
         return Proved(caller=caller, payload=undeclared_payload(wire))
+
+    async def admit_form(self, wire: WireRequest, fields: Mapping[str, str]) -> Caller:
+        """Who a browser's form says that it is from; its policy is what is signed. `fields` by lower-case name."""
+        caller, version = Caller(anonymous=True, source_ip=wire.source_ip), ""
+        if fields.keys() & {"x-amz-signature", "x-amz-credential", "x-amz-algorithm"}:
+            need_fields(fields, "policy", "X-Amz-Algorithm", "X-Amz-Credential", "X-Amz-Date", "X-Amz-Signature")
+            identified = await self._current.identify_claim(read_form_claim(fields), "s3")
+            verify_text(identified, fields["policy"])
+            caller, version = identified.caller(wire.source_ip), ALGORITHM
+        elif fields.keys() & {"awsaccesskeyid", "signature", "policy"}:
+            need_fields(fields, "AWSAccessKeyId", "policy", "signature")
+            caller, version = await self._legacy.authenticate_form(wire, fields), _LEGACY
+        caller.request.CopyFrom(request_context(wire))
+        if version:
+            caller.request.auth_type = "POST"
+            caller.request.signature_version = version
+        return caller
+
+
+def need_fields(fields: Mapping[str, str], *names: str) -> None:
+    for name in names:
+        if name.lower() not in fields:
+            message = (
+                f"Bucket POST must contain a field named '{name}'.  If it is specified, please check the order of the "
+                "fields."
+            )
+            details = {"ArgumentName": name, "ArgumentValue": ""}
+            raise Refused("InvalidArgument", message, status=400, details=details)
 
 
 def request_context(wire: WireRequest) -> RequestContext:

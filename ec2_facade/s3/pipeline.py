@@ -9,6 +9,7 @@ from aiohttp import web
 from google.protobuf.message import Message
 
 from common.rpc import context as rpc_context
+from ec2_facade.auth.authenticate import utc_now
 from ec2_facade.auth.mechanisms import Authentication
 from ec2_facade.auth.payload import Payload
 from ec2_facade.backends import Backends
@@ -17,7 +18,8 @@ from ec2_facade.errors import Refused
 from ec2_facade.exchange import Exchange
 from ec2_facade.limits import Limits
 from ec2_facade.protocol import Operation, RestXmlProtocol, Stream
-from ec2_facade.s3.address import read_address, read_query
+from ec2_facade.s3 import post
+from ec2_facade.s3.address import Address, read_address, read_query
 from ec2_facade.s3.admission import Admission, Proved
 from ec2_facade.s3.content import Content
 from ec2_facade.s3.digest import check_body
@@ -49,9 +51,11 @@ class S3Pipeline:
 
     async def answer(self, exchange: Exchange) -> web.StreamResponse:
         wire = exchange.wire
+        address = read_address(wire, self._domains)
+        if address.bucket and address.key is None and wire.method == "POST" and not wire.raw_query:
+            return await self._post(exchange, address)
         proved = await self._admission.admit(wire)
         exchange.account_id = proved.caller.account_id
-        address = read_address(wire, self._domains)
         query, headers = read_query(wire), object_headers(wire, proved.payload)
         operation = self._protocol.route(wire.method, address.bucket, address.key, query, headers)
         exchange.action = operation.name
@@ -83,6 +87,25 @@ class S3Pipeline:
             content = Content(exchange.body.pieces(), proved.payload, proved.identified)
             answer = await upload(self._backends, operation, header, content, self._limits, invite=exchange.invite_body)
         return await exchange.send(self._protocol.render(operation, answer, exchange.request_id))
+
+    async def _post(self, exchange: Exchange, address: Address) -> web.StreamResponse:
+        """A browser's form. What it says of its sender stands in the body, so that is asked for first."""
+        exchange.action = "PostObject"
+        operation = self._protocol.contract.operations["PutObject"]
+        form = post.begin_form(exchange, self._limits)
+        await exchange.invite_body()
+        await form.read_fields()
+        fields, bucket = post.expanded(form), address.bucket or ""
+        caller = await self._admission.admit_form(exchange.wire, form.fields)
+        exchange.account_id = caller.account_id
+        policy = post.check_fields(fields, bucket, now=utc_now())
+        header = post.put_request(self._protocol, operation, bucket, fields)
+        content = post.file_content(form, policy, self._limits)
+        with rpc_context.bind(caller=caller), self._transfer():
+            stored = await upload(self._backends, operation, header, content, self._limits, invite=exchange.invite_body)
+            await form.read_rest()
+        rendered = self._protocol.render(operation, stored, exchange.request_id)
+        return await exchange.send(post.answer(rendered, exchange.wire, address, fields))
 
     async def _read_xml(self, exchange: Exchange, proved: Proved) -> tuple[bytes, dict[str, str]]:
         held = self._held_of_strangers if proved.anonymous else None
