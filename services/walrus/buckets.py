@@ -8,7 +8,7 @@ from common.errors import AlreadyExists
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import bucket_pb2
 from services.walrus import bucket as rules
-from services.walrus import errors, wire
+from services.walrus import errors, ownership, wire
 from services.walrus import object as object_rules
 from services.walrus.listing import read_token, token_of
 from services.walrus.store import Store
@@ -22,8 +22,6 @@ async def create_bucket(
     owner = rules.caller_or_refuse(caller)
     rules.check_name(request.bucket)
     rules.check_location(request.create_bucket_configuration.location_constraint, store.region)
-    object_rules.default_only("x-amz-acl", request.acl, "private")
-    object_rules.default_only("x-amz-object-ownership", request.object_ownership, "BucketOwnerEnforced")
     if request.object_lock_enabled_for_bucket:
         object_rules.default_only("x-amz-bucket-object-lock-enabled", "true")
     bucket = await store.index.create_bucket(
@@ -31,6 +29,7 @@ async def create_bucket(
         account_id=owner.account_id,
         owner_id=owner.canonical_user_id,
         created_ms=(now := store.now_ms()),
+        configs=ownership.of_new_bucket(request, owner),
     )
     if bucket.account_id != owner.account_id:
         raise errors.bucket_taken(bucket.name)
@@ -71,14 +70,14 @@ async def list_buckets(
 async def head_bucket(
     store: Store, request: bucket_pb2.HeadBucketRequest, caller: Caller | None
 ) -> bucket_pb2.HeadBucketOutput:
-    await store.bucket(request.bucket, caller, request.expected_bucket_owner)
+    await store.bucket_for(request, caller)
     return bucket_pb2.HeadBucketOutput(bucket_region=store.region, access_point_alias=False)
 
 
 async def delete_bucket(
     store: Store, request: bucket_pb2.DeleteBucketRequest, caller: Caller | None
 ) -> bucket_pb2.DeleteBucketResponse:
-    bucket = await store.bucket(request.bucket, caller, request.expected_bucket_owner)
+    bucket = await store.bucket_for(request, caller)
     await store.index.delete_bucket(bucket)
     store.reclaim()
     return bucket_pb2.DeleteBucketResponse()
@@ -87,6 +86,6 @@ async def delete_bucket(
 async def get_bucket_location(
     store: Store, request: bucket_pb2.GetBucketLocationRequest, caller: Caller | None
 ) -> bucket_pb2.GetBucketLocationOutput:
-    await store.bucket(request.bucket, caller, request.expected_bucket_owner)
+    await store.bucket_for(request, caller)
     # us-east-1 is told by saying nothing, as it has been since there was no other.
     return bucket_pb2.GetBucketLocationOutput(location_constraint=None if store.region == "us-east-1" else store.region)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from google.protobuf.message import Message
 
 from services.walrus.drivers.base import Bucket
-from services.walrus.store import Store
+
+if TYPE_CHECKING:
+    # It decides by what is configured.
+    from services.walrus.store import Store
 
 Config = TypeVar("Config", bound=Message)
 
 
 def kind_of(config: type[Message]) -> str:
     return str(config.DESCRIPTOR.name)
+
+
+def body_of(config: Message) -> bytes:
+    return config.SerializeToString(deterministic=True)
 
 
 def find(bucket: Bucket, config: type[Config]) -> Config | None:
@@ -24,7 +31,7 @@ def find(bucket: Bucket, config: type[Config]) -> Config | None:
 
 async def put(store: Store, bucket: Bucket, config: Message) -> None:
     """Raises NotFound (NoSuchBucket)."""
-    await store.index.put_config(bucket, kind_of(type(config)), config.SerializeToString(deterministic=True))
+    await store.index.put_config(bucket, kind_of(type(config)), body_of(config))
 
 
 async def delete(store: Store, bucket: Bucket, config: type[Message]) -> None:

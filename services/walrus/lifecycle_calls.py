@@ -13,7 +13,7 @@ from services.walrus.store import Store
 async def put_lifecycle(
     store: Store, request: lifecycle_pb2.PutBucketLifecycleConfigurationRequest, caller: Caller | None
 ) -> lifecycle_pb2.PutBucketLifecycleConfigurationOutput:
-    bucket = await store.bucket(request.bucket, caller, request.expected_bucket_owner)
+    bucket = await store.bucket_for(request, caller)
     await configs.put(store, bucket, lifecycle.checked(request.lifecycle_configuration))
     store.expire()
     return lifecycle_pb2.PutBucketLifecycleConfigurationOutput()
@@ -22,7 +22,7 @@ async def put_lifecycle(
 async def get_lifecycle(
     store: Store, request: lifecycle_pb2.GetBucketLifecycleConfigurationRequest, caller: Caller | None
 ) -> lifecycle_pb2.GetBucketLifecycleConfigurationOutput:
-    bucket = await store.bucket(request.bucket, caller, request.expected_bucket_owner)
+    bucket = await store.bucket_for(request, caller)
     found = configs.find(bucket, BucketLifecycleConfiguration)
     if found is None:
         raise NotFound(
@@ -36,6 +36,6 @@ async def get_lifecycle(
 async def delete_lifecycle(
     store: Store, request: lifecycle_pb2.DeleteBucketLifecycleRequest, caller: Caller | None
 ) -> lifecycle_pb2.DeleteBucketLifecycleResponse:
-    bucket = await store.bucket(request.bucket, caller, request.expected_bucket_owner)
+    bucket = await store.bucket_for(request, caller)
     await configs.delete(store, bucket, BucketLifecycleConfiguration)
     return lifecycle_pb2.DeleteBucketLifecycleResponse()

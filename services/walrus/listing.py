@@ -20,7 +20,7 @@ _PAGE: Final = 1000
 async def list_objects(
     store: Store, request: listing_pb2.ListObjectsRequest, caller: Caller | None
 ) -> listing_pb2.ListObjectsOutput:
-    bucket = await store.bucket(request.bucket, caller, request.expected_bucket_owner)
+    bucket = await store.bucket_for(request, caller)
     shown = _shower(request.encoding_type)
     limit = _limit(request, "max_keys", "max-keys")
     scan = Scan(
@@ -48,7 +48,7 @@ async def list_objects(
 async def list_objects_v2(
     store: Store, request: listing_pb2.ListObjectsV2Request, caller: Caller | None
 ) -> listing_pb2.ListObjectsV2Output:
-    bucket = await store.bucket(request.bucket, caller, request.expected_bucket_owner)
+    bucket = await store.bucket_for(request, caller)
     shown = _shower(request.encoding_type)
     limit = _limit(request, "max_keys", "max-keys")
     after = request.start_after.encode() or None
@@ -77,7 +77,7 @@ async def list_objects_v2(
 async def list_multipart_uploads(
     store: Store, request: multipart_pb2.ListMultipartUploadsRequest, caller: Caller | None
 ) -> multipart_pb2.ListMultipartUploadsOutput:
-    bucket = await store.bucket(request.bucket, caller, request.expected_bucket_owner)
+    bucket = await store.bucket_for(request, caller)
     shown = _shower(request.encoding_type)
     limit = _limit(request, "max_uploads", "max-uploads")
     scan = Scan(

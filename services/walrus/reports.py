@@ -30,7 +30,7 @@ ListOf = (
 
 async def find_none(store: Store, request: OneOf, caller: Caller | None) -> NotFound:
     """The error to raise."""
-    bucket = await store.bucket(request.bucket, caller, request.expected_bucket_owner)
+    bucket = await store.bucket_for(request, caller)
     return NotFound(
         "The specified configuration does not exist.",
         code="NoSuchConfiguration",
@@ -40,14 +40,14 @@ async def find_none(store: Store, request: OneOf, caller: Caller | None) -> NotF
 
 async def list_none(store: Store, request: ListOf, caller: Caller | None) -> str | None:
     """The token, which S3 repeats."""
-    await store.bucket(request.bucket, caller, request.expected_bucket_owner)
+    await store.bucket_for(request, caller)
     return request.continuation_token or None
 
 
 async def get_bucket_replication(
     store: Store, request: pb.GetBucketReplicationRequest, caller: Caller | None
 ) -> pb.GetBucketReplicationOutput:
-    bucket = await store.bucket(request.bucket, caller, request.expected_bucket_owner)
+    bucket = await store.bucket_for(request, caller)
     raise NotFound(
         "The replication configuration was not found",
         code="ReplicationConfigurationNotFoundError",
@@ -58,5 +58,5 @@ async def get_bucket_replication(
 async def delete_bucket_replication(
     store: Store, request: pb.DeleteBucketReplicationRequest, caller: Caller | None
 ) -> pb.DeleteBucketReplicationResponse:
-    await store.bucket(request.bucket, caller, request.expected_bucket_owner)
+    await store.bucket_for(request, caller)
     return pb.DeleteBucketReplicationResponse()

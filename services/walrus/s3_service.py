@@ -8,7 +8,10 @@ from typing import Any
 from common.rpc.context import current_caller
 from common.rpc.uploads import accepting
 from mallee.s3.v1 import (
+    acl_pb2,
+    bucket_access_pb2,
     bucket_pb2,
+    bucket_policy_pb2,
     bucket_setting_pb2,
     lifecycle_pb2,
     listing_pb2,
@@ -19,7 +22,20 @@ from mallee.s3.v1 import (
     tagging_pb2,
     versioning_pb2,
 )
-from services.walrus import buckets, delete, get, lifecycle_calls, listing, multipart, put, reports, settings
+from services.walrus import (
+    acls,
+    bucket_access,
+    buckets,
+    delete,
+    get,
+    lifecycle_calls,
+    listing,
+    multipart,
+    policies,
+    put,
+    reports,
+    settings,
+)
 from services.walrus.store import Store
 
 
@@ -142,6 +158,78 @@ class S3Service(service_pb2_grpc.S3ServiceServicer):
     # Locks
 
     # Access
+
+    async def PutBucketPolicy(
+        self, request: bucket_policy_pb2.PutBucketPolicyRequest, context: Any
+    ) -> bucket_policy_pb2.PutBucketPolicyResponse:
+        return await policies.put_bucket_policy(self._store, request, current_caller())
+
+    async def GetBucketPolicy(
+        self, request: bucket_policy_pb2.GetBucketPolicyRequest, context: Any
+    ) -> bucket_policy_pb2.GetBucketPolicyOutput:
+        return await policies.get_bucket_policy(self._store, request, current_caller())
+
+    async def DeleteBucketPolicy(
+        self, request: bucket_policy_pb2.DeleteBucketPolicyRequest, context: Any
+    ) -> bucket_policy_pb2.DeleteBucketPolicyResponse:
+        return await policies.delete_bucket_policy(self._store, request, current_caller())
+
+    async def GetBucketPolicyStatus(
+        self, request: bucket_policy_pb2.GetBucketPolicyStatusRequest, context: Any
+    ) -> bucket_policy_pb2.GetBucketPolicyStatusOutput:
+        return await policies.get_bucket_policy_status(self._store, request, current_caller())
+
+    async def PutBucketAcl(self, request: acl_pb2.PutBucketAclRequest, context: Any) -> acl_pb2.PutBucketAclResponse:
+        return await acls.put_bucket_acl(self._store, request, current_caller())
+
+    async def GetBucketAcl(self, request: acl_pb2.GetBucketAclRequest, context: Any) -> acl_pb2.GetBucketAclOutput:
+        return await acls.get_bucket_acl(self._store, request, current_caller())
+
+    async def PutObjectAcl(self, request: acl_pb2.PutObjectAclRequest, context: Any) -> acl_pb2.PutObjectAclOutput:
+        return await acls.put_object_acl(self._store, request, current_caller())
+
+    async def GetObjectAcl(self, request: acl_pb2.GetObjectAclRequest, context: Any) -> acl_pb2.GetObjectAclOutput:
+        return await acls.get_object_acl(self._store, request, current_caller())
+
+    async def PutBucketOwnershipControls(
+        self, request: bucket_access_pb2.PutBucketOwnershipControlsRequest, context: Any
+    ) -> bucket_access_pb2.PutBucketOwnershipControlsResponse:
+        return await bucket_access.put_ownership_controls(self._store, request, current_caller())
+
+    async def GetBucketOwnershipControls(
+        self, request: bucket_access_pb2.GetBucketOwnershipControlsRequest, context: Any
+    ) -> bucket_access_pb2.GetBucketOwnershipControlsOutput:
+        return await bucket_access.get_ownership_controls(self._store, request, current_caller())
+
+    async def DeleteBucketOwnershipControls(
+        self, request: bucket_access_pb2.DeleteBucketOwnershipControlsRequest, context: Any
+    ) -> bucket_access_pb2.DeleteBucketOwnershipControlsResponse:
+        return await bucket_access.delete_ownership_controls(self._store, request, current_caller())
+
+    async def PutPublicAccessBlock(
+        self, request: bucket_access_pb2.PutPublicAccessBlockRequest, context: Any
+    ) -> bucket_access_pb2.PutPublicAccessBlockResponse:
+        return await bucket_access.put_public_access_block(self._store, request, current_caller())
+
+    async def GetPublicAccessBlock(
+        self, request: bucket_access_pb2.GetPublicAccessBlockRequest, context: Any
+    ) -> bucket_access_pb2.GetPublicAccessBlockOutput:
+        return await bucket_access.get_public_access_block(self._store, request, current_caller())
+
+    async def DeletePublicAccessBlock(
+        self, request: bucket_access_pb2.DeletePublicAccessBlockRequest, context: Any
+    ) -> bucket_access_pb2.DeletePublicAccessBlockResponse:
+        return await bucket_access.delete_public_access_block(self._store, request, current_caller())
+
+    async def PutBucketRequestPayment(
+        self, request: bucket_access_pb2.PutBucketRequestPaymentRequest, context: Any
+    ) -> bucket_access_pb2.PutBucketRequestPaymentResponse:
+        return await bucket_access.put_request_payment(self._store, request, current_caller())
+
+    async def GetBucketRequestPayment(
+        self, request: bucket_access_pb2.GetBucketRequestPaymentRequest, context: Any
+    ) -> bucket_access_pb2.GetBucketRequestPaymentOutput:
+        return await bucket_access.get_request_payment(self._store, request, current_caller())
 
     # CORS and websites
 

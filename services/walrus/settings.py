@@ -18,7 +18,7 @@ _STATES = ("Enabled", "Suspended")
 async def put_bucket_versioning(
     store: Store, request: versioning_pb2.PutBucketVersioningRequest, caller: Caller | None
 ) -> versioning_pb2.PutBucketVersioningResponse:
-    bucket = await store.bucket(request.bucket, caller, request.expected_bucket_owner)
+    bucket = await store.bucket_for(request, caller)
     wanted = request.versioning_configuration
     if not wanted.status:
         raise InvalidArgument(
@@ -34,7 +34,7 @@ async def put_bucket_versioning(
 async def get_bucket_versioning(
     store: Store, request: versioning_pb2.GetBucketVersioningRequest, caller: Caller | None
 ) -> versioning_pb2.GetBucketVersioningOutput:
-    bucket = await store.bucket(request.bucket, caller, request.expected_bucket_owner)
+    bucket = await store.bucket_for(request, caller)
     found = configs.find(bucket, VersioningConfiguration)
     return versioning_pb2.GetBucketVersioningOutput(status=found.status if found else None)
 
@@ -42,7 +42,7 @@ async def get_bucket_versioning(
 async def put_bucket_tagging(
     store: Store, request: tagging_pb2.PutBucketTaggingRequest, caller: Caller | None
 ) -> tagging_pb2.PutBucketTaggingResponse:
-    bucket = await store.bucket(request.bucket, caller, request.expected_bucket_owner)
+    bucket = await store.bucket_for(request, caller)
     tags.checked_tags(request.tagging.tag_set, most=tags.BUCKET_TAGS)
     await configs.put(store, bucket, request.tagging)
     return tagging_pb2.PutBucketTaggingResponse()
@@ -51,7 +51,7 @@ async def put_bucket_tagging(
 async def get_bucket_tagging(
     store: Store, request: tagging_pb2.GetBucketTaggingRequest, caller: Caller | None
 ) -> tagging_pb2.GetBucketTaggingOutput:
-    bucket = await store.bucket(request.bucket, caller, request.expected_bucket_owner)
+    bucket = await store.bucket_for(request, caller)
     found = configs.find(bucket, Tagging)
     if found is None or not found.tag_set:
         raise NotFound("The TagSet does not exist", code="NoSuchTagSet", details={"BucketName": bucket.name})
@@ -61,7 +61,7 @@ async def get_bucket_tagging(
 async def delete_bucket_tagging(
     store: Store, request: tagging_pb2.DeleteBucketTaggingRequest, caller: Caller | None
 ) -> tagging_pb2.DeleteBucketTaggingResponse:
-    bucket = await store.bucket(request.bucket, caller, request.expected_bucket_owner)
+    bucket = await store.bucket_for(request, caller)
     await configs.delete(store, bucket, Tagging)
     return tagging_pb2.DeleteBucketTaggingResponse()
 
@@ -70,7 +70,7 @@ async def put_bucket_accelerate(
     store: Store, request: bucket_setting_pb2.PutBucketAccelerateConfigurationRequest, caller: Caller | None
 ) -> bucket_setting_pb2.PutBucketAccelerateConfigurationResponse:
     """Every endpoint of this cloud is the nearest one: what is set is kept and told."""
-    bucket = await store.bucket(request.bucket, caller, request.expected_bucket_owner)
+    bucket = await store.bucket_for(request, caller)
     if "." in bucket.name:
         raise errors.invalid_request(
             "S3 Transfer Acceleration is not supported for buckets with periods (.) in their names"
@@ -84,6 +84,6 @@ async def put_bucket_accelerate(
 async def get_bucket_accelerate(
     store: Store, request: bucket_setting_pb2.GetBucketAccelerateConfigurationRequest, caller: Caller | None
 ) -> bucket_setting_pb2.GetBucketAccelerateConfigurationOutput:
-    bucket = await store.bucket(request.bucket, caller, request.expected_bucket_owner)
+    bucket = await store.bucket_for(request, caller)
     found = configs.find(bucket, AccelerateConfiguration)
     return bucket_setting_pb2.GetBucketAccelerateConfigurationOutput(status=found.status if found else None)

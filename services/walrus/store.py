@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final, TypeVar, TypeVarTuple
+from typing import Any, Final, TypeVar, TypeVarTuple
 
 from mallee.common.v1.caller_pb2 import Caller
+from services.walrus import access, errors
 from services.walrus import bucket as bucket_rules
-from services.walrus import errors
 from services.walrus.digests import Digests
-from services.walrus.drivers.base import BlobId, Bucket, Index
+from services.walrus.drivers.base import BlobId, Bucket, Index, Object
 from services.walrus.drivers.blobs import Blobs
 
 Result = TypeVar("Result")
@@ -66,6 +66,25 @@ class Store:
             raise errors.no_such_bucket(name)
         bucket_rules.check_access(found, known, expected_owner)
         return found
+
+    async def bucket_for(self, request: Any, caller: Caller | None) -> Bucket:
+        """The one that a request of mallee.s3.v1 names, if the caller may do that there.
+
+        What depends on an object is decided by `check_object`. Raises NotFound (NoSuchBucket), Denied (AccessDenied).
+        """
+        found = await self.index.find_bucket(request.bucket)
+        if caller is None:
+            raise errors.access_denied()
+        if found is None:
+            raise errors.no_such_bucket(request.bucket)
+        access.check(found, request, caller, self.now_ms())
+        return found
+
+    def check_object(self, bucket: Bucket, request: Any, caller: Caller | None, found: Object | None) -> None:
+        """Before anything is said about the object, also that it is not there (None). Raises Denied (AccessDenied)."""
+        if caller is None:
+            raise errors.access_denied()
+        access.check_object(bucket, request, caller, self.now_ms(), found)
 
     @contextmanager
     def space(self, size: int, free_bytes: int) -> Iterator[None]:

@@ -165,12 +165,9 @@ def test_another_owner_is_not_the_expected_one(s3: Any, fake_cloud: RunningCloud
 @pytest.mark.parametrize(
     "action",
     [
-        "get_bucket_acl",
-        "get_bucket_policy",
         "get_bucket_cors",
         "get_bucket_encryption",
         "get_bucket_website",
-        "get_public_access_block",
         "list_object_versions",
     ],
 )

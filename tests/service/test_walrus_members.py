@@ -13,7 +13,10 @@ from google.protobuf.message import Message
 from common.errors import CloudError
 from ec2_facade.protocol.model import accepted_values
 from mallee.s3.v1 import (
+    acl_pb2,
+    bucket_access_pb2,
     bucket_pb2,
+    bucket_policy_pb2,
     bucket_setting_pb2,
     lifecycle_pb2,
     listing_pb2,
@@ -23,7 +26,23 @@ from mallee.s3.v1 import (
     tagging_pb2,
     versioning_pb2,
 )
+<<<<<<< HEAD
 from services.walrus import buckets, delete, get, lifecycle_calls, listing, multipart, put, reports, settings
+=======
+from services.walrus import (
+    acls,
+    bucket_access,
+    buckets,
+    delete,
+    get,
+    listing,
+    multipart,
+    policies,
+    put,
+    reports,
+    settings,
+)
+>>>>>>> bf48264 (Buckets have policies, ACLs, ownership controls, a public access block and a payer, and one place decides who may do what)
 from services.walrus.store import Store
 from tests.recording import recording, unread
 from tests.walrus_store import ALICE, begin_upload, make_bucket, opened_store, put_bytes, upload_part
@@ -86,9 +105,28 @@ CASES: list[tuple[type[Message], UseCase]] = [
     (tagging_pb2.DeleteBucketTaggingRequest, settings.delete_bucket_tagging),
     (bucket_setting_pb2.PutBucketAccelerateConfigurationRequest, settings.put_bucket_accelerate),
     (bucket_setting_pb2.GetBucketAccelerateConfigurationRequest, settings.get_bucket_accelerate),
+<<<<<<< HEAD
     (lifecycle_pb2.PutBucketLifecycleConfigurationRequest, lifecycle_calls.put_lifecycle),
     (lifecycle_pb2.GetBucketLifecycleConfigurationRequest, lifecycle_calls.get_lifecycle),
     (lifecycle_pb2.DeleteBucketLifecycleRequest, lifecycle_calls.delete_lifecycle),
+=======
+    (bucket_policy_pb2.PutBucketPolicyRequest, policies.put_bucket_policy),
+    (bucket_policy_pb2.GetBucketPolicyRequest, policies.get_bucket_policy),
+    (bucket_policy_pb2.GetBucketPolicyStatusRequest, policies.get_bucket_policy_status),
+    (bucket_policy_pb2.DeleteBucketPolicyRequest, policies.delete_bucket_policy),
+    (acl_pb2.PutBucketAclRequest, acls.put_bucket_acl),
+    (acl_pb2.GetBucketAclRequest, acls.get_bucket_acl),
+    (acl_pb2.PutObjectAclRequest, acls.put_object_acl),
+    (acl_pb2.GetObjectAclRequest, acls.get_object_acl),
+    (bucket_access_pb2.PutBucketOwnershipControlsRequest, bucket_access.put_ownership_controls),
+    (bucket_access_pb2.GetBucketOwnershipControlsRequest, bucket_access.get_ownership_controls),
+    (bucket_access_pb2.DeleteBucketOwnershipControlsRequest, bucket_access.delete_ownership_controls),
+    (bucket_access_pb2.PutPublicAccessBlockRequest, bucket_access.put_public_access_block),
+    (bucket_access_pb2.GetPublicAccessBlockRequest, bucket_access.get_public_access_block),
+    (bucket_access_pb2.DeletePublicAccessBlockRequest, bucket_access.delete_public_access_block),
+    (bucket_access_pb2.PutBucketRequestPaymentRequest, bucket_access.put_request_payment),
+    (bucket_access_pb2.GetBucketRequestPaymentRequest, bucket_access.get_request_payment),
+>>>>>>> bf48264 (Buckets have policies, ACLs, ownership controls, a public access block and a payer, and one place decides who may do what)
     (report_pb2.GetBucketAnalyticsConfigurationRequest, reports.find_none),
     (report_pb2.ListBucketAnalyticsConfigurationsRequest, reports.list_none),
     (report_pb2.GetBucketReplicationRequest, reports.get_bucket_replication),

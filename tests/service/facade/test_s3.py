@@ -260,7 +260,7 @@ async def test_multipart_through_boto3s_transfer(stage: Stage) -> None:
 async def test_actions_that_are_not_here_are_refused_by_name(stage: Stage) -> None:
     client = stage.client("s3")
     with pytest.raises(ClientError) as caught:
-        await in_thread(client.put_bucket_acl, Bucket="b", ACL="private")
+        await in_thread(client.get_object_torrent, Bucket="b", Key="k")
     assert caught.value.response["Error"]["Code"] == "NotImplemented"
     assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 501
 

@@ -48,7 +48,7 @@ def test_a_request_means_one_action(
 @pytest.mark.parametrize(
     ("method", "bucket", "key", "query", "headers", "code", "named"),
     [
-        ("GET", "b", None, {"acl": ""}, {}, "NotImplemented", "GetBucketAcl"),
+        ("GET", "b", "k", {"torrent": ""}, {}, "NotImplemented", "GetObjectTorrent"),
         ("GET", "b", None, {"lifecycle": ""}, {}, "NotImplemented", "GetBucketLifecycleConfiguration"),
         ("PUT", "b", "k", {"tagging": ""}, {}, "NotImplemented", "PutObjectTagging"),
         ("PUT", "b", "k", {}, {"x-amz-copy-source": "b/o"}, "NotImplemented", "CopyObject"),
@@ -97,8 +97,8 @@ def test_a_member_of_s3s_that_we_lack_is_refused_by_name() -> None:
 
 
 def test_a_value_that_is_not_accepted_is_not_implemented() -> None:
-    operation = S3.route("PUT", "b", None, {}, {})
-    assert S3.parse(operation, "b", None, {}, {"x-amz-acl": "private"})
+    operation = S3.route("PUT", "b", "k", {}, {})
+    assert S3.parse(operation, "b", "k", {}, {"x-amz-acl": "private"})
     with pytest.raises(CloudError, match="public-read") as caught:
         S3.parse(operation, "b", None, {}, {"x-amz-acl": "public-read"})
     assert S3.render_error(caught.value, "id").status == 501

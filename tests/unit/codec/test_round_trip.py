@@ -64,6 +64,9 @@ def test_query_answers_are_understood_by_aws_clients(operation: Operation, data:
 def test_s3_requests_of_aws_clients_are_understood(operation: Operation, data: st.DataObject) -> None:
     shape = operation.model.input_shape
     value = data.draw(values(shape, operation.request_class))
+    is_text = operation.name == "PutBucketPolicy"
+    if is_text:
+        value.setdefault("Policy", "")
     expected = fill(operation.request_class(), shape, value)
     serializer = create_serializer("rest-xml", include_validation=False)
     request = serializer.serialize_to_request(value, operation.model)
@@ -75,8 +78,10 @@ def test_s3_requests_of_aws_clients_are_understood(operation: Operation, data: s
     place = (unquote(bucket) or None, unquote(key) or None)
     found = S3.route(request["method"], *place, query, headers)
     assert found is operation
-    # The carriage return as botocore's own handler escapes it, after its serializer.
-    body = request["body"].replace(b"\r", b"&#xD;") if isinstance(request["body"], bytes) else b""
+    body = request["body"] if isinstance(request["body"], bytes) else b""
+    if not is_text:
+        # The carriage return as botocore's own handler escapes it, after its serializer.
+        body = body.replace(b"\r", b"&#xD;")
     if operation.name in ("DeleteObjects", "CompleteMultipartUpload") and not body:
         return
     assert S3.parse(found, *place, query, headers, body) == expected
@@ -91,6 +96,9 @@ def test_s3_answers_are_understood_by_aws_clients(operation: Operation, data: st
     # What makes a client decode keys is tested by itself; the length belongs to the transport.
     for member in ("EncodingType", "Body", "ContentRange"):
         value.pop(member, None)
+    if operation.name == "GetBucketPolicy":
+        # The whole body is one text, so there is one.
+        value.setdefault("Policy", "")
     response = S3.render(operation, fill(operation.response_class(), shape, value), "the-request-id")
     parsed = read(operation, response.status, response.headers, response.body)
     assert parsed["ResponseMetadata"]["RequestId"] == "the-request-id"

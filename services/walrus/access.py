@@ -1,0 +1,151 @@
+"""Who may do what: one decision for every request, from the bucket's policy, ACLs, ownership and public access block.
+
+Pure. The everyday request, an owner's in a bucket without a policy and without ACLs, is decided by two look-ups.
+
+https://docs.aws.amazon.com/AmazonS3/latest/userguide/how-s3-evaluates-access-control.html
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from common.policy.evaluate import Request, Verdict, evaluate
+from common.policy.principal import Identity
+from mallee.common.v1.caller_pb2 import Caller
+from services.walrus import acl, bucket_policy, errors, ownership
+from services.walrus.actions import RULES, Rule, Scope
+from services.walrus.condition_keys import Situation, context_of
+from services.walrus.drivers.base import Bucket, Object
+
+# What the owner of a bucket may do whatever its policy says, so that nobody is locked out for ever.
+_NEVER_DENIED_TO_OWNER: Final = frozenset(
+    {"s3:GetBucketPolicy", "s3:PutBucketPolicy", "s3:DeleteBucketPolicy", "s3:GetBucketPolicyStatus"}
+)
+_ONLY_OWNER: Final = _NEVER_DENIED_TO_OWNER
+
+
+def is_owner(bucket: Bucket, caller: Caller) -> bool:
+    return caller.account_id == bucket.account_id and not caller.anonymous
+
+
+def is_everyday(bucket: Bucket, caller: Caller) -> bool:
+    """The owner may do everything here, and nothing needs to be looked at."""
+    return (
+        caller.account_id == bucket.account_id
+        and bucket_policy.KIND not in bucket.configs
+        and ownership.KIND not in bucket.configs
+    )
+
+
+def check(bucket: Bucket, request: Any, caller: Caller, now_ms: int) -> None:
+    """As far as it can be said without an object. Raises Denied (AccessDenied).
+
+    A request of Scope.OBJECT is decided by `check_object`.
+    """
+    if request.expected_bucket_owner not in ("", bucket.account_id):
+        raise errors.access_denied()
+    if is_everyday(bucket, caller):
+        return
+    situation = Situation(bucket=bucket, request=request, caller=caller, now_ms=now_ms)
+    _check_payer(situation)
+    rule = RULES.get(request.DESCRIPTOR.name)
+    if rule is not None and rule.scope is not Scope.OBJECT:
+        _check(situation, rule)
+
+
+def check_object(bucket: Bucket, request: Any, caller: Caller, now_ms: int, found: Object | None) -> None:
+    """Once the object is found, or is found not to be there. Raises Denied (AccessDenied): also where there is nothing,
+    for who may not know that.
+    """
+    if is_everyday(bucket, caller):
+        return
+    situation = Situation(bucket=bucket, request=request, caller=caller, now_ms=now_ms, found=found)
+    rule = RULES[request.DESCRIPTOR.name]
+    if found is not None:
+        _check(situation, rule)
+        return
+    denied = _verdict(situation, rule.action_of(request), Scope.KEY) is Verdict.DENIED
+    if denied or not _may(situation, "s3:ListBucket", Scope.BUCKET):
+        raise errors.access_denied()
+
+
+def _check(situation: Situation, rule: Rule) -> None:
+    request = situation.request
+    needed = {rule.action_of(request)}
+    needed.update(action for member, action in rule.besides.items() if _says(request, member))
+    if not all(_may(situation, action, rule.scope) for action in needed):
+        raise errors.access_denied()
+
+
+def _says(request: Any, member: str) -> bool:
+    field = request.DESCRIPTOR.fields_by_name.get(member)
+    if field is None:
+        return False
+    return request.HasField(member) if field.message_type is not None else bool(getattr(request, member))
+
+
+def _may(situation: Situation, action: str, scope: Scope) -> bool:
+    bucket, caller = situation.bucket, situation.caller
+    owner = is_owner(bucket, caller)
+    if owner and action in _NEVER_DENIED_TO_OWNER:
+        return True
+    verdict = _verdict(situation, action, scope)
+    if verdict is Verdict.DENIED:
+        return False
+    # What somebody else's object allows, that one says, by its ACL.
+    bucket_owners = scope is not Scope.OBJECT or ownership.owner_of(bucket, situation.found) == bucket.owner_id
+    if bucket_owners and (owner or (verdict is Verdict.ALLOWED and _counts(bucket, action))):
+        return True
+    return _granted(situation, action, scope)
+
+
+def _verdict(situation: Situation, action: str, scope: Scope) -> Verdict:
+    bucket, caller = situation.bucket, situation.caller
+    body = bucket.configs.get(bucket_policy.KIND)
+    if body is None:
+        return Verdict.SILENT
+    resource = bucket_policy.ARN + bucket.name
+    if scope is not Scope.BUCKET:
+        resource += f"/{situation.request.key}"
+    who = Identity(
+        account_id=caller.account_id,
+        arn=caller.arn,
+        user_id=caller.user_id,
+        canonical_user_id=caller.canonical_user_id,
+    )
+    request = Request(who=who, action=action, resource=resource, context=context_of(situation))
+    return evaluate(bucket_policy.read(body), request)
+
+
+def _counts(bucket: Bucket, action: str) -> bool:
+    """Whether a policy's word lets others in: not a public one where those are restricted, nor about policies."""
+    if action in _ONLY_OWNER:
+        return False
+    policy = bucket_policy.read(bucket.configs[bucket_policy.KIND])
+    return not (ownership.block_of(bucket).restrict_public_buckets and bucket_policy.is_public(policy))
+
+
+def _granted(situation: Situation, action: str, scope: Scope) -> bool:
+    bucket, caller = situation.bucket, situation.caller
+    if ownership.is_enforced(bucket):
+        return False
+    ignore_public = ownership.block_of(bucket).ignore_public_acls
+    if scope is not Scope.OBJECT:
+        granted = acl.permissions(ownership.bucket_acl(bucket), caller, ignore_public=ignore_public)
+        return acl.allows(granted, action, acl.ON_BUCKET)
+    found = situation.found
+    assert found is not None
+    owner_id = ownership.owner_of(bucket, found)
+    if caller.canonical_user_id == owner_id and action in acl.ON_OBJECT["READ_ACP"] | acl.ON_OBJECT["WRITE_ACP"]:
+        return True
+    granted = acl.permissions(acl.read(found.acl, owner_id), caller, ignore_public=ignore_public)
+    return acl.allows(granted, action, acl.ON_OBJECT)
+
+
+def _check_payer(situation: Situation) -> None:
+    """In a bucket whose requesters pay, others than its owner say that they know it."""
+    if is_owner(situation.bucket, situation.caller) or not ownership.requester_pays(situation.bucket):
+        return
+    fields = situation.request.DESCRIPTOR.fields_by_name
+    if situation.caller.anonymous or ("request_payer" in fields and situation.request.request_payer != "requester"):
+        raise errors.access_denied()

@@ -1,0 +1,90 @@
+"""Put and get the access control list of a bucket and of an object."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from common.errors import InvalidArgument
+from mallee.common.v1.caller_pb2 import Caller
+from mallee.s3.v1 import acl_pb2 as pb
+from mallee.s3.v1.acl_pb2 import AccessControlPolicy
+from services.walrus import acl, configs, errors, ownership
+from services.walrus import object as object_rules
+from services.walrus.drivers.base import Bucket, Object
+from services.walrus.drivers.versions import NULL, NULL_SHOWN, Marker
+from services.walrus.store import Store
+
+
+async def put_bucket_acl(
+    store: Store, request: pb.PutBucketAclRequest, caller: Caller | None
+) -> pb.PutBucketAclResponse:
+    bucket = await store.bucket_for(request, caller)
+    wanted = _wanted(request, bucket, bucket.owner_id, on_bucket=True)
+    ownership.check_takes_acl(bucket, wanted)
+    await configs.put(store, bucket, wanted)
+    return pb.PutBucketAclResponse()
+
+
+async def get_bucket_acl(store: Store, request: pb.GetBucketAclRequest, caller: Caller | None) -> pb.GetBucketAclOutput:
+    bucket = await store.bucket_for(request, caller)
+    found = acl.private(bucket.owner_id) if ownership.is_enforced(bucket) else ownership.bucket_acl(bucket)
+    return pb.GetBucketAclOutput(owner=found.owner, grants=found.grants)
+
+
+async def put_object_acl(store: Store, request: pb.PutObjectAclRequest, caller: Caller | None) -> pb.PutObjectAclOutput:
+    bucket = await store.bucket_for(request, caller)
+    key = object_rules.checked_key(request.key)
+
+    def changed(found: Object) -> Object:
+        store.check_object(bucket, request, caller, found)
+        owner_id = ownership.owner_of(bucket, found)
+        wanted = _wanted(request, bucket, owner_id)
+        ownership.check_takes_acl(bucket, wanted)
+        private = acl.is_owners_alone(wanted, owner_id)
+        return replace(found, acl=b"" if private else configs.body_of(wanted))
+
+    # Who may not know what is there learns nothing from the change either.
+    await _find(store, bucket, key, request, caller)
+    await store.index.change_object(bucket, key, _version(request), changed)
+    return pb.PutObjectAclOutput()
+
+
+async def get_object_acl(store: Store, request: pb.GetObjectAclRequest, caller: Caller | None) -> pb.GetObjectAclOutput:
+    bucket = await store.bucket_for(request, caller)
+    found = await _find(store, bucket, object_rules.checked_key(request.key), request, caller)
+    owner_id = ownership.owner_of(bucket, found)
+    shown = acl.private(owner_id) if ownership.is_enforced(bucket) else acl.read(found.acl, owner_id)
+    return pb.GetObjectAclOutput(owner=shown.owner, grants=shown.grants)
+
+
+async def _find(store: Store, bucket: Bucket, key: bytes, request: Any, caller: Caller | None) -> Object:
+    found = await store.index.find_object(bucket, key, _version(request))
+    store.check_object(bucket, request, caller, found if isinstance(found, Object) else None)
+    if isinstance(found, Object):
+        return found
+    if isinstance(found, Marker) and request.version_id:
+        raise errors.is_marker(request.version_id)
+    raise errors.no_such_version(key, request.version_id) if request.version_id else errors.no_such_key(key)
+
+
+def _version(request: Any) -> str | None:
+    if not request.version_id:
+        return None
+    return NULL if request.version_id == NULL_SHOWN else str(request.version_id)
+
+
+def _wanted(request: Any, bucket: Bucket, owner_id: str, *, on_bucket: bool = False) -> AccessControlPolicy:
+    """Of the one of three ways in which it was said. Raises InvalidArgument for none and for two."""
+    in_headers = acl.of_headers(request, owner_id=owner_id, bucket=bucket, on_bucket=on_bucket)
+    if not request.HasField("access_control_policy"):
+        if in_headers is None:
+            raise InvalidArgument(
+                "Your request was missing a required header",
+                code="MissingSecurityHeader",
+                details={"MissingHeaderName": "x-amz-acl"},
+            )
+        return in_headers
+    if in_headers is not None:
+        raise InvalidArgument("This request does not support content", code="UnexpectedContent")
+    return acl.of_body(request.access_control_policy, owner_id=owner_id)

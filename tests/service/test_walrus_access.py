@@ -1,0 +1,228 @@
+"""Access to buckets as their owners set it, on both engines: who gets what, and what is kept and told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mallee.common.v1.caller_pb2 import Caller
+from mallee.s3.v1 import acl_pb2, bucket_access_pb2, bucket_pb2, bucket_policy_pb2, listing_pb2
+from services.walrus import acl, acls, bucket_access, buckets, listing, policies
+from services.walrus.drivers.fake import FakeIndex
+from services.walrus.drivers.fake_blobs import FakeBlobs
+from services.walrus.store import Store
+from tests.walrus_store import ALICE, BOB, LIMITS, make_bucket, opened_store, put_bytes, refused
+
+NOBODY = Caller(anonymous=True)
+
+
+@pytest.fixture(params=["embedded", "fake"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    if request.param == "fake":
+        fake = Store(index=FakeIndex(), blobs=FakeBlobs(), limits=LIMITS)
+        await make_bucket(fake)
+        yield fake
+        await fake.close()
+        return
+    async with opened_store(tmp_path / "walrus") as embedded:
+        await make_bucket(embedded)
+        yield embedded
+
+
+def policy(*statements: Any) -> str:
+    return json.dumps({"Version": "2012-10-17", "Statement": list(statements)})
+
+
+def allow(action: str, resource: str, principal: Any = "*") -> Any:
+    return {"Effect": "Allow", "Principal": principal, "Action": action, "Resource": f"arn:aws:s3:::{resource}"}
+
+
+async def put_policy(store: Store, text: str, caller: Caller = ALICE) -> None:
+    request = bucket_policy_pb2.PutBucketPolicyRequest(bucket="bucket", policy=text)
+    await policies.put_bucket_policy(store, request, caller)
+
+
+async def put_block(store: Store, **members: bool) -> None:
+    request = bucket_access_pb2.PutPublicAccessBlockRequest(bucket="bucket")
+    request.public_access_block_configuration.SetInParent()
+    for name, value in members.items():
+        setattr(request.public_access_block_configuration, name, value)
+    await bucket_access.put_public_access_block(store, request, ALICE)
+
+
+async def own(store: Store, ownership: str) -> None:
+    request = bucket_access_pb2.PutBucketOwnershipControlsRequest(bucket="bucket")
+    request.ownership_controls.rules.add(object_ownership=ownership)
+    await bucket_access.put_ownership_controls(store, request, ALICE)
+
+
+async def list_keys(store: Store, caller: Caller) -> list[str]:
+    answer = await listing.list_objects_v2(store, listing_pb2.ListObjectsV2Request(bucket="bucket"), caller)
+    return [one.key for one in answer.contents]
+
+
+async def test_a_policy_is_kept_as_it_came_and_is_in_force_at_once(store: Store) -> None:
+    asked = bucket_policy_pb2.GetBucketPolicyRequest(bucket="bucket")
+    await refused("NoSuchBucketPolicy", policies.get_bucket_policy(store, asked, ALICE))
+    await put_bytes(store, "k", b"")
+    await refused("AccessDenied", list_keys(store, BOB))
+    text = policy(allow("s3:ListBucket", "bucket", {"AWS": BOB.account_id})) + "\n"
+    await put_policy(store, text)
+    assert (await policies.get_bucket_policy(store, asked, ALICE)).policy == text
+    assert await list_keys(store, BOB) == ["k"]
+    await refused("AccessDenied", list_keys(store, NOBODY))
+    await refused("AccessDenied", policies.get_bucket_policy(store, asked, BOB))
+    status = bucket_policy_pb2.GetBucketPolicyStatusRequest(bucket="bucket")
+    assert not (await policies.get_bucket_policy_status(store, status, ALICE)).policy_status.is_public
+    gone = bucket_policy_pb2.DeleteBucketPolicyRequest(bucket="bucket")
+    for _ in range(2):
+        await policies.delete_bucket_policy(store, gone, ALICE)
+    await refused("AccessDenied", list_keys(store, BOB))
+    await refused("NoSuchBucketPolicy", policies.get_bucket_policy_status(store, status, ALICE))
+
+
+async def test_a_bad_policy_changes_nothing(store: Store) -> None:
+    text = policy(allow("s3:ListBucket", "bucket", {"AWS": BOB.account_id}))
+    await put_policy(store, text)
+    for bad in ("", "[]", policy(allow("s3:GetObject", "bucket")), policy(allow("s3:GetObject", "another/*"))):
+        await refused("MalformedPolicy", put_policy(store, bad))
+    asked = bucket_policy_pb2.GetBucketPolicyRequest(bucket="bucket")
+    assert (await policies.get_bucket_policy(store, asked, ALICE)).policy == text
+
+
+async def test_a_public_policy_needs_the_block_lifted(store: Store) -> None:
+    public = policy(allow("s3:ListBucket", "bucket"))
+    denied = await refused("AccessDenied", put_policy(store, public))
+    assert "BlockPublicPolicy setting" in denied.message
+    await put_block(store, restrict_public_buckets=True)
+    await put_policy(store, public)
+    await refused("AccessDenied", list_keys(store, NOBODY))
+    await put_block(store)
+    assert await list_keys(store, NOBODY) == await list_keys(store, BOB) == []
+    status = bucket_policy_pb2.GetBucketPolicyStatusRequest(bucket="bucket")
+    assert (await policies.get_bucket_policy_status(store, status, ALICE)).policy_status.is_public
+
+
+async def test_the_public_access_block_is_on_until_it_is_lifted_and_deleting_it_lifts_it(store: Store) -> None:
+    asked = bucket_access_pb2.GetPublicAccessBlockRequest(bucket="bucket")
+
+    async def told() -> tuple[bool, ...]:
+        answer = await bucket_access.get_public_access_block(store, asked, ALICE)
+        return tuple(value for _, value in answer.public_access_block_configuration.ListFields())
+
+    assert await told() == (True, True, True, True)
+    await put_block(store, block_public_policy=True)
+    assert await told() == (False, False, True, False)
+    await put_block(store)
+    assert await told() == (False, False, False, False)
+    gone = bucket_access_pb2.DeletePublicAccessBlockRequest(bucket="bucket")
+    for _ in range(2):
+        await bucket_access.delete_public_access_block(store, gone, ALICE)
+    await refused("NoSuchPublicAccessBlockConfiguration", told())
+    await put_policy(store, policy(allow("s3:ListBucket", "bucket")))
+    assert await list_keys(store, NOBODY) == []
+
+
+async def test_ownership_is_the_bucket_owners_until_it_is_changed(store: Store) -> None:
+    asked = bucket_access_pb2.GetBucketOwnershipControlsRequest(bucket="bucket")
+
+    async def told() -> list[str]:
+        answer = await bucket_access.get_ownership_controls(store, asked, ALICE)
+        return [rule.object_ownership for rule in answer.ownership_controls.rules]
+
+    assert await told() == ["BucketOwnerEnforced"]
+    await own(store, "ObjectWriter")
+    assert await told() == ["ObjectWriter"]
+    await refused("MalformedXML", own(store, "Nobody"))
+    gone = bucket_access_pb2.DeleteBucketOwnershipControlsRequest(bucket="bucket")
+    await bucket_access.delete_ownership_controls(store, gone, ALICE)
+    await refused("OwnershipControlsNotFoundError", told())
+
+
+async def put_acl(store: Store, caller: Caller = ALICE, **members: Any) -> None:
+    await acls.put_bucket_acl(store, acl_pb2.PutBucketAclRequest(bucket="bucket", **members), caller)
+
+
+async def shown_acl(store: Store, caller: Caller = ALICE) -> list[tuple[str, str]]:
+    answer = await acls.get_bucket_acl(store, acl_pb2.GetBucketAclRequest(bucket="bucket"), caller)
+    assert answer.owner.id == ALICE.canonical_user_id
+    return [(grant.grantee.id or grant.grantee.uri, grant.permission) for grant in answer.grants]
+
+
+OWNERS = (ALICE.canonical_user_id, "FULL_CONTROL")
+
+
+async def test_a_bucket_has_no_acl_until_its_owner_turns_them_on(store: Store) -> None:
+    assert await shown_acl(store) == [OWNERS]
+    asked: list[dict[str, Any]] = [{"acl": "private"}, {"acl": "public-read"}, {"grant_read": "id=" + "b" * 64}]
+    for members in asked:
+        await refused("AccessControlListNotSupported", put_acl(store, **members))
+    await own(store, "BucketOwnerPreferred")
+    await refused("AccessDenied", put_acl(store, acl="public-read"))
+    await put_acl(store, grant_read=f"id={BOB.canonical_user_id}", grant_full_control=f"id={ALICE.canonical_user_id}")
+    assert await shown_acl(store) == [OWNERS, (BOB.canonical_user_id, "READ")]
+    assert await list_keys(store, BOB) == []
+    await refused("AccessDenied", shown_acl(store, BOB))
+    await put_block(store)
+    await put_acl(store, acl="public-read")
+    assert await shown_acl(store) == [OWNERS, (acl.ALL_USERS, "READ")]
+    assert await list_keys(store, NOBODY) == []
+    await refused("InvalidBucketAclWithObjectOwnership", own(store, "BucketOwnerEnforced"))
+    await put_acl(store, acl="private")
+    await own(store, "BucketOwnerEnforced")
+    await refused("AccessDenied", list_keys(store, NOBODY))
+
+
+async def test_an_acl_is_said_in_one_way(store: Store) -> None:
+    await own(store, "ObjectWriter")
+    sent = acl.private(ALICE.canonical_user_id)
+    await put_acl(store, access_control_policy=sent)
+    assert await shown_acl(store) == [OWNERS]
+    await refused("UnexpectedContent", put_acl(store, acl="private", access_control_policy=sent))
+    await refused("InvalidRequest", put_acl(store, acl="private", grant_read=f"id={BOB.canonical_user_id}"))
+    await refused("MissingSecurityHeader", put_acl(store))
+    await refused("AccessDenied", put_acl(store, access_control_policy=acl.private(BOB.canonical_user_id)))
+
+
+async def test_who_may_write_the_acl_may_hand_on_the_bucket(store: Store) -> None:
+    await own(store, "ObjectWriter")
+    await put_acl(store, grant_write_acp=f"id={BOB.canonical_user_id}")
+    await put_acl(store, BOB, grant_read=f"id={BOB.canonical_user_id}")
+    assert await list_keys(store, BOB) == []
+    await refused("AccessDenied", put_acl(store, BOB, acl="private"))
+
+
+async def test_a_bucket_is_made_with_its_ownership_and_acl(store: Store) -> None:
+    async def make(name: str, **members: Any) -> None:
+        await buckets.create_bucket(store, bucket_pb2.CreateBucketRequest(bucket=name, **members), ALICE)
+
+    await make("plain", acl="private")
+    await refused("InvalidBucketAclWithObjectOwnership", make("public", acl="public-read"))
+    await refused(
+        "InvalidBucketAclWithBlockPublicAccessError",
+        make("public", acl="public-read", object_ownership="ObjectWriter"),
+    )
+    await refused("InvalidArgument", make("public", object_ownership="Nobody"))
+    assert await store.index.find_bucket("public") is None
+    await make("shared", object_ownership="ObjectWriter", grant_read=f"id={BOB.canonical_user_id}")
+    answer = await listing.list_objects_v2(store, listing_pb2.ListObjectsV2Request(bucket="shared"), BOB)
+    assert answer.key_count == 0
+
+
+async def test_who_pays_is_told_and_asked(store: Store) -> None:
+    asked = bucket_access_pb2.GetBucketRequestPaymentRequest(bucket="bucket")
+    assert (await bucket_access.get_request_payment(store, asked, ALICE)).payer == "BucketOwner"
+    request = bucket_access_pb2.PutBucketRequestPaymentRequest(bucket="bucket")
+    request.request_payment_configuration.payer = "Somebody"
+    await refused("MalformedXML", bucket_access.put_request_payment(store, request, ALICE))
+    request.request_payment_configuration.payer = "Requester"
+    await bucket_access.put_request_payment(store, request, ALICE)
+    assert (await bucket_access.get_request_payment(store, asked, ALICE)).payer == "Requester"
+    await put_block(store)
+    await put_policy(store, policy(allow("s3:ListBucket", "bucket")))
+    assert await list_keys(store, ALICE) == []
+    await refused("AccessDenied", list_keys(store, NOBODY))
