@@ -16,7 +16,6 @@ Its state is files, one per domain, so that a restarted node controller finds it
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import json
 import os
@@ -26,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from common.back_door import BackDoor
 from common.errors import CloudError, NoCapacity, NotFound, Unavailable, WrongState
 from common.ids import InstanceId
 from services.nc.drivers.base import AttachedDisk, Disk, DiskUse, Domain, Power, PowerChange
@@ -77,24 +77,16 @@ class FakeHypervisor:
         self._domains = folder / "domains"
         self._feed = PowerFeed()
         self._disk_feed = PowerFeed()
-        self._control: int | None = None
+        self._control = BackDoor(folder / "control", self._command)
 
     async def open(self) -> None:
         self._domains.mkdir(parents=True, exist_ok=True)
         for left_over in self._domains.glob("*.new"):
             left_over.unlink()
-        control = self._folder / "control"
-        if not control.exists():
-            os.mkfifo(control, 0o600)
-        # Read and write: it never reaches its end when a writer closes.
-        self._control = os.open(control, os.O_RDWR | os.O_NONBLOCK)
-        asyncio.get_running_loop().add_reader(self._control, self._commands)
+        self._control.open()
 
     async def close(self) -> None:
-        if self._control is not None:
-            asyncio.get_running_loop().remove_reader(self._control)
-            os.close(self._control)
-            self._control = None
+        self._control.close()
 
     async def prepare(self, domain: Domain) -> None:
         self._reach()
@@ -242,13 +234,6 @@ class FakeHypervisor:
         self.faults.lose_events = False
         for path in self._domains.glob("*.json"):
             self._tell(InstanceId(path.stem), self._read(InstanceId(path.stem)))
-
-    def _commands(self) -> None:
-        if self._control is None:
-            return
-        with contextlib.suppress(BlockingIOError):
-            for line in os.read(self._control, 65536).decode().splitlines():
-                self._command(*line.split(" ", 1))
 
     def _command(self, verb: str, argument: str = "") -> None:
         match verb:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from common.back_door import BackDoor
 from common.errors import CloudError, NoCapacity, NotFound, Unavailable, WrongState
 from common.ids import SnapshotId, VolumeId
 from services.sc.drivers import sparse
@@ -36,6 +37,7 @@ from services.sc.drivers.base import (
     ObservedVolume,
     Volume,
 )
+from services.sc.drivers.feed import Feed
 
 # As large as a test of a tool may wish.
 _PRETENDED_BYTES: Final = 1 << 48
@@ -73,27 +75,19 @@ class FakeVolumes:
         self._folder = folder
         self._volumes = folder / "volumes"
         self._fetch = fetch
-        self._control: int | None = None
-        self._listeners: set[asyncio.Queue[VolumeId]] = set()
+        self._control = BackDoor(folder / "control", self._command)
+        self._feed = Feed()
 
     async def open(self) -> None:
         self._volumes.mkdir(parents=True, exist_ok=True)
         for left_over in self._volumes.glob("*.new"):
             shutil.rmtree(left_over)
-        control = self._folder / "control"
-        if not control.exists():
-            os.mkfifo(control, 0o600)
-        # Read and write: it never reaches its end when a writer closes.
-        self._control = os.open(control, os.O_RDWR | os.O_NONBLOCK)
-        asyncio.get_running_loop().add_reader(self._control, self._commands)
+        self._control.open()
         for volume_id in self._ids():
             self._change(volume_id, dead=False)
 
     async def close(self) -> None:
-        if self._control is not None:
-            asyncio.get_running_loop().remove_reader(self._control)
-            os.close(self._control)
-            self._control = None
+        self._control.close()
 
     async def create(self, volume: Volume) -> None:
         self._reach()
@@ -116,7 +110,7 @@ class FakeVolumes:
         meta = {"limits": dataclasses.asdict(volume.limits), "exported": None, "dead": False, "base": None}
         (new / "meta.json").write_text(json.dumps(meta))
         new.rename(self._path(volume.volume_id))
-        self._tell(volume.volume_id)
+        self._feed.publish(volume.volume_id)
 
     async def resize(self, volume_id: VolumeId, size_bytes: int) -> None:
         self._reach()
@@ -208,14 +202,8 @@ class FakeVolumes:
         self._reach()
         return {volume_id: self._observed(volume_id) for volume_id in self._ids()}
 
-    async def changes(self) -> AsyncIterator[VolumeId]:
-        queue: asyncio.Queue[VolumeId] = asyncio.Queue()
-        self._listeners.add(queue)
-        try:
-            while True:
-                yield await queue.get()
-        finally:
-            self._listeners.discard(queue)
+    def changes(self) -> AsyncIterator[VolumeId]:
+        return self._feed.subscribe()
 
     async def capacity(self) -> tuple[int, int]:
         self._reach()
@@ -240,18 +228,18 @@ class FakeVolumes:
 
     def daemon_dies(self, volume_id: VolumeId) -> None:
         self._change(volume_id, dead=True)
-        self._tell(volume_id)
+        self._feed.publish(volume_id)
         asyncio.get_running_loop().call_later(self.faults.revive_s, self._revive, volume_id)
 
     def points_are_lost(self) -> None:
         for volume_id in self._ids():
             for point in (self._path(volume_id) / "points").iterdir():
                 point.unlink()
-            self._tell(volume_id)
+            self._feed.publish(volume_id)
 
     def data_is_lost(self, volume_id: VolumeId) -> None:
         shutil.rmtree(self._path(volume_id))
-        self._tell(volume_id)
+        self._feed.publish(volume_id)
 
     def limits_of(self, volume_id: VolumeId) -> Limits:
         return Limits(**self._meta(volume_id)["limits"])
@@ -259,20 +247,13 @@ class FakeVolumes:
     def _revive(self, volume_id: VolumeId) -> None:
         if self._path(volume_id).exists():
             self._change(volume_id, dead=False)
-            self._tell(volume_id)
+            self._feed.publish(volume_id)
 
     def _reached(self, volume_id: VolumeId, node: str) -> Path:
         meta = self._meta(volume_id) if self._path(volume_id).exists() else {"exported": None}
         if not meta["exported"] or meta["exported"]["node"] != node or meta["dead"]:
             raise ConnectionError(f"{volume_id} cannot be reached by {node}")
         return self._path(volume_id) / "data"
-
-    def _commands(self) -> None:
-        if self._control is None:
-            return
-        with contextlib.suppress(BlockingIOError):
-            for line in os.read(self._control, 65536).decode().splitlines():
-                self._command(*line.split(" ", 1))
 
     def _command(self, verb: str, argument: str = "") -> None:
         match verb:
@@ -331,10 +312,6 @@ class FakeVolumes:
             ),
             trouble="its storage daemon is away" if meta["dead"] else "",
         )
-
-    def _tell(self, volume_id: VolumeId) -> None:
-        for queue in self._listeners:
-            queue.put_nowait(volume_id)
 
 
 class _FrozenFile:

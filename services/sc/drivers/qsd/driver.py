@@ -19,11 +19,11 @@ from common.pki import Identity
 from common.reconcile import Reconciler
 from services.sc.drivers import sparse
 from services.sc.drivers.base import ExportGrant, ExportPlace, Frozen, Limits, ObservedVolume, Volume
+from services.sc.drivers.feed import Feed
 from services.sc.drivers.qsd import hydrate, points
 from services.sc.drivers.qsd.daemon import Refused
 from services.sc.drivers.qsd.door import DoorKeys
 from services.sc.drivers.qsd.engine import GUEST, Around, VolumeEngine
-from services.sc.drivers.qsd.feed import Feed
 from services.sc.drivers.qsd.graph import PointName
 from services.sc.drivers.qsd.layout import Layout, Record
 
