@@ -17,6 +17,7 @@ from mallee.sc.v1 import snapshot_pb2
 from mallee.sc.v1.record_pb2 import ExportRecord
 from mallee.sc.v1.snapshot_pb2 import ExportObservation, ExportSpec
 from services.sc.clients import Objects, Sources
+from services.sc.image_content import FORMATS
 from services.sc.jobs import Jobs
 from services.sc.snapshot import NEXT, Phase, state_of
 from services.sc.storage_feed import StorageFeed
@@ -25,11 +26,6 @@ from services.sc.store import Records
 _log = get_logger(__name__)
 
 _AT_ONCE: Final = 2
-_FORMATS: Final = {
-    snapshot_pb2.DISK_FORMAT_RAW: "raw",
-    snapshot_pb2.DISK_FORMAT_QCOW2: "qcow2",
-    snapshot_pb2.DISK_FORMAT_VMDK: "vmdk",
-}
 _PASSING: Final = (Unavailable, NoCapacity)
 # When the file is written.
 _WRITTEN_PERCENT: Final = 50
@@ -126,7 +122,7 @@ class ExportTasks:
         if not written.exists():
             source = await self._sources.serve(SnapshotId(spec.snapshot_id))
             made = folder / "image.part"
-            await qemu_img.convert_from_nbd(source.socket, source.name, _FORMATS[spec.format], made)
+            await qemu_img.convert_from_nbd(source.socket, source.name, FORMATS[spec.format], made)
             await asyncio.to_thread(made.rename, written)
         self._tell(record, _WRITTEN_PERCENT)
 
@@ -160,5 +156,5 @@ def _check(spec: ExportSpec) -> None:
         AccountId(spec.target.account_id)
     except ValueError as error:
         raise InvalidArgument(str(error)) from None
-    if spec.format not in _FORMATS or not spec.task_id or "/" in spec.task_id:
+    if spec.format not in FORMATS or not spec.task_id or "/" in spec.task_id:
         raise InvalidArgument(f"an export {spec.task_id!r} of format {spec.format}")

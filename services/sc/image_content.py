@@ -1,4 +1,4 @@
-"""A raw disk image on this host, read as what a snapshot is made of."""
+"""Disk images on this host: their formats as qemu-img calls them, and a raw one read as what a snapshot is made of."""
 
 from __future__ import annotations
 
@@ -6,9 +6,18 @@ import asyncio
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
-from services.sc.drivers.base import BLOCK_BYTES, Extent
+from mallee.sc.v1 import snapshot_pb2
+from services.sc.drivers.base import Extent
+from services.sc.drivers.extents import whole_blocks
 from services.sc.drivers.sparse import data_of
+
+FORMATS: Final = {
+    snapshot_pb2.DISK_FORMAT_RAW: "raw",
+    snapshot_pb2.DISK_FORMAT_QCOW2: "qcow2",
+    snapshot_pb2.DISK_FORMAT_VMDK: "vmdk",
+}
 
 
 class ImageContent:
@@ -26,15 +35,8 @@ class ImageContent:
         return await asyncio.to_thread(self._read, extent)
 
     def _data(self) -> list[Extent]:
-        extents: list[Extent] = []
         with self._path.open("rb") as file:
-            for start, length in data_of(file.fileno()):
-                first = start // BLOCK_BYTES * BLOCK_BYTES
-                end = min(-(-(start + length) // BLOCK_BYTES) * BLOCK_BYTES, self.size_bytes)
-                if extents and first <= extents[-1].start + extents[-1].length:
-                    first = extents.pop().start
-                extents.append(Extent(start=first, length=end - first))
-        return extents
+            return whole_blocks(data_of(file.fileno()), self.size_bytes)
 
     def _read(self, extent: Extent) -> bytes:
         with self._path.open("rb") as file:

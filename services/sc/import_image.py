@@ -10,7 +10,6 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 from common import disk_image, qemu_img
 from common.disk_image import HEADER_BYTES, SECTOR_BYTES, refused
@@ -19,13 +18,8 @@ from common.ids import AccountId, SnapshotId
 from mallee.sc.v1 import snapshot_pb2
 from mallee.sc.v1.snapshot_pb2 import ImportSpec
 from services.sc.clients import Objects, Progress, Upload, Uploaded, Uploader
-from services.sc.image_content import ImageContent
+from services.sc.image_content import FORMATS, ImageContent
 
-_FORMATS: Final = {
-    snapshot_pb2.DISK_FORMAT_RAW: "raw",
-    snapshot_pb2.DISK_FORMAT_QCOW2: "qcow2",
-    snapshot_pb2.DISK_FORMAT_VMDK: "vmdk",
-}
 # Parts of the whole, of a thousand.
 _WHOLE, _FETCHED, _CONVERTED = 1000, 400, 500
 
@@ -106,7 +100,7 @@ def format_of(head: bytes, said: snapshot_pb2.DiskFormat.ValueType) -> str:
         raise refused(f"its format is {name}", "convert it: qemu-img convert -O qcow2 IMAGE NEW.qcow2")
     else:
         found = "raw"
-    wanted = _FORMATS.get(said, found)
+    wanted = FORMATS.get(said, found)
     if wanted != found:
         raise refused(f"it is {found}, not {wanted}", "name its format rightly")
     return found

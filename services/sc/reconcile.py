@@ -19,8 +19,7 @@ from services.sc.drivers.base import ObservedVolume, Volume
 from services.sc.engine import Engine
 from services.sc.storage_feed import StorageFeed
 from services.sc.store import Records
-from services.sc.volume import NEXT, Do, State, Wanted, limits_of, next_step
-from services.sc.volume import Engine as EngineView
+from services.sc.volume import NEXT, Do, EngineView, State, Wanted, limits_of, next_step
 
 _log = get_logger(__name__)
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 # Each of the pieces of work that run beside each other holds twice that in memory.
 _BATCH_BLOCKS: Final = 16
 _BESIDE: Final = 4
+_THREADS: Final = 4
 _MESSAGE_BLOCKS: Final = 4
 _MESSAGE_ENTRIES: Final = 20_000
 # How long a batch is tried again before the upload is given back to be called again.
@@ -49,9 +50,9 @@ Arguments = TypeVarTuple("Arguments")
 class WalrusUploader:
     """clients.py Uploader. `walrus` gives the stub to use now, or raises Unavailable."""
 
-    def __init__(self, walrus: Callable[[], WalrusServiceAsyncStub], *, threads: int = 4) -> None:
+    def __init__(self, walrus: Callable[[], WalrusServiceAsyncStub]) -> None:
         self._walrus = walrus
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="sc-upload")
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="sc-upload")
         self._means = _Means(walrus=walrus, threads=self._threads, slots=asyncio.Semaphore(_BESIDE))
 
     async def upload(self, upload: Upload, tell: Callable[[Progress], None]) -> Uploaded:

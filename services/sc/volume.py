@@ -41,7 +41,7 @@ class Do(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Engine:
+class EngineView:
     """What the engine has of it."""
 
     size_bytes: int
@@ -60,7 +60,7 @@ class Wanted:
     is_read: bool = False
 
 
-def next_step(state: State, wanted: Wanted, engine: Engine | None) -> Do | None:
+def next_step(state: State, wanted: Wanted, engine: EngineView | None) -> Do | None:
     """`engine`: as it was last asked; None: it has no such volume."""
     if state is State.CREATING:
         return Do.CREATE

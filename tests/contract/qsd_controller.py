@@ -9,10 +9,11 @@ import asyncio
 import sys
 from pathlib import Path
 
+from common.blocks import BLOCK_BYTES
 from common.errors import WrongState
 from common.ids import SnapshotId, VolumeId
 from common.pki import Identity
-from services.sc.drivers.base import BLOCK_BYTES, ExportGrant, Limits, Volume
+from services.sc.drivers.base import ExportGrant, Limits, Volume
 from services.sc.drivers.qsd.driver import QsdVolumes
 
 VOLUME = VolumeId("vol-0123456789abcdef0")

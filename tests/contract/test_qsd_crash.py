@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from common.blocks import BLOCK_BYTES
 from common.ids import SnapshotId, VolumeId
-from services.sc.drivers.base import BLOCK_BYTES, ExportGrant, Limits, Volume
+from services.sc.drivers.base import ExportGrant, Limits, Volume
 from tests.contract.nbd_writer import NbdWriter
 from tests.contract.qsd_bench import NODES, QsdBench, qsd_bench
 from tests.contract.volume_bench import served, started

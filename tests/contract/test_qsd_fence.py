@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from common.blocks import BLOCK_BYTES
 from common.ids import SnapshotId, VolumeId
 from common.pki import create_authority, issue
-from services.sc.drivers.base import BLOCK_BYTES, ExportGrant, Limits, Volume
+from services.sc.drivers.base import ExportGrant, Limits, Volume
 from tests.contract.nbd_writer import NbdWriter, option
 from tests.contract.qsd_bench import NODES, QsdBench, client_context, qsd_bench
 

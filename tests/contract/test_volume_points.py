@@ -8,8 +8,8 @@ import itertools
 
 import pytest
 
+from common.blocks import BLOCK_BYTES
 from common.errors import NotFound, WrongState
-from services.sc.drivers.base import BLOCK_BYTES
 from tests.contract.volume_bench import Bench
 from tests.contract.volume_suite import (
     FIRST,

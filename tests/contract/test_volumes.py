@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from common.blocks import BLOCK_BYTES
 from common.errors import NoCapacity, NotFound, WrongState
-from services.sc.drivers.base import BLOCK_BYTES, Limits
+from services.sc.drivers.base import Limits
 from tests.contract.volume_bench import Bench, served, started
 from tests.contract.volume_suite import (
     DEADLINE_S,

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from common.blocks import BLOCK_BYTES
 from common.ids import SnapshotId, VolumeId
-from services.sc.drivers.base import BLOCK_BYTES, ExportGrant, ExportPlace, Limits, ObservedVolume, Volume
+from services.sc.drivers.base import ExportGrant, ExportPlace, Limits, ObservedVolume, Volume
 from tests.contract.volume_bench import Bench, Client, fake_bench
 
 FIRST, SECOND = VolumeId("vol-0123456789abcdef0"), VolumeId("vol-0123456789abcdef1")

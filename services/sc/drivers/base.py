@@ -11,12 +11,9 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
 from common.ids import SnapshotId, VolumeId
-
-# What a snapshot is made of.
-BLOCK_BYTES: Final = 512 << 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +85,7 @@ class ObservedVolume:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extent:
-    """Bytes of a volume, both in whole blocks but at the volume's end."""
+    """Bytes of a volume, both in whole blocks (common/blocks.py) but at the volume's end."""
 
     start: int
     length: int

@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from common.back_door import BackDoor
+from common.blocks import BLOCK_BYTES
 from common.errors import CloudError, NoCapacity, NotFound, Unavailable, WrongState
 from common.ids import SnapshotId, VolumeId
 from services.sc.drivers import sparse
 from services.sc.drivers.base import (
-    BLOCK_BYTES,
     ExportGrant,
     ExportPlace,
     Extent,
@@ -37,6 +37,7 @@ from services.sc.drivers.base import (
     ObservedVolume,
     Volume,
 )
+from services.sc.drivers.extents import whole_blocks
 from services.sc.drivers.feed import Feed
 
 # As large as a test of a tool may wish.
@@ -107,7 +108,7 @@ class FakeVolumes:
                 raise Unavailable("the fake storage was given nothing to read snapshots with")
             await self._fetch(volume.source, new / "data")
             os.truncate(new / "data", volume.size_bytes)
-        meta = {"limits": dataclasses.asdict(volume.limits), "exported": None, "dead": False, "base": None}
+        meta = {"limits": dataclasses.asdict(volume.limits), "exported": None, "dead": False}
         (new / "meta.json").write_text(json.dumps(meta))
         new.rename(self._path(volume.volume_id))
         self._feed.publish(volume.volume_id)
@@ -344,9 +345,7 @@ class _FrozenFile:
 
     def _written(self) -> list[Extent]:
         with self._path.open("rb") as file:
-            data = list(sparse.data_of(file.fileno()))
-        blocks = {n for start, length in data for n in range(start // BLOCK_BYTES, -(-(start + length) // BLOCK_BYTES))}
-        return [self._block(number) for number in sorted(blocks)]
+            return whole_blocks(sparse.data_of(file.fileno()), self.size_bytes)
 
     def _different(self, base: Path) -> list[Extent]:
         with self._path.open("rb") as new, base.open("rb") as old:

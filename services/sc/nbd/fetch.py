@@ -7,7 +7,8 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from services.sc.drivers.base import BLOCK_BYTES, NbdSource
+from common.blocks import BLOCK_BYTES
+from services.sc.drivers.base import NbdSource
 from services.sc.nbd import wire
 from services.sc.nbd.client import NbdClient, connected
 

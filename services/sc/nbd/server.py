@@ -203,7 +203,7 @@ class _Transmission:
                     self._error(cookie, wire.EINVAL)
                 case _:
                     self._error(cookie, wire.EPERM)
-                    if command == 1:
+                    if command == wire.CMD_WRITE:
                         # What it would write follows, and nobody takes it.
                         self._writer.close()
             await self._writer.drain()

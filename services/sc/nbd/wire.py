@@ -31,7 +31,6 @@ REP_INFO: Final = 3
 REP_META_CONTEXT: Final = 4
 REP_ERROR: Final = 1 << 31
 REP_ERR_UNSUP: Final = REP_ERROR + 1
-REP_ERR_INVALID: Final = REP_ERROR + 3
 REP_ERR_UNKNOWN: Final = REP_ERROR + 6
 
 INFO_EXPORT: Final = 0
@@ -41,16 +40,15 @@ EXPORT_HAS_FLAGS: Final = 1 << 0
 EXPORT_READ_ONLY: Final = 1 << 1
 EXPORT_SEND_DF: Final = 1 << 7
 EXPORT_MULTI_CONN: Final = 1 << 8
-EXPORT_CACHE: Final = 1 << 10
 
 CMD_READ: Final = 0
+CMD_WRITE: Final = 1
 CMD_DISC: Final = 2
 CMD_FLUSH: Final = 3
 CMD_CACHE: Final = 5
 CMD_BLOCK_STATUS: Final = 7
 
-# Of a request: an unfragmented answer; one extent at most.
-CMD_FLAG_DF: Final = 1 << 2
+# Of a request: one extent at most.
 CMD_FLAG_REQ_ONE: Final = 1 << 3
 
 CHUNK_DONE: Final = 1
@@ -83,7 +81,6 @@ SIMPLE_REPLY: Final = struct.Struct(">IQ")
 CHUNK: Final = struct.Struct(">HHQI")
 MAGIC: Final = struct.Struct(">I")
 OFFSET: Final = struct.Struct(">Q")
-HOLE: Final = struct.Struct(">QI")
 EXTENT: Final = struct.Struct(">II")
 U16: Final = struct.Struct(">H")
 U32: Final = struct.Struct(">I")

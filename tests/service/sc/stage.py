@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from common.background import Background
+from common.blocks import BLOCK_BYTES
 from common.errors import NotFound, Unavailable
 from common.etcd.client import Etcd
 from common.etcd.election import Election, Leadership
@@ -26,7 +27,7 @@ from mallee.sc.v1.service_pb2_grpc import (
     add_StorageControllerServiceServicer_to_server,
 )
 from services.sc.clients import BaseMissing, Progress, Upload, Uploaded, Uploader
-from services.sc.drivers.base import BLOCK_BYTES, Extent, NbdSource, VolumeDriver
+from services.sc.drivers.base import Extent, NbdSource, VolumeDriver
 from services.sc.drivers.fake import FakeVolumes, Faults
 from services.sc.import_image import Imports
 from services.sc.service import StorageController

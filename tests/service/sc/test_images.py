@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from common.blocks import BLOCK_BYTES
 from common.errors import InvalidArgument
 from common.patience import ROOM_PATIENCE_S
 from mallee.sc.v1 import service_pb2 as sc
 from mallee.sc.v1 import snapshot_pb2
-from services.sc.drivers.base import BLOCK_BYTES, NbdSource
+from services.sc.drivers.base import NbdSource
 from tests.contract.volume_bench import served, started
 from tests.eventually import eventually
 from tests.service.sc.stage import ACCOUNT, COMPLETED, MIB, Stage, Zone, snapshot_id

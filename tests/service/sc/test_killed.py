@@ -9,8 +9,8 @@ from typing import Final
 
 import pytest
 
+from common.blocks import BLOCK_BYTES
 from mallee.sc.v1 import service_pb2 as sc
-from services.sc.drivers.base import BLOCK_BYTES
 from tests.eventually import eventually
 from tests.service.sc.stage import AVAILABLE, COMPLETED, MIB, Stage, Steps, Zone, snapshot_id, spec, volume_id
 

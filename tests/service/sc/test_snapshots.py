@@ -6,10 +6,10 @@ import os
 
 import pytest
 
+from common.blocks import BLOCK_BYTES
 from common.errors import CloudError, InvalidArgument, NoCapacity, NotFound, Unavailable, WrongState
 from mallee.sc.v1 import service_pb2 as sc
 from mallee.sc.v1 import snapshot_pb2
-from services.sc.drivers.base import BLOCK_BYTES
 from tests.eventually import eventually
 from tests.service.sc.stage import AVAILABLE, COMPLETED, FAILED, MIB, Stage, Zone, snapshot_id, spec, volume_id
 

@@ -10,7 +10,7 @@ from common.errors import CloudError, Denied, Stale, WrongState
 from services.sc import grants, snapshot, volume
 from services.sc.clients import Progress
 from services.sc.grants import Grants, Holder
-from services.sc.volume import Do, Engine, State, Wanted
+from services.sc.volume import Do, EngineView, State, Wanted
 
 GENERATIONS = range(4)
 NODES = ("nc-1", "nc-2")
@@ -115,7 +115,7 @@ def test_only_the_holder_redeems_and_only_what_was_not_heard_of_is_waited_for() 
             assert not now.revoking
 
 
-ENGINES = [None, *(Engine(size_bytes=size, exported=exported) for size in (4, 8) for exported in (0, 1, 2))]
+ENGINES = [None, *(EngineView(size_bytes=size, exported=exported) for size in (4, 8) for exported in (0, 1, 2))]
 WANTED = [
     Wanted(size_bytes=size, granted=granted, limits_in_force=in_force, is_read=is_read)
     for size in (4, 8)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import math
 import os
 import signal
@@ -139,9 +140,9 @@ class Daemon:
             await self._hang_up()
             if watched is None or not pid:
                 return
-            if gently and await _ends(watched, pid, signal.SIGTERM, within_s=_START_S):
+            if gently and await _ends(watched, signal.SIGTERM, within_s=_START_S):
                 return
-            if not await _ends(watched, pid, signal.SIGKILL, within_s=_END_S):
+            if not await _ends(watched, signal.SIGKILL, within_s=_END_S):
                 raise Unavailable(f"storage daemon {pid} cannot be ended")
         finally:
             if watched is not None:
@@ -199,12 +200,12 @@ class Daemon:
 
 def _refusal(command: str, error: ExecuteError) -> CloudError:
     words = str(error)
-    if os.strerror(28) in words:
+    if os.strerror(errno.ENOSPC) in words:
         return NoCapacity(f"the volumes' disk is full: {command}: {words}")
     return Refused(f"{command}: {words}")
 
 
-async def _ends(watched: int, pid: int, signal_number: int, *, within_s: float) -> bool:
+async def _ends(watched: int, signal_number: int, *, within_s: float) -> bool:
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     loop.add_reader(watched, ended.set)

@@ -66,7 +66,7 @@ class QsdVolumes:
             engine = self._engine(volume_id)
             if volume_id not in whole:
                 await engine.end()
-                engine.wipe()
+                engine.place.wipe()
                 del self._engines[volume_id]
                 continue
             engine.paused = self._full
@@ -84,10 +84,7 @@ class QsdVolumes:
         self._mending = asyncio.get_running_loop().create_task(self._mender.run())
 
     async def close(self) -> None:
-        if self._mending is not None:
-            self._mending.cancel()
-            await asyncio.gather(self._mending, return_exceptions=True)
-            self._mending = None
+        await self._stop_mending()
         for engine in self._engines.values():
             async with engine.lock:
                 await engine.let_go()
@@ -126,7 +123,7 @@ class QsdVolumes:
             if record is not None and record.grant is not None:
                 raise WrongState(f"{volume_id} is exported to {record.grant.node}", code="VolumeInUse")
             await engine.end()
-            await asyncio.get_running_loop().run_in_executor(None, engine.wipe)
+            await asyncio.get_running_loop().run_in_executor(None, engine.place.wipe)
             self._engines.pop(volume_id, None)
             self._troubles.pop(volume_id, None)
 
@@ -202,18 +199,20 @@ class QsdVolumes:
         return max(0, used + self._free_bytes() - self._reserve_bytes), used
 
     async def destroy(self) -> None:
-        if self._mending is not None:
-            self._mending.cancel()
-            await asyncio.gather(self._mending, return_exceptions=True)
-            self._mending = None
+        await self._stop_mending()
         for volume_id in self._layout.begun():
             engine = self._engine(volume_id)
             async with engine.lock:
                 await engine.end()
-                engine.wipe()
+                engine.place.wipe()
         self._engines.clear()
-        shutil.rmtree(self._layout.folder, ignore_errors=True)
-        shutil.rmtree(self._layout.sockets / "q", ignore_errors=True)
+        self._layout.remove()
+
+    async def _stop_mending(self) -> None:
+        if self._mending is not None:
+            self._mending.cancel()
+            await asyncio.gather(self._mending, return_exceptions=True)
+            self._mending = None
 
     def _engine(self, volume_id: VolumeId) -> VolumeEngine:
         if volume_id not in self._engines:

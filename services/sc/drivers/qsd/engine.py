@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -199,13 +198,6 @@ class VolumeEngine:
     async def let_go(self) -> None:
         await self.door.let_go()
         await self.daemon.let_go()
-
-    def wipe(self) -> None:
-        """Nothing is left. The record goes first: without it a volume is none."""
-        (self.place.folder / "record").unlink(missing_ok=True)
-        shutil.rmtree(self.place.folder, ignore_errors=True)
-        for path in (*self.place.guest_sockets(), *self.place.privates()):
-            path.unlink(missing_ok=True)
 
     # How.
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from common.ids import SnapshotId, VolumeId
 from services.sc.drivers.base import ExportGrant, Limits, NbdSource
 
 _SOCKET: Final = ".sock"
+_PRIVATE: Final = "q"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +74,7 @@ class VolumePlace:
         return list(self.folder.glob("*.point"))
 
     def private(self, name: str) -> Path:
-        return self.sockets / "q" / f"{self._tail}.{name}"
+        return self.sockets / _PRIVATE / f"{self._tail}.{name}"
 
     def guest_socket(self, grant: ExportGrant) -> Path:
         return self.sockets / f"{self._tail}-{grant.generation}{_SOCKET}"
@@ -80,18 +82,26 @@ class VolumePlace:
     def guest_sockets(self) -> list[Path]:
         return list(self.sockets.glob(f"{self._tail}-*{_SOCKET}"))
 
-    def privates(self) -> list[Path]:
-        return list((self.sockets / "q").glob(f"{self._tail}.*"))
-
     def load(self) -> Record | None:
         try:
-            return Record.decoded((self.folder / "record").read_bytes())
+            return Record.decoded(self._record.read_bytes())
         except FileNotFoundError:
             return None
 
     def save(self, record: Record) -> None:
         """Whole, and durable when it returns."""
-        _write(self.folder / "record", record.encoded())
+        _write(self._record, record.encoded())
+
+    def wipe(self) -> None:
+        """Nothing is left. The record goes first: without it a volume is none."""
+        self._record.unlink(missing_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        for path in (*self.guest_sockets(), *(self.sockets / _PRIVATE).glob(f"{self._tail}.*")):
+            path.unlink(missing_ok=True)
+
+    @property
+    def _record(self) -> Path:
+        return self.folder / "record"
 
     @property
     def _tail(self) -> str:
@@ -110,8 +120,12 @@ class Layout:
         guests' engine in."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.sockets.mkdir(mode=0o750, parents=True, exist_ok=True)
-        private = self.sockets / "q"
+        private = self.sockets / _PRIVATE
         private.mkdir(mode=0o700, exist_ok=True)
+
+    def remove(self) -> None:
+        for folder in (self.folder, self.sockets / _PRIVATE):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def place(self, volume_id: VolumeId) -> VolumePlace:
         return VolumePlace(volume_id=volume_id, folder=self.folder / volume_id, sockets=self.sockets)

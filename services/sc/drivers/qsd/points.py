@@ -7,15 +7,18 @@ Both live in the daemon's memory. With it they are lost, and are then told as lo
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
-from common.errors import CloudError, NotFound, Unavailable, WrongState
+from common.blocks import BLOCK_BYTES
+from common.errors import CloudError, NotFound, WrongState
 from common.ids import SnapshotId
 from services.sc.drivers import sparse
-from services.sc.drivers.base import BLOCK_BYTES, Extent
+from services.sc.drivers.base import Extent
+from services.sc.drivers.extents import whole_blocks
 from services.sc.drivers.qsd import graph
 from services.sc.drivers.qsd.engine import VolumeEngine
 from services.sc.drivers.qsd.graph import PointName
@@ -165,7 +168,7 @@ class FrozenPoint:
             told = [one async for one in self._nbd.status(self._dirty) if one.flags & wire.STATE_DIRTY]
         else:
             told = [one async for one in self._nbd.status(wire.ALLOCATION) if not one.flags & wire.STATE_ZERO]
-        return _whole_blocks(((one.start, one.length) for one in told), self.size_bytes)
+        return whole_blocks(((one.start, one.length) for one in told), self.size_bytes)
 
     async def read(self, extent: Extent) -> bytes:
         end = extent.start + extent.length
@@ -204,12 +207,10 @@ async def _closed(engine: VolumeEngine, name: str, dirty: str) -> None:
     async with engine.lock:
         if not engine.daemon.runs:
             return
-        try:
+        with contextlib.suppress(CloudError):
             await engine.drop_export(name)
             if dirty:
                 await engine.daemon.ask("block-dirty-bitmap-remove", node=graph.TOP, name=dirty)
-        except (Unavailable, CloudError):
-            return
 
 
 async def _since(engine: VolumeEngine, point: PointName, base: SnapshotId | None, name: str) -> str:
@@ -231,16 +232,3 @@ async def _since(engine: VolumeEngine, point: PointName, base: SnapshotId | None
 
 def _exports_of(snapshot_id: SnapshotId) -> str:
     return f"{_EXPORT}{snapshot_id}-"
-
-
-def _whole_blocks(parts: Any, size_bytes: int) -> list[Extent]:
-    """Rounded outwards to blocks, joined where they touch."""
-    joined: list[list[int]] = []
-    for start, length in parts:
-        begin = start // BLOCK_BYTES * BLOCK_BYTES
-        end = min(-(-(start + length) // BLOCK_BYTES) * BLOCK_BYTES, size_bytes)
-        if joined and begin <= joined[-1][1]:
-            joined[-1][1] = max(joined[-1][1], end)
-        else:
-            joined.append([begin, end])
-    return [Extent(start=begin, length=end - begin) for begin, end in joined]
