@@ -25,7 +25,8 @@ from urllib.request import urlopen
 
 from bench.figures import report
 from tests.cloud_fixture import RunningCloud, free_ranges, new_home
-from tests.e2e.guest_ssh import Ssh, until
+from tests.e2e.guest_ssh import Ssh
+from tests.eventually import until
 from tests.ports import free_port_base
 
 MIB: Final = 1 << 20

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from common.netns import UNDERLAY
 from tests.cloud_fixture import RunningCloud
-from tests.e2e.guest_ssh import until
+from tests.eventually import until
 
 # On a busy machine: between a kill and a process that says it is ready again.
 BACK_S = 90.0

@@ -27,7 +27,7 @@ from tests.chaos.promises import broken_promises, instances, unsettled
 from tests.chaos.small_disk import SmallDisk
 from tests.chaos.volumes import give_back
 from tests.cloud_fixture import RunningCloud
-from tests.e2e.guest_ssh import until
+from tests.eventually import until
 
 BUCKET = "chaos"
 # Of a fault's end: until somebody is answered, until every instance is in a final state, until nothing is left over.

@@ -13,7 +13,7 @@ import pytest
 
 from tests.cloud.refusal import refused
 from tests.cloud_fixture import RunningCloud
-from tests.e2e.guest_ssh import until
+from tests.eventually import until
 
 BUCKET = "bundles-of-tests"
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.cloud.refusal import in_turn, refused
 from tests.cloud_fixture import RunningCloud
-from tests.e2e.guest_ssh import until
+from tests.eventually import until
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 
 from tests.cloud.refusal import in_turn, refused
 from tests.cloud_fixture import RunningCloud
-from tests.e2e.guest_ssh import until
+from tests.eventually import until
 
 FAST: Any = {"Delay": 1, "MaxAttempts": 60}
 ZONE = "us-east-1a"

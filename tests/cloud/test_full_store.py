@@ -16,7 +16,7 @@ from deploy.names import ADMIN
 from etcdrpc import rpc_pb2
 from tests.cloud.refusal import refused
 from tests.cloud_fixture import RunningCloud
-from tests.e2e.guest_ssh import until
+from tests.eventually import until
 
 
 @pytest.fixture

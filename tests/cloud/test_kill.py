@@ -15,7 +15,7 @@ import pytest
 from tests.chaos.faults import wait_for_others
 from tests.chaos.promises import unsettled
 from tests.cloud_fixture import RunningCloud
-from tests.e2e.guest_ssh import until
+from tests.eventually import until
 
 pytestmark = pytest.mark.timeout(400)
 

@@ -22,7 +22,7 @@ from deploy import etcd, machine
 from deploy.config_file import write
 from deploy.names import ADMIN, CLC
 from tests.cloud_fixture import CHECKOUT, RunningCloud
-from tests.e2e.guest_ssh import until
+from tests.eventually import until
 from tests.ports import free_port
 
 SECOND = "clc-2"

@@ -9,7 +9,7 @@ import io
 import os
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ from services.nc.drivers.base import AttachedDisk, Disk, Domain, FileSource, Hyp
 from services.nc.drivers.fake import FakeHypervisor
 from services.nc.screen import jpeg
 from tests.contract.nbd_export import VOLUME, NbdExport
+from tests.eventually import becomes
 
 if TYPE_CHECKING:
     from tests.contract.libvirt_host import LibvirtHost
@@ -328,7 +329,12 @@ async def test_libvirtd_may_die_and_every_domain_is_told_again(host: LibvirtHost
             host.start_libvirtd()
         assert host.qemu_pid(domain_name("c0de", FIRST)) == pid
         # It died while nobody looked.
-        await _eventually(lambda: hypervisor.power_of(SECOND), {Power.CRASHED, Power.OFF_UNKNOWN})
+
+        async def is_found_dead() -> bool:
+            """A libvirtd that has just started takes a moment to find out which of its domains are."""
+            return await hypervisor.power_of(SECOND) in (Power.CRASHED, Power.OFF_UNKNOWN)
+
+        await becomes(is_found_dead)
     finally:
         for instance_id in list(await hypervisor.observe()):
             await hypervisor.remove(instance_id)
@@ -358,12 +364,3 @@ async def test_a_libvirtd_that_is_stopped_is_given_up_and_found_again(host: Libv
     finally:
         await hypervisor.remove(FIRST)
         await hypervisor.close()
-
-
-async def _eventually(look: Callable[[], Awaitable[Power | None]], expected: set[Power]) -> None:
-    """A libvirtd that has just started takes a moment to find out which of its domains are dead."""
-    async with asyncio.timeout(DEADLINE_S):
-        while True:
-            if await look() in expected:
-                return
-            await asyncio.sleep(0.05)

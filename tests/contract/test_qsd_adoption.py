@@ -22,7 +22,7 @@ from services.sc.drivers.qsd.driver import QsdVolumes
 from tests.contract.nbd_writer import NbdWriter
 from tests.contract.qsd_bench import client_context, daemons_of
 from tests.contract.qsd_controller import NODE, POINTS, SIZE, VOLUME, driver_at
-from tests.contract.volume_suite import becomes
+from tests.eventually import becomes
 
 ROUNDS = 6
 LONGEST_S = 0.6
@@ -51,6 +51,7 @@ async def killed_at_work(places: tuple[Path, Path, Path], after_s: float) -> Non
     try:
         async with asyncio.timeout(30):
             assert await process.stdout.readline() == b"on\n", (await process.stderr.read()).decode()
+        # However far it has come by then.
         await asyncio.sleep(after_s)
     finally:
         if process.returncode is None:

@@ -16,7 +16,8 @@ from services.sc.drivers.base import ExportGrant, Limits, Volume
 from tests.contract.nbd_writer import NbdWriter
 from tests.contract.qsd_bench import NODES, QsdBench, qsd_bench
 from tests.contract.volume_bench import served, started
-from tests.contract.volume_suite import becomes, read_point
+from tests.contract.volume_suite import read_point
+from tests.eventually import becomes
 
 FIRST, SECOND = VolumeId("vol-0123456789abcdef0"), VolumeId("vol-0123456789abcdef1")
 ONE, TWO = SnapshotId("snap-0123456789abcdef0"), SnapshotId("snap-0123456789abcdef1")

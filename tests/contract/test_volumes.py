@@ -22,7 +22,6 @@ from tests.contract.volume_suite import (
     OTHER,
     SECOND,
     SIZE,
-    becomes,
     bench,
     cut_off,
     grant,
@@ -31,6 +30,7 @@ from tests.contract.volume_suite import (
     using,
     volume,
 )
+from tests.eventually import becomes
 
 __all__ = ["bench"]
 

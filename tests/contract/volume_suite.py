@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -55,14 +54,6 @@ async def using(bench: Bench, place: ExportPlace, node: str = NODE) -> AsyncIter
 
 async def seen(bench: Bench, volume_id: VolumeId = FIRST) -> ObservedVolume:
     return (await bench.driver.observe())[volume_id]
-
-
-async def becomes(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while True:
-            if await condition():
-                return
-            await asyncio.sleep(0.02)
 
 
 async def cut_off(client: Client) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 
 from images.build import GuestImage, build
 from tests.cloud_fixture import RunningCloud
-from tests.e2e.guest_ssh import BOOT_S, Ssh, until
+from tests.e2e.guest_ssh import BOOT_S, Ssh
+from tests.eventually import until
 
 BUCKET = "e2e-images"
 USER_DATA = "#!/bin/sh\necho user-data-was-here > /root/proof\nhttpd -p 8080 -h /root\n"

@@ -4,26 +4,13 @@ from __future__ import annotations
 
 import socket
 import subprocess
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
-T = TypeVar("T")
+from tests.eventually import until
 
 # A guest under TCG beside others, on two cores.
 BOOT_S = 180.0
-
-
-def until(look: Callable[[], T], *, within_s: float = 60.0, every_s: float = 0.1, what: str = "it") -> T:
-    """The first truthy answer of `look`. Raises AssertionError when there is none in time."""
-    deadline = time.monotonic() + within_s
-    while not (found := look()):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"{what} did not come true within {within_s} s")
-        time.sleep(every_s)
-    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,8 @@ import pytest
 from images.debian import build
 from tests.cloud_fixture import RunningCloud
 from tests.e2e.fleet import decoded_console, describe, wait_for_state
-from tests.e2e.guest_ssh import Ssh, until
+from tests.e2e.guest_ssh import Ssh
+from tests.eventually import until
 
 pytestmark = [pytest.mark.root, pytest.mark.e2e, pytest.mark.timeout(900)]
 

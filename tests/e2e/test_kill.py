@@ -21,8 +21,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from tests.cloud_fixture import RunningCloud
 from tests.e2e.fleet import describe, wait_for_state
-from tests.e2e.guest_ssh import Ssh, answers, until
+from tests.e2e.guest_ssh import Ssh, answers
 from tests.e2e.host_traces import processes, traces_of_instances
+from tests.eventually import until
 
 pytestmark = [pytest.mark.root, pytest.mark.e2e, pytest.mark.timeout(900)]
 

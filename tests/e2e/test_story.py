@@ -22,8 +22,9 @@ from PIL import Image
 from common.config import CloudConfig
 from tests.cloud_fixture import RunningCloud
 from tests.e2e.fleet import BUCKET, Fleet, decoded_console, describe, fleet_of, run, wait_for_state
-from tests.e2e.guest_ssh import answers, until
+from tests.e2e.guest_ssh import answers
 from tests.e2e.host_traces import traces_of_instances
+from tests.eventually import until
 
 pytestmark = [pytest.mark.root, pytest.mark.e2e, pytest.mark.timeout(900)]
 

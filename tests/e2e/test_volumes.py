@@ -12,8 +12,8 @@ import pytest
 from botocore.exceptions import ClientError
 
 from tests.e2e.fleet import describe, wait_for_state
-from tests.e2e.guest_ssh import until
 from tests.e2e.volume_lab import BUCKET, HERE, THERE, Lab
+from tests.eventually import until
 
 pytestmark = [pytest.mark.root, pytest.mark.e2e, pytest.mark.timeout(900)]
 

@@ -13,7 +13,8 @@ import pytest
 from images.build import GuestImage, build
 from tests.cloud_fixture import REAL_HOMES, RunningCloud, free_ranges, new_home, running
 from tests.e2e.fleet import describe, wait_for_state
-from tests.e2e.guest_ssh import Ssh, until
+from tests.e2e.guest_ssh import Ssh
+from tests.eventually import until
 from tests.ports import free_port_base
 
 BUCKET = "e2e-volumes"

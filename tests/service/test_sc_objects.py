@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -10,22 +9,14 @@ import pytest
 from common.errors import Denied, NotFound, Unavailable
 from common.ids import AccountId
 from services.sc.objects import WalrusObjects
-from tests.service.walrus_stage import WalrusStage, make_certificates, walrus_stage
+from tests.service.walrus_fixtures import certificates, stage
+from tests.service.walrus_stage import WalrusStage
 from tests.walrus_store import ALICE, BOB, get_bytes, put_bytes
+
+__all__ = ["certificates", "stage"]
 
 BODY = bytes(n % 251 for n in range(3_000_000))
 OWNER, OTHER = AccountId(ALICE.account_id), AccountId(BOB.account_id)
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_certificates(tmp_path_factory.mktemp("pki"))
-
-
-@pytest.fixture
-async def stage(tmp_path: Path, certificates: Path) -> AsyncIterator[WalrusStage]:
-    async with walrus_stage(tmp_path / "walrus", certificates) as stage:
-        yield stage
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,12 @@ from mallee.walrus.v1 import service_pb2
 from services.walrus.drivers.embedded.index import SqliteIndex
 from services.walrus.reclaim import Reclaimer
 from services.walrus.store import Store
+from tests.service.walrus_fixtures import certificates, stage
 from tests.service.walrus_snapshots import ACCOUNT, block_of, download, missing, store, upload
-from tests.service.walrus_stage import WalrusStage, make_certificates, walrus_stage
+from tests.service.walrus_stage import WalrusStage
 from tests.walrus_store import content_bytes, files_of
+
+__all__ = ["certificates", "stage"]
 
 _STEPS = 120
 # In three pages of a manifest.
@@ -26,17 +28,6 @@ _PLACES = (0, 1, 2, 3, 254, 255, 256, 257, 600, 601)
 
 # Index -> content; zero blocks are left out.
 Blocks = dict[int, bytes]
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_certificates(tmp_path_factory.mktemp("pki"))
-
-
-@pytest.fixture
-async def stage(tmp_path: Path, certificates: Path) -> AsyncIterator[WalrusStage]:
-    async with walrus_stage(tmp_path / "walrus", certificates) as stage:
-        yield stage
 
 
 class Model:

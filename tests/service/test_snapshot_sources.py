@@ -7,7 +7,7 @@ import os
 import random
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,8 +28,11 @@ from services.sc.source import WalrusSources
 from services.sc.source_files import SourceFiles
 from tests.etcd_fixture import EtcdServer
 from tests.eventually import eventually
-from tests.service.walrus_process import ENVIRONMENT, configured, etcd_of, walrus
+from tests.service.walrus_fixtures import etcd_server, home
+from tests.service.walrus_process import ENVIRONMENT, walrus
 from tests.service.walrus_snapshots import manifest, upload
+
+__all__ = ["etcd_server", "home"]
 
 if TYPE_CHECKING:
     from mallee.walrus.v1.service_pb2_grpc import WalrusServiceAsyncStub
@@ -37,20 +40,6 @@ if TYPE_CHECKING:
 ONE, TWO = SnapshotId("snap-00000000000000001"), SnapshotId("snap-00000000000000002")
 BODY = random.Random(1).randbytes(20 * BLOCK_BYTES)
 BLOCKS = {index: BODY[index * BLOCK_BYTES : (index + 1) * BLOCK_BYTES] for index in range(20)}
-
-
-@pytest.fixture
-def etcd_server(tmp_path: Path) -> Iterator[EtcdServer]:
-    with etcd_of(tmp_path) as server:
-        yield server
-
-
-@pytest.fixture
-def home(tmp_path: Path, etcd_server: EtcdServer) -> Iterator[Path]:
-    yield configured(tmp_path, etcd_server).parent
-    files = SourceFiles(tmp_path / "sources")
-    if files.folder.exists() and (pid := files.holder()) is not None:
-        os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture

@@ -19,9 +19,12 @@ from services.sc.drivers.base import Extent
 from services.sc.upload import WalrusUploader
 from services.walrus.reclaim import Reclaimer
 from tests.eventually import eventually
+from tests.service.walrus_fixtures import certificates, stage
 from tests.service.walrus_snapshots import download
-from tests.service.walrus_stage import WalrusStage, make_certificates, walrus_stage
+from tests.service.walrus_stage import WalrusStage
 from tests.walrus_store import files_of
+
+__all__ = ["certificates", "stage"]
 
 if TYPE_CHECKING:
     from mallee.walrus.v1.service_pb2_grpc import WalrusServiceAsyncStub
@@ -55,17 +58,6 @@ class Content:
         self.reads.append(extent)
         await asyncio.sleep(0)
         return self.body[extent.start : extent.start + extent.length]
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_certificates(tmp_path_factory.mktemp("pki"))
-
-
-@pytest.fixture
-async def stage(tmp_path: Path, certificates: Path) -> AsyncIterator[WalrusStage]:
-    async with walrus_stage(tmp_path / "walrus", certificates) as stage:
-        yield stage
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import os
 import random
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,10 +27,12 @@ from services.sc.source_files import SourceFiles
 from services.sc.upload import WalrusUploader
 from tests.contract.qsd_bench import qsd_bench
 from tests.contract.volume_bench import Bench
-from tests.contract.volume_suite import becomes
 from tests.etcd_fixture import EtcdServer
-from tests.eventually import eventually
-from tests.service.walrus_process import ENVIRONMENT, configured, etcd_of, walrus
+from tests.eventually import becomes, eventually
+from tests.service.walrus_fixtures import etcd_server, home
+from tests.service.walrus_process import ENVIRONMENT, walrus
+
+__all__ = ["etcd_server", "home"]
 
 if TYPE_CHECKING:
     from mallee.walrus.v1.service_pb2_grpc import WalrusServiceAsyncStub
@@ -40,20 +42,6 @@ FIRST, SECOND = SnapshotId("snap-00000000000000001"), SnapshotId("snap-000000000
 NODE = "nc-us-east-1a-1"
 BLOCKS = 96
 SIZE = BLOCKS * BLOCK_BYTES
-
-
-@pytest.fixture
-def etcd_server(tmp_path: Path) -> Iterator[EtcdServer]:
-    with etcd_of(tmp_path) as server:
-        yield server
-
-
-@pytest.fixture
-def home(tmp_path: Path, etcd_server: EtcdServer) -> Iterator[Path]:
-    yield configured(tmp_path, etcd_server).parent
-    files = SourceFiles(tmp_path / "sources")
-    if files.folder.exists() and (pid := files.holder()) is not None:
-        os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import grpc
 import pytest
@@ -15,22 +14,14 @@ from common.rpc.channel import cloud_errors
 from mallee.s3.v1 import bucket_pb2, object_pb2
 from mallee.walrus.v1 import service_pb2
 from tests.eventually import eventually
-from tests.service.walrus_stage import WalrusStage, make_certificates, said_by, walrus_stage
+from tests.service.walrus_fixtures import certificates, stage
+from tests.service.walrus_stage import WalrusStage, said_by
 from tests.walrus_store import ALICE, BOB, files_of, put_bytes, stream
+
+__all__ = ["certificates", "stage"]
 
 BODY = bytes(range(256)) * 20_000
 MIB = 1 << 20
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_certificates(tmp_path_factory.mktemp("pki"))
-
-
-@pytest.fixture
-async def stage(tmp_path: Path, certificates: Path) -> AsyncIterator[WalrusStage]:
-    async with walrus_stage(tmp_path / "walrus", certificates) as stage:
-        yield stage
 
 
 async def test_a_body_streams_in_and_out(stage: WalrusStage) -> None:

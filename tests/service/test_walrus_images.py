@@ -9,7 +9,6 @@ import os
 import struct
 import subprocess
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -26,25 +25,17 @@ from mallee.s3.v1 import object_pb2
 from mallee.walrus.v1 import service_pb2
 from services.walrus.delete import delete_object
 from services.walrus.images import Images
-from tests.service.walrus_stage import WalrusStage, make_certificates, said_by, walrus_stage
+from tests.service.walrus_fixtures import certificates, stage
+from tests.service.walrus_stage import WalrusStage, said_by
 from tests.walrus_store import ALICE, BOB, begin_upload, complete, put_bytes, upload_part
+
+__all__ = ["certificates", "stage"]
 
 AMI = "ami-00000000000000001"
 DISK = bytes(range(256)) * 4096
 SECRET = b"root:secret\n" * 100
 KERNEL = b"MZ" + bytes(0x1FC) + b"\x55\xaa\xeb\x66HdrS" + bytes(1000)
 RAMDISK = gzip.compress(b"070701" + bytes(100))
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_certificates(tmp_path_factory.mktemp("pki"))
-
-
-@pytest.fixture
-async def stage(tmp_path: Path, certificates: Path) -> AsyncIterator[WalrusStage]:
-    async with walrus_stage(tmp_path / "walrus", certificates) as stage:
-        yield stage
 
 
 def qemu_img(*arguments: str | Path) -> None:

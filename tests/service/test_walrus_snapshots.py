@@ -15,6 +15,7 @@ from common.rpc.channel import cloud_errors
 from mallee.walrus.v1 import service_pb2
 from services.walrus.reclaim import Reclaimer
 from services.walrus.store import Limits
+from tests.service.walrus_fixtures import certificates, stage
 from tests.service.walrus_snapshots import (
     ACCOUNT,
     a_block,
@@ -27,19 +28,10 @@ from tests.service.walrus_snapshots import (
     store,
     upload,
 )
-from tests.service.walrus_stage import WalrusStage, make_certificates, walrus_stage
+from tests.service.walrus_stage import WalrusStage, walrus_stage
 from tests.walrus_store import BOB, files_of, get_bytes, put_bytes
 
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_certificates(tmp_path_factory.mktemp("pki"))
-
-
-@pytest.fixture
-async def stage(tmp_path: Path, certificates: Path) -> AsyncIterator[WalrusStage]:
-    async with walrus_stage(tmp_path / "walrus", certificates) as stage:
-        yield stage
+__all__ = ["certificates", "stage"]
 
 
 @pytest.fixture

@@ -24,7 +24,8 @@ from ec2_facade.backends import Backends, ClcIdentities
 from ec2_facade.limits import Limits
 from ec2_facade.pipeline import Pipeline, Protocols
 from ec2_facade.server import FacadeServer
-from tests.service.facade.stand_in import Backstage, make_certificates, until
+from tests.eventually import eventually
+from tests.service.facade.stand_in import Backstage, make_certificates
 from tests.unit.facade.signing import ACCESS_KEY, REGION, SECRET
 
 DOMAINS = ("localhost", "s3.localhost")
@@ -101,7 +102,7 @@ async def _open(stack: AsyncExitStack, folder: Path, protocols: Protocols, **lim
     server = FacadeServer(pipeline, bounds, [("127.0.0.1", 0)])
     await server.start()
     stack.push_async_callback(server.stop, 1)
-    await until(lambda: keys.live)
+    await eventually(lambda: keys.live)
     return Stage(backstage, protocols, keys, server)
 
 

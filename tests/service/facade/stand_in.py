@@ -254,10 +254,3 @@ class Backstage:
         )
         await self._stack.enter_async_context(channel)
         return OneChannel(channel)
-
-
-async def until(holds: Callable[[], bool], *, within_s: float = 5.0) -> None:
-    """Waits for something that has no event of its own."""
-    async with asyncio.timeout(within_s):
-        while not holds():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)

@@ -29,10 +29,11 @@ from mallee.clc.v1 import service_pb2_grpc
 from mallee.common.v1.caller_pb2 import Member
 from mallee.sts.v1 import caller_pb2
 from tests.etcd_fixture import EtcdServer
+from tests.eventually import eventually
 from tests.ports import free_port_base
 from tests.service.facade.conftest import in_thread
 from tests.service.facade.signing_client import Wire
-from tests.service.facade.stand_in import ACCOUNT, StandInIdentities, StandInService, until
+from tests.service.facade.stand_in import ACCOUNT, StandInIdentities, StandInService
 from tests.unit.facade.signing import ACCESS_KEY, REGION, SECRET
 
 ROOT = Path(__file__).parents[3]
@@ -120,7 +121,7 @@ async def cloud(tmp_path: Path) -> AsyncIterator[Cloud]:
         made.start("ec2_facade.main", "facade-1")
         try:
             for member in ("walrus-1", "facade-1"):
-                await until(lambda member=member: made.is_ready(member), within_s=60)  # type: ignore[misc]
+                await eventually(lambda member=member: made.is_ready(member), within_s=60)  # type: ignore[misc]
             yield made
         finally:
             for member in list(made.processes):

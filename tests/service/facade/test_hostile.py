@@ -14,9 +14,9 @@ import pytest
 
 from ec2_facade.limits import MIB
 from mallee.s3.v1 import bucket_pb2
+from tests.eventually import eventually
 from tests.service.facade.conftest import Opener, Stage, in_thread
 from tests.service.facade.signing_client import Wire
-from tests.service.facade.stand_in import until
 from tests.unit.facade.signing import sign_headers
 
 _FORM = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -162,8 +162,8 @@ async def test_a_reader_that_stops_is_cut_off_and_stops_the_store(open_stage: Op
     request = sign_headers("GET", f"{stage.url}/b/k", service="s3")
     async with connected(stage) as (_, writer):
         writer.write(Wire(request, b"", length=None).head())
-        await until(lambda: stage.backstage.walrus.sent > 0)
-        await until(lambda: stage.server.open_connections <= 1, within_s=15)
+        await eventually(lambda: stage.backstage.walrus.sent > 0)
+        await eventually(lambda: stage.server.open_connections <= 1, within_s=15)
     assert stage.backstage.walrus.sent < 48 * MIB
 
 
@@ -194,7 +194,7 @@ async def test_too_many_connections_are_turned_away(open_stage: Opener) -> None:
         assert await rest_of(reader) == b""
     for _, writer in kept:
         writer.close()
-    await until(lambda: stage.server.open_connections == 0)
+    await eventually(lambda: stage.server.open_connections == 0)
     await still_serves(stage)
 
 
@@ -204,7 +204,7 @@ async def test_too_many_transfers_are_told_to_slow_down(open_stage: Opener) -> N
     first = sign_headers("PUT", f"{stage.url}/b/k", service="s3", body=b"12345")
     async with connected(stage) as (reader, writer):
         writer.write(Wire(first, b"12345").head() + b"12345")
-        await until(lambda: len(stage.backstage.walrus.seen) == 1)
+        await eventually(lambda: len(stage.backstage.walrus.seen) == 1)
         status, text = await in_thread(Wire(first, b"12345").send, stage.port)
         assert (status, b"SlowDown" in text) == (503, True)
         stage.backstage.walrus.hold_upload.set()

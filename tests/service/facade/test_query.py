@@ -12,8 +12,9 @@ from botocore.exceptions import ClientError
 from common.errors import NoCapacity, NotFound, Unavailable
 from mallee.ec2.v1 import key_pair_pb2, region_pb2
 from mallee.sts.v1 import caller_pb2
+from tests.eventually import eventually
 from tests.service.facade.conftest import Stage, in_thread
-from tests.service.facade.stand_in import ACCOUNT, until
+from tests.service.facade.stand_in import ACCOUNT
 from tests.unit.facade.signing import ACCESS_KEY, SECRET, presign, sign_headers
 
 _REGIONS = region_pb2.DescribeRegionsResult(regions=[region_pb2.Region(region_name="us-east-1", endpoint="here")])
@@ -164,7 +165,7 @@ async def test_signing_keys_are_cached_until_the_clc_says_otherwise(stage: Stage
     assert stage.backstage.identities.asked == 1
     del stage.backstage.identities.secrets[ACCESS_KEY]
     stage.backstage.identities.tell([ACCESS_KEY])
-    await until(lambda: len(stage.keys) == 0)
+    await eventually(lambda: len(stage.keys) == 0)
     with pytest.raises(ClientError, match="AuthFailure"):
         await in_thread(client.describe_regions)
 
@@ -174,8 +175,8 @@ async def test_a_broken_stream_of_changes_empties_the_cache_and_is_taken_up_agai
     await in_thread(stage.client("ec2").describe_regions)
     assert len(stage.keys) == 1
     stage.backstage.identities.tell(None)
-    await until(lambda: len(stage.keys) == 0)
-    await until(lambda: stage.keys.live)
+    await eventually(lambda: len(stage.keys) == 0)
+    await eventually(lambda: stage.keys.live)
 
 
 async def test_large_answers_come_whole(stage: Stage) -> None:

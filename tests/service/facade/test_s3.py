@@ -20,9 +20,9 @@ from common.errors import NotFound, WrongState
 from ec2_facade.limits import MIB
 from mallee.common.v1.caller_pb2 import Caller, RequestContext
 from mallee.s3.v1 import bucket_pb2, multipart_pb2, object_pb2
+from tests.eventually import eventually
 from tests.service.facade.conftest import Stage, in_thread
 from tests.service.facade.signing_client import Wire, raw_exchange
-from tests.service.facade.stand_in import until
 from tests.unit.facade.signing import ACCESS_KEY, REGION, SECRET, sign_headers
 
 
@@ -126,7 +126,7 @@ async def test_a_client_that_goes_away_stores_nothing(stage: Stage) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", stage.port)
     writer.write(Wire(request, body).head() + body[: 2 * MIB])
     await writer.drain()
-    await until(lambda: stage.backstage.walrus.most_received > 0)
+    await eventually(lambda: stage.backstage.walrus.most_received > 0)
     writer.close()
     await asyncio.wait_for(stage.backstage.walrus.broken_off.wait(), 5)
     assert stage.backstage.walrus.objects == {}

@@ -13,6 +13,7 @@ from common.errors import CloudError
 from mallee.nc.v1 import instance_pb2
 from services.nc.drivers.fake import FakeHypervisor
 from services.nc.drivers.network_fake import FakeNetwork
+from tests.eventually import becomes
 from tests.service.nc.stage import Client, Site, connected, make_site, process
 from tests.unit.nc.specs import spec
 
@@ -76,13 +77,13 @@ async def _until_settled(site: Site, wanted: set[str]) -> None:
     engine = FakeHypervisor(site.paths.fake)
     network = FakeNetwork(site.paths.root / "fake-network", "127.0.0.1")
     cards = {spec(n).interface.interface_id for n in range(1, COUNT + 1) if spec(n).instance_id in wanted}
-    async with asyncio.timeout(30):
-        while True:
-            domains, interfaces = set(await engine.observe()), set(await network.observe())
-            folders = {path.name for path in site.paths.instances.iterdir()}
-            if domains == folders == wanted and interfaces == cards:
-                return
-            await asyncio.sleep(0.02)
+
+    async def are_those() -> bool:
+        domains, interfaces = set(await engine.observe()), set(await network.observe())
+        folders = {path.name for path in site.paths.instances.iterdir()}
+        return domains == folders == wanted and interfaces == cards
+
+    await becomes(are_those, within_s=30)
 
 
 async def test_the_engine_outlives_the_node_controller(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from mallee.nc.v1 import instance_pb2, service_pb2
 from services.nc.drivers.base import Power
 from services.nc.drivers.fake import FakeHypervisor
 from tests.etcd_fixture import EtcdServer
+from tests.eventually import becomes
 from tests.service.nc.stage import CC, ENVIRONMENT, NODE, ZONE, Site, connected, make_site, process
 from tests.unit.nc.specs import spec
 
@@ -68,10 +69,13 @@ async def test_powering_all_off_is_refused_while_it_runs_and_undone_by_its_next_
         assert "another node controller works here" in refused.stderr
     assert (await asyncio.to_thread(subprocess.run, command, env=ENVIRONMENT)).returncode == 0
     assert await engine.power_of(FIRST) is Power.OFF_BY_HOST
-    async with process(site), connected(site) as client, asyncio.timeout(30):
-        while await engine.power_of(FIRST) is not Power.RUNNING:
-            await client.until(FIRST, instance_pb2.VM_STATE_RUNNING)
-            await asyncio.sleep(0.01)
+
+    async def runs() -> bool:
+        return await engine.power_of(FIRST) is Power.RUNNING
+
+    async with process(site), connected(site) as client:
+        await becomes(runs, within_s=30)
+        await client.until(FIRST, instance_pb2.VM_STATE_RUNNING)
 
 
 def test_the_fake_needs_no_libvirt() -> None:
