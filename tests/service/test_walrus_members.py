@@ -26,15 +26,13 @@ from mallee.s3.v1 import (
     tagging_pb2,
     versioning_pb2,
 )
-<<<<<<< HEAD
-from services.walrus import buckets, delete, get, lifecycle_calls, listing, multipart, put, reports, settings
-=======
 from services.walrus import (
     acls,
     bucket_access,
     buckets,
     delete,
     get,
+    lifecycle_calls,
     listing,
     multipart,
     policies,
@@ -42,7 +40,6 @@ from services.walrus import (
     reports,
     settings,
 )
->>>>>>> bf48264 (Buckets have policies, ACLs, ownership controls, a public access block and a payer, and one place decides who may do what)
 from services.walrus.store import Store
 from tests.recording import recording, unread
 from tests.walrus_store import ALICE, begin_upload, make_bucket, opened_store, put_bytes, upload_part
@@ -105,11 +102,9 @@ CASES: list[tuple[type[Message], UseCase]] = [
     (tagging_pb2.DeleteBucketTaggingRequest, settings.delete_bucket_tagging),
     (bucket_setting_pb2.PutBucketAccelerateConfigurationRequest, settings.put_bucket_accelerate),
     (bucket_setting_pb2.GetBucketAccelerateConfigurationRequest, settings.get_bucket_accelerate),
-<<<<<<< HEAD
     (lifecycle_pb2.PutBucketLifecycleConfigurationRequest, lifecycle_calls.put_lifecycle),
     (lifecycle_pb2.GetBucketLifecycleConfigurationRequest, lifecycle_calls.get_lifecycle),
     (lifecycle_pb2.DeleteBucketLifecycleRequest, lifecycle_calls.delete_lifecycle),
-=======
     (bucket_policy_pb2.PutBucketPolicyRequest, policies.put_bucket_policy),
     (bucket_policy_pb2.GetBucketPolicyRequest, policies.get_bucket_policy),
     (bucket_policy_pb2.GetBucketPolicyStatusRequest, policies.get_bucket_policy_status),
@@ -126,7 +121,6 @@ CASES: list[tuple[type[Message], UseCase]] = [
     (bucket_access_pb2.DeletePublicAccessBlockRequest, bucket_access.delete_public_access_block),
     (bucket_access_pb2.PutBucketRequestPaymentRequest, bucket_access.put_request_payment),
     (bucket_access_pb2.GetBucketRequestPaymentRequest, bucket_access.get_request_payment),
->>>>>>> bf48264 (Buckets have policies, ACLs, ownership controls, a public access block and a payer, and one place decides who may do what)
     (report_pb2.GetBucketAnalyticsConfigurationRequest, reports.find_none),
     (report_pb2.ListBucketAnalyticsConfigurationsRequest, reports.list_none),
     (report_pb2.GetBucketReplicationRequest, reports.get_bucket_replication),
