@@ -94,14 +94,18 @@ class NetworkReconciler:
         behind = [zone for zone in zones if self._is_behind(vpc_id, zone, content)]
         asked = sorted({*behind, *(i.record.zone for i in waiting)})
         told_at = time.perf_counter()
-        async with asyncio.TaskGroup() as tasks:
-            answers = {zone: tasks.create_task(self._tell(zone, plan, content)) for zone in asked}
+        # A zone that does not answer holds up no other.
+        answers = await asyncio.gather(*(self._tell(zone, plan, content) for zone in asked), return_exceptions=True)
         telling_s = time.perf_counter() - told_at
-        follow = [i for i in waiting if i.record.node not in answers[i.record.zone].result()]
+        missing = {z: answer for z, answer in zip(asked, answers, strict=True) if not isinstance(answer, BaseException)}
+        follow = [i for i in waiting if i.record.zone in missing and i.record.node not in missing[i.record.zone]]
         await self._note_applied(follow)
         if asked:
             await asyncio.sleep(max(_REST_S, min(_RESTS * telling_s, _MEMBER_REST_S * len(instances))))
         await give_way(took_s)
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
         return _ASK_AGAIN_S if len(follow) < len(waiting) else None
 
     def _is_behind(self, vpc_id: str, zone: str, content: bytes) -> bool:

@@ -102,6 +102,9 @@ class PlayedZone:
         return cc.SetDisksResponse()
 
     async def ApplyVpcPlan(self, request: cc.ApplyVpcPlanRequest) -> cc.ApplyVpcPlanResponse:
+        # It does not arrive at once.
+        for _ in range(10):
+            await asyncio.sleep(0)
         self.plans.append(request.plan)
         return cc.ApplyVpcPlanResponse(missing_nodes=sorted(self.deaf))
 

@@ -12,9 +12,10 @@ from tests.eventually import eventually
 from tests.service.clc.stage import PlayedZone, Stage
 
 
-async def launched(stage: Stage, image_id: str, count: int = 1) -> set[str]:
+async def launched(stage: Stage, image_id: str, count: int = 1, *, zone: str = "") -> set[str]:
     """By as many calls at once."""
-    request = ec2.RunInstancesRequest(image_id=image_id, min_count=1, max_count=1)
+    placement = ec2.Placement(availability_zone=zone)
+    request = ec2.RunInstancesRequest(image_id=image_id, min_count=1, max_count=1, placement=placement)
     answers = await asyncio.gather(*(stage.run("RunInstances", request) for _ in range(count)))
     return {answer.instances[0].instance_id for answer in answers}
 
@@ -51,6 +52,19 @@ async def test_a_zone_that_was_away_is_told_what_changed_meanwhile(stage: Stage,
     await terminate(stage, *second)
     zone.away = False
     await eventually(lambda: told(zone) == first | {other})
+
+
+async def test_a_zone_that_is_away_holds_up_no_other(stage: Stage, leader: Leader, image_id: str) -> None:
+    ids = set[str]()
+    for name in stage.zones:
+        ids |= await launched(stage, image_id, zone=name)
+    await eventually(lambda: all(told(zone) == ids for zone in stage.zones.values()))
+    for name, zone in stage.zones.items():
+        (away,) = (other for other in stage.zones.values() if other is not zone)
+        away.away = True
+        ids |= await launched(stage, image_id, zone=name)
+        await eventually(lambda: told(zone) == ids)  # noqa: B023
+        away.away = False
 
 
 async def test_a_cluster_controller_that_knows_nothing_is_told_all(stage: Stage, leader: Leader, image_id: str) -> None:
