@@ -32,6 +32,8 @@ class QsdBench(Bench):
     context: Callable[[str], ssl.SSLContext]
     # The daemon of one volume does not answer any more.
     hang: Callable[[VolumeId], None]
+    # Of the daemon of one volume; it speaks to one at a time.
+    monitor: Callable[[VolumeId], Path]
 
 
 @asynccontextmanager
@@ -73,6 +75,7 @@ async def qsd_bench(folder: Path) -> AsyncIterator[QsdBench]:
     try:
         yield QsdBench(
             leaving=lambda reserve_bytes: make(reserve_bytes=reserve_bytes),
+            monitor=lambda volume_id: sockets / "engine" / "q" / f"{volume_id.removeprefix('vol-')}.qmp",
             hang=lambda volume_id: os.kill(pid_of(volume_id), signal.SIGSTOP),
             context=functools.partial(client_context, pki),
             driver=make(),
