@@ -147,6 +147,12 @@ class StorageController(StorageControllerServiceServicer):
         show("mallee_sc_total_bytes", "What volumes may take on this host", lambda t: t.capacity.total_bytes)
         show("mallee_sc_used_bytes", "What volumes take on this host", lambda t: t.engine.used_bytes)
         show("mallee_sc_promised_bytes", "Sizes of all volumes together", lambda t: t.capacity.promised_bytes)
+        # What the process that reads snapshots for them has before it: it has no metrics of its own.
+        show(
+            "mallee_sc_missing_bytes",
+            "What volumes have yet to read of the snapshots they are made of",
+            lambda t: sum(seen.missing_bytes for seen in t.engine.seen.values()),
+        )
         volumes = metrics.gauge("mallee_sc_volumes", "Volumes by state", ("state",))
 
         def count(state: State) -> float:

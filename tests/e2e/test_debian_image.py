@@ -6,6 +6,7 @@ One boot for all tests: under emulation it takes longer than all the rest.
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from email.mime.multipart import MIMEMultipart
@@ -77,6 +78,7 @@ def guest(real_cloud: RunningCloud, image_id: str, tmp_path_factory: pytest.Temp
         KeyName=NAME,
         SecurityGroupIds=[group_id],
         UserData=user_data(),
+        BlockDeviceMappings=[{"DeviceName": "/dev/sdb", "VirtualName": "ephemeral0"}],
         MetadataOptions={"HttpTokens": "required", "InstanceMetadataTags": "enabled"},
         TagSpecifications=[{"ResourceType": "instance", "Tags": [{"Key": "Name", "Value": "a Debian"}]}],
     )["Instances"][0]["InstanceId"]
@@ -152,9 +154,39 @@ def test_the_root_is_as_large_as_the_types_disk(real_cloud: RunningCloud, guest:
     assert root_bytes > 0.9 * (kind.disk_gib << 30)
 
 
+def test_disks_have_the_names_that_they_were_given(real_cloud: RunningCloud, guest: Guest) -> None:
+    said = guest.run("sudo mkfs.ext4 -q /dev/sdb && readlink -f /dev/xvdb && lsblk -nbo FSTYPE,SIZE /dev/sdb").split()
+    kind = next(kind for kind in real_cloud.config.instance_types if kind.name == guest.instance["InstanceType"])
+    assert said == ["/dev/vdb", "ext4", str(kind.disk_gib << 30)]
+    ec2, instance_id = real_cloud.client("ec2"), guest.instance["InstanceId"]
+    zone = guest.instance["Placement"]["AvailabilityZone"]
+    volume_id = ec2.create_volume(AvailabilityZone=zone, Size=1)["VolumeId"]
+    ec2.get_waiter("volume_available").wait(VolumeIds=[volume_id], WaiterConfig={"Delay": 1})
+    ec2.attach_volume(VolumeId=volume_id, InstanceId=instance_id, Device="/dev/sdf")
+    guest.run("until [ -b /dev/sdf ] && [ -b /dev/xvdf ]; do sleep 1; done")
+    # So does the link that udev makes of the serial.
+    by_id = f"/dev/disk/by-id/virtio-{volume_id.replace('-', '')}"
+    assert guest.run(f"readlink -f {by_id} /dev/sdf /dev/xvdf").split() == ["/dev/vdc"] * 3
+    ec2.detach_volume(VolumeId=volume_id)
+    ec2.get_waiter("volume_available").wait(VolumeIds=[volume_id], WaiterConfig={"Delay": 1})
+    assert guest.run("ls /dev/sdf /dev/xvdf 2>/dev/null | wc -l").strip() == "0"
+    ec2.delete_volume(VolumeId=volume_id)
+
+
 def test_a_module_of_the_kernel_loads(guest: Guest) -> None:
     assert "wireguard" in guest.run("sudo modprobe wireguard && lsmod")
 
 
 def test_installing_again_finds_what_is_there(real_cloud: RunningCloud, image_id: str) -> None:
     assert real_cloud.json("images", "install", NAME)["ImageId"] == image_id
+
+
+def test_it_shuts_down_at_the_power_button(real_cloud: RunningCloud, guest: Guest) -> None:
+    """Pressed from outside, as a stop does; to the cloud that is a guest that shut itself down."""
+    ec2, instance_id = real_cloud.client("ec2"), guest.instance["InstanceId"]
+    (node,) = (path.parents[1] for path in (real_cloud.home / "nodes").glob(f"*/instances/{instance_id}"))
+    virsh = ["virsh", "-c", f"qemu+unix:///system?socket={node}/run/libvirt/libvirt-sock", "shutdown", "--mode", "acpi"]
+    subprocess.run([*virsh, f"m{real_cloud.config.cloud_id}-{instance_id}"], check=True, capture_output=True)
+    ec2.get_waiter("instance_terminated").wait(InstanceIds=[instance_id], WaiterConfig={"Delay": 1, "MaxAttempts": 240})
+    (shown,) = describe(ec2, [instance_id])
+    assert shown["StateReason"]["Code"] == "Client.InstanceInitiatedShutdown"

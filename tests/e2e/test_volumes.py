@@ -5,6 +5,9 @@ The tests stand in the order in which a user would live through them, on a cloud
 
 from __future__ import annotations
 
+import re
+import subprocess
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +79,39 @@ def test_a_volume_grows_under_the_guest(lab: Lab) -> None:
     until(lambda: seen() == 2 * GIB, what="the guest sees the new size")
     assert lab.run(lab.booted_id, "sha256sum < /mnt/kept") == lab.sums["kept"]
     lab.run(lab.booted_id, "dd if=/dev/urandom of=/dev/sdg bs=1M seek=2047 count=1 conv=fsync 2>/dev/null")
+
+
+def test_what_a_guest_does_with_a_volume_is_told_as_libvirt_counts_it(lab: Lab) -> None:
+    instance_id = lab.booted_id
+    lab.run(instance_id, "dd if=/dev/zero of=/dev/sdg bs=64k count=48 seek=8000 conv=fsync 2>/dev/null")
+    member = next(m for m in lab.cloud.json("status")["Members"] if m["Id"] == lab.node_of(instance_id))
+    names = {"reqs": "operations", "bytes": "bytes", "times": "seconds"}
+
+    def shown() -> dict[str, float]:
+        page = urllib.request.urlopen(f"http://{member['Metrics']}/metrics").read().decode()
+        told = {}
+        for kind in ("read", "write"):
+            for name in names.values():
+                series = rf'^mallee_nc_volume_{name}_total{{kind="{kind}",volume="{lab.volume_id}"}} (\S+)$'
+                found = re.search(series, page, re.MULTILINE)
+                told[f"{kind} {name}"] = float(found[1]) if found else -1.0
+        return told
+
+    def counted() -> dict[str, float]:
+        socket = lab.cloud.home / "nodes" / member["Id"] / "run" / "libvirt" / "libvirt-sock"
+        virsh = ["virsh", "-c", f"qemu+unix:///system?socket={socket}", "domstats", "--block", "--raw"]
+        domain = f"m{lab.cloud.config.cloud_id}-{instance_id}"
+        said = subprocess.run([*virsh, domain], capture_output=True, text=True, check=True).stdout
+        stats = dict(line.strip().split("=", 1) for line in said.splitlines() if "=" in line)
+        (disk,) = (key.removesuffix(".name") for key, value in stats.items() if value == "vdg")
+        return {
+            f"{kind} {names[what]}": float(stats[f"{disk}.{short}.{what}"]) / (1e9 if what == "times" else 1)
+            for kind, short in (("read", "rd"), ("write", "wr"))
+            for what in names
+        }
+
+    assert counted()["write bytes"] >= 48 << 16
+    until(lambda: shown() == pytest.approx(counted()), what=f"{shown()} is {counted()}")
 
 
 def test_what_makes_no_sense_is_said_as_aws_says_it(lab: Lab) -> None:

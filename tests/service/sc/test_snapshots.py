@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+from prometheus_client import REGISTRY
 
 from common.blocks import BLOCK_BYTES
 from common.errors import CloudError, InvalidArgument, NoCapacity, NotFound, Unavailable, WrongState
@@ -46,6 +47,13 @@ async def test_a_snapshot_is_what_was_there_when_it_was_asked_for(stage: Stage) 
     assert (told.size_bytes, told.progress_percent, told.full_bytes) == (4 * MIB, 100, BLOCK_BYTES)
 
 
+def _counted() -> tuple[float, float]:
+    """Bytes that were sent, and snapshots that were completed, as Prometheus is told."""
+    sent = REGISTRY.get_sample_value("mallee_sc_snapshot_sent_bytes_total")
+    completed = REGISTRY.get_sample_value("mallee_sc_snapshots_total", {"outcome": "completed"})
+    return sent or 0.0, completed or 0.0
+
+
 async def test_the_next_one_sends_what_changed_alone(stage: Stage) -> None:
     zone = await _zone_with_client(stage)
     for block in range(6):
@@ -53,8 +61,11 @@ async def test_the_next_one_sends_what_changed_alone(stage: Stage) -> None:
     await zone.snapshot(s1=1)
     await _completed(zone, 1)
     _write(zone, 3, b"new")
+    before = _counted()
     await zone.snapshot(s2=1)
     await _completed(zone, 2)
+    sent, completed = (now - then for now, then in zip(_counted(), before, strict=True))
+    assert (sent, completed) == (BLOCK_BYTES, 1)
     assert stage.blocks.bases[snapshot_id(2)] == snapshot_id(1)
     assert stage.blocks.sent[snapshot_id(2)] == BLOCK_BYTES
     assert set(stage.blocks.snapshots[snapshot_id(2)]) == set(range(6))

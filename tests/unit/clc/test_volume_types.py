@@ -116,7 +116,8 @@ def test_the_letter_of_a_device_name_is_its_place(name: str, slot: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "/dev/", "sd", "/dev/sdf1", "/dev/sdaa", "/dev/hda", "/dev/sdF", "dev/sdf", "sdf\n"]
+    "name",
+    ["", "/dev/", "sd", "/dev/sdf1", "/dev/sdaa", "/dev/xvdba", "xvdcx", "/dev/hda", "/dev/sdF", "dev/sdf", "sdf\n"],
 )
 def test_another_name_is_no_device(name: str) -> None:
     with pytest.raises(InvalidArgument, match="is not a valid EBS device name"):
