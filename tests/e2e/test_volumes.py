@@ -164,12 +164,19 @@ def test_a_disk_image_becomes_a_snapshot_and_boots(lab: Lab) -> None:
         BlockDeviceMappings=[{"DeviceName": "/dev/sda1", "Ebs": {"SnapshotId": snapshot_id, "VolumeSize": 1}}],
     )["ImageId"]
     extra = {"DeviceName": "/dev/sdf", "Ebs": {"SnapshotId": lab.snapshot_id, "DeleteOnTermination": False}}
-    (lab.booted_id,) = lab.launch(lab.ebs_image_id, HERE, BlockDeviceMappings=[extra])
+    space = {"DeviceName": "/dev/sdb", "VirtualName": "ephemeral0"}
+    (lab.booted_id,) = lab.launch(lab.ebs_image_id, HERE, BlockDeviceMappings=[extra, space])
     said = lab.run(
         lab.booted_id,
         "mkdir -p /mnt && mount /dev/sdf /mnt && sha256sum < /mnt/kept; echo on the root > /root/mine; sync",
     )
     assert said == lab.sums["kept"]
+    # Space of the node, of its type's size.
+    kind = next(kind for kind in lab.cloud.config.instance_types if kind.name == "t2.nano")
+    said = lab.run(
+        lab.booted_id, "mke2fs -q /dev/sdb >/dev/null && cat /sys/block/$(basename $(readlink /dev/sdb))/size"
+    )
+    assert int(said) * 512 == kind.disk_gib << 30
 
 
 def test_a_stopped_machine_starts_on_another_node_with_its_address_and_all_it_has(lab: Lab) -> None:
@@ -250,7 +257,10 @@ def test_a_guest_that_shuts_itself_down_is_stopped(lab: Lab) -> None:
 
 
 def test_ten_machines_come_of_an_image_of_one(lab: Lab) -> None:
-    image_id = lab.ec2.create_image(InstanceId=lab.booted_id, Name="ten of it")["ImageId"]
+    spaceless = [{"DeviceName": "/dev/sdb", "NoDevice": ""}]
+    image_id = lab.ec2.create_image(InstanceId=lab.booted_id, Name="ten of it", BlockDeviceMappings=spaceless)[
+        "ImageId"
+    ]
 
     def made() -> bool:
         (shown,) = lab.ec2.describe_images(ImageIds=[image_id])["Images"]
