@@ -180,6 +180,8 @@ def test_tasks_carry_tags_and_are_their_accounts_own(ec2: Any, disks: None, fake
     with refused("InvalidConversionTaskId"):
         other.cancel_import_task(ImportTaskId=task_id)
     assert other.describe_import_snapshot_tasks()["ImportSnapshotTasks"] == []
+    assert other.describe_conversion_tasks()["ConversionTasks"] == []
+    assert other.describe_export_tasks()["ExportTasks"] == []
     ec2.get_waiter("snapshot_imported").wait(ImportTaskIds=[task_id], WaiterConfig=SOON)
     (made,) = ec2.describe_snapshots(OwnerIds=["self"])["Snapshots"]
     ec2.delete_snapshot(SnapshotId=made["SnapshotId"])

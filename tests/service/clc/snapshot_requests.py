@@ -7,6 +7,7 @@ from typing import Any, Final
 from common.ids import SnapshotId, VolumeId
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import export_task_pb2, image_pb2, import_task_pb2, snapshot_pb2, tag_pb2
+from mallee.ec2.v1.filter_pb2 import Filter
 from services.clc.clock import timestamp
 from services.clc.snapshot import rules
 from services.clc.store import Changes
@@ -237,7 +238,7 @@ def _permission(user_id: str) -> Any:
 
 _PERMISSION: Final = "createVolumePermission"
 # AWS has no DryRun for it.
-WITHOUT_DRY_RUN: Final = {"CancelExportTask"}
+WITHOUT_DRY_RUN: Final = {"CancelExportTask", "DescribeExportTasks"}
 
 SNAPSHOTS: dict[str, Make] = {
     "CreateSnapshot": of(
@@ -295,11 +296,15 @@ SNAPSHOTS: dict[str, Make] = {
     "DescribeImportSnapshotTasks": reads(import_task_pb2.DescribeImportSnapshotTasksRequest(), task_state="active"),
     "ImportImage": constantly(import_an_image()),
     "DescribeImportImageTasks": reads(import_task_pb2.DescribeImportImageTasksRequest(), task_state="active"),
+    "DescribeConversionTasks": constantly(import_task_pb2.DescribeConversionTasksRequest()),
     "CancelImportTask": of(
         import_snapshot_task, import_task_pb2.CancelImportTaskRequest(cancel_reason="enough"), "import_task_id"
     ),
     "ExportImage": export_an_image,
     "DescribeExportImageTasks": reads(export_task_pb2.DescribeExportImageTasksRequest(), task_state="active"),
+    "DescribeExportTasks": constantly(
+        export_task_pb2.DescribeExportTasksRequest(filters=[Filter(name="tag:a", values=["b"])])
+    ),
     "CancelExportTask": of(export_task, export_task_pb2.CancelExportTaskRequest(), "export_task_id"),
 }
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from common.errors import Unsupported
+from common.errors import NotFound, Unsupported
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import export_task_pb2, image_pb2, import_task_pb2, snapshot_pb2
 from mallee.ec2.v1.filter_pb2 import Filter
@@ -265,3 +265,18 @@ async def test_a_snapshot_goes_when_its_export_has_ended(stage: Stage, leader: L
     played.exported(task_id, sc.SNAPSHOT_STATE_COMPLETED)
     await eventually(lambda: stage.cloud.store.count(record_pb2.SnapshotRecord) == 0)
     assert len(stage.images.forgotten) == 1
+
+
+async def test_of_the_older_tools_there_are_no_tasks(stage: Stage) -> None:
+    read = import_task_pb2.DescribeConversionTasksRequest()
+    assert not (await stage.run("DescribeConversionTasks", read)).conversion_tasks
+    exports = export_task_pb2.DescribeExportTasksRequest()
+    assert not (await stage.run("DescribeExportTasks", exports)).export_tasks
+    read.conversion_task_ids.append("import-i-0123456789abcdef0")
+    with pytest.raises(NotFound) as refused:
+        await stage.run("DescribeConversionTasks", read)
+    assert refused.value.code == "InvalidConversionTaskId"
+    exports.export_task_ids.append("export-i-0123456789abcdef0")
+    with pytest.raises(NotFound) as refused:
+        await stage.run("DescribeExportTasks", exports)
+    assert refused.value.code == "InvalidExportTaskID.NotFound"
