@@ -1,12 +1,12 @@
 """Tasks that live as long as the object that needs them: an async context whose end cancels them.
 
-And how a task tells that it is cancelled from that what it waited for was.
+Also work side by side that is no one thing, and how a task tells that it is cancelled from that what it waited for was.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,6 +16,16 @@ def is_cancelled() -> bool:
     let through it would end the task in silence, as TaskGroups take it for an orderly end."""
     here = asyncio.current_task()
     return here is None or here.cancelling() > 0
+
+
+async def all_of(*acts: Awaitable[Any]) -> list[Any]:
+    """Their results, side by side. If one fails the others are still waited for, rather than cut short: none goes on
+    behind the back of what follows, and none is held up by another that fails each time. The first error flies out."""
+    results = await asyncio.gather(*acts, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results
 
 
 class Background:

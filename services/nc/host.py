@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from common.background import all_of
 from common.errors import InvalidArgument
 from common.ids import InstanceId, InterfaceId, VpcId
 from common.metrics import histogram
@@ -65,11 +66,11 @@ class Host:
         async with contextlib.AsyncExitStack() as held:
             wanted = images_of(spec)
             with _timed("images"):
-                found = await _all(*(held.enter_async_context(self.images.hold(image)) for image in wanted))
+                found = await all_of(*(held.enter_async_context(self.images.hold(image)) for image in wanted))
             file_of = dict(zip((image.image_id for image in wanted), found, strict=True))
             # Side by side: each is a process or a round through the kernel, or waits for a grant.
             with _timed("disk and interface"):
-                own, volumes, tap = await _all(
+                own, volumes, tap = await all_of(
                     self._own_disks(spec, file_of), self._volumes(spec), self._prepare_interface(spec)
                 )
             with _timed("domain"):
@@ -137,7 +138,7 @@ class Host:
         async def redeem(disk: instance_pb2.Disk) -> Disk:
             return engine_disk(disk, await self.exports.redeem(disk.volume_id, disk.grant_generation))
 
-        return await _all(*map(redeem, volumes_of(spec.disks).values()))
+        return await all_of(*map(redeem, volumes_of(spec.disks).values()))
 
     async def _prepare_interface(self, spec: instance_pb2.InstanceSpec) -> str:
         async with self._vpc_locks[VpcId(spec.interface.vpc_id)]:
@@ -159,12 +160,3 @@ class Host:
             tap=tap,
             console_log=self.paths.console(InstanceId(spec.instance_id)),
         )
-
-
-async def _all(*acts: Awaitable[Any]) -> list[Any]:
-    """Their results. If one fails the others are still waited for: none goes on behind the back of what follows."""
-    results = await asyncio.gather(*acts, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    return results

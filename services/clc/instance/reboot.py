@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-
+from common.background import all_of
 from common.errors import InvalidArgument, WrongState
 from mallee.cc.v1 import service_pb2 as cc
 from mallee.clc.v1 import record_pb2
@@ -27,9 +26,7 @@ async def reboot_instances(
                 code="IncorrectState",
             )
     end_dry_run(request)
-    async with asyncio.TaskGroup() as tasks:
-        for instance in instances:
-            tasks.create_task(reboot(cloud, instance.record))
+    await all_of(*(reboot(cloud, instance.record) for instance in instances))
     return ec2.RebootInstancesResponse()
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from common.background import all_of
 from common.errors import NoCapacity, Unavailable
 from common.log import get_logger
 from common.patience import RoomPatience
@@ -153,14 +154,15 @@ class InstanceReconciler:
         return draft
 
     async def _order(self, reservation: record_pb2.ReservationRecord, orders: dict[rules.Do, list[Instance]]) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            # Each order goes out, and is logged on its way, under the request that asked for it.
-            for zone, request_id, instances in _batches(orders[rules.Do.ENSURE]):
-                with context.bind(request_id=request_id):
-                    tasks.create_task(self._ensure(zone, reservation, instances))
-            for zone, request_id, instances in _batches(orders[rules.Do.TERMINATE]):
-                with context.bind(request_id=request_id):
-                    tasks.create_task(self._terminate(zone, instances))
+        tasks = []
+        # Each order goes out, and is logged on its way, under the request that asked for it.
+        for zone, request_id, instances in _batches(orders[rules.Do.ENSURE]):
+            with context.bind(request_id=request_id):
+                tasks.append(asyncio.ensure_future(self._ensure(zone, reservation, instances)))
+        for zone, request_id, instances in _batches(orders[rules.Do.TERMINATE]):
+            with context.bind(request_id=request_id):
+                tasks.append(asyncio.ensure_future(self._terminate(zone, instances)))
+        await all_of(*tasks)
 
     async def _ensure(self, zone: str, reservation: record_pb2.ReservationRecord, instances: list[Instance]) -> None:
         launches = self._launches[zone]

@@ -91,6 +91,7 @@ class PlayedZone:
         return cc.EnsureInstancesResponse(placed=placed)
 
     async def TerminateInstances(self, request: cc.TerminateInstancesRequest) -> cc.TerminateInstancesResponse:
+        await _on_its_way()
         gone = [i.instance_id for i in request.instances]
         for instance_id in gone:
             self.placed.pop(instance_id, None)
@@ -102,9 +103,7 @@ class PlayedZone:
         return cc.SetDisksResponse()
 
     async def ApplyVpcPlan(self, request: cc.ApplyVpcPlanRequest) -> cc.ApplyVpcPlanResponse:
-        # It does not arrive at once.
-        for _ in range(10):
-            await asyncio.sleep(0)
+        await _on_its_way()
         self.plans.append(request.plan)
         return cc.ApplyVpcPlanResponse(missing_nodes=sorted(self.deaf))
 
@@ -186,6 +185,12 @@ class PlayedZone:
             ],
             placed_instance_ids=placed,
         )
+
+
+async def _on_its_way() -> None:
+    """As with any call, others may be done meanwhile."""
+    for _ in range(50):
+        await asyncio.sleep(0)
 
 
 class PlayedImages:

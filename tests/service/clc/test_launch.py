@@ -170,6 +170,19 @@ async def test_a_launch_that_was_answered_waits_for_room_and_is_told_when_none_c
     assert record(stage, waits.instance_id).state == record_pb2.INSTANCE_STATE_PENDING
 
 
+async def test_instances_of_a_zone_that_is_away_are_not_rebooted_now(
+    stage: Stage, image_id: str, leader: Leader
+) -> None:
+    zone = stage.zones[ZONE]
+    (instance,) = (await stage.run("RunInstances", launch(image_id))).instances
+    await eventually(lambda: instance.instance_id in zone.placed)
+    zone.says(instance.instance_id, nc.VM_STATE_RUNNING)
+    await eventually(lambda: record(stage, instance.instance_id).state == record_pb2.INSTANCE_STATE_RUNNING)
+    zone.away = True
+    with pytest.raises(Unavailable):
+        await stage.run("RebootInstances", instance_pb2.RebootInstancesRequest(instance_ids=[instance.instance_id]))
+
+
 async def test_a_new_leader_goes_on_where_the_last_one_died(stage: Stage, image_id: str) -> None:
     (instance,) = (await stage.run("RunInstances", launch(image_id))).instances
     zone = stage.zones[ZONE]
