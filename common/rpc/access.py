@@ -68,6 +68,7 @@ ACCESS: Final = Access(
             for method in ("FindBlocks", "StoreBlocks", "SealSnapshot", "ReadSnapshot", "FetchBlocks", "FetchObject")
         },
         "/mallee.walrus.v1.WalrusService/StoreObject": _only("sc"),
+        "/mallee.walrus.v1.WalrusService/GetWebConfiguration": _only("facade"),
         "/mallee.walrus.v1.WalrusService/BundleImage": _only("nc"),
         "/mallee.walrus.v1.WalrusService/CopySnapshot": _only("clc", "sc"),
         "/mallee.walrus.v1.WalrusService/ForgetSnapshot": _only("clc", "sc"),

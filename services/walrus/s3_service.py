@@ -13,6 +13,7 @@ from mallee.s3.v1 import (
     bucket_pb2,
     bucket_policy_pb2,
     bucket_setting_pb2,
+    cors_pb2,
     lifecycle_pb2,
     listing_pb2,
     multipart_pb2,
@@ -21,6 +22,7 @@ from mallee.s3.v1 import (
     service_pb2_grpc,
     tagging_pb2,
     versioning_pb2,
+    website_pb2,
 )
 from services.walrus import (
     acls,
@@ -35,6 +37,7 @@ from services.walrus import (
     put,
     reports,
     settings,
+    web_calls,
 )
 from services.walrus.store import Store
 
@@ -341,3 +344,31 @@ class S3Service(service_pb2_grpc.S3ServiceServicer):
         self, request: report_pb2.DeleteBucketReplicationRequest, context: Any
     ) -> report_pb2.DeleteBucketReplicationResponse:
         return await reports.delete_bucket_replication(self._store, request, current_caller())
+
+    async def PutBucketCors(
+        self, request: cors_pb2.PutBucketCorsRequest, context: Any
+    ) -> cors_pb2.PutBucketCorsResponse:
+        return await web_calls.put_cors(self._store, request, current_caller())
+
+    async def GetBucketCors(self, request: cors_pb2.GetBucketCorsRequest, context: Any) -> cors_pb2.GetBucketCorsOutput:
+        return await web_calls.get_cors(self._store, request, current_caller())
+
+    async def DeleteBucketCors(
+        self, request: cors_pb2.DeleteBucketCorsRequest, context: Any
+    ) -> cors_pb2.DeleteBucketCorsResponse:
+        return await web_calls.delete_cors(self._store, request, current_caller())
+
+    async def PutBucketWebsite(
+        self, request: website_pb2.PutBucketWebsiteRequest, context: Any
+    ) -> website_pb2.PutBucketWebsiteResponse:
+        return await web_calls.put_website(self._store, request, current_caller())
+
+    async def GetBucketWebsite(
+        self, request: website_pb2.GetBucketWebsiteRequest, context: Any
+    ) -> website_pb2.GetBucketWebsiteOutput:
+        return await web_calls.get_website(self._store, request, current_caller())
+
+    async def DeleteBucketWebsite(
+        self, request: website_pb2.DeleteBucketWebsiteRequest, context: Any
+    ) -> website_pb2.DeleteBucketWebsiteResponse:
+        return await web_calls.delete_website(self._store, request, current_caller())

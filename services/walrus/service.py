@@ -10,7 +10,7 @@ from typing import Any, Final
 from common.rpc.context import current_caller, current_peer
 from mallee.nc.v1 import instance_pb2
 from mallee.walrus.v1 import service_pb2, service_pb2_grpc
-from services.walrus import blocks, transfer
+from services.walrus import blocks, transfer, web_calls
 from services.walrus.account import delete_account_data
 from services.walrus.bundle_image import Bundles
 from services.walrus.image import Kind
@@ -138,6 +138,11 @@ class WalrusService(service_pb2_grpc.WalrusServiceServicer):
         peer = current_peer()
         key = await self._bundles.make(aiter(request_iterator), node=peer.member_id if peer else "", now_s=time.time())
         return service_pb2.BundleImageResponse(manifest_key=key)
+
+    async def GetWebConfiguration(
+        self, request: service_pb2.GetWebConfigurationRequest, context: Any
+    ) -> service_pb2.GetWebConfigurationResponse:
+        return await web_calls.web_configuration(self._store, request.bucket)
 
     async def DescribeStore(
         self, request: service_pb2.DescribeStoreRequest, context: Any

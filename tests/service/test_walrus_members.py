@@ -18,6 +18,7 @@ from mallee.s3.v1 import (
     bucket_pb2,
     bucket_policy_pb2,
     bucket_setting_pb2,
+    cors_pb2,
     lifecycle_pb2,
     listing_pb2,
     multipart_pb2,
@@ -25,6 +26,7 @@ from mallee.s3.v1 import (
     report_pb2,
     tagging_pb2,
     versioning_pb2,
+    website_pb2,
 )
 from services.walrus import (
     acls,
@@ -39,6 +41,7 @@ from services.walrus import (
     put,
     reports,
     settings,
+    web_calls,
 )
 from services.walrus.store import Store
 from tests.recording import recording, unread
@@ -48,7 +51,14 @@ from tests.walrus_store import ALICE, begin_upload, make_bucket, opened_store, p
 CHECKED_BEFORE = {"checksum_algorithm", "content_md5"}
 
 # Configurations that are kept and given back as they came.
-KEPT_WHOLE = {"Tag", "Tagging", "AccelerateConfiguration", "BucketLifecycleConfiguration"}
+KEPT_WHOLE = {
+    "Tag",
+    "Tagging",
+    "AccelerateConfiguration",
+    "BucketLifecycleConfiguration",
+    "CORSConfiguration",
+    "WebsiteConfiguration",
+}
 
 UseCase = Callable[[Store, Any, Any], Awaitable[Any]]
 
@@ -121,6 +131,12 @@ CASES: list[tuple[type[Message], UseCase]] = [
     (bucket_access_pb2.DeletePublicAccessBlockRequest, bucket_access.delete_public_access_block),
     (bucket_access_pb2.PutBucketRequestPaymentRequest, bucket_access.put_request_payment),
     (bucket_access_pb2.GetBucketRequestPaymentRequest, bucket_access.get_request_payment),
+    (cors_pb2.PutBucketCorsRequest, web_calls.put_cors),
+    (cors_pb2.GetBucketCorsRequest, web_calls.get_cors),
+    (cors_pb2.DeleteBucketCorsRequest, web_calls.delete_cors),
+    (website_pb2.PutBucketWebsiteRequest, web_calls.put_website),
+    (website_pb2.GetBucketWebsiteRequest, web_calls.get_website),
+    (website_pb2.DeleteBucketWebsiteRequest, web_calls.delete_website),
     (report_pb2.GetBucketAnalyticsConfigurationRequest, reports.find_none),
     (report_pb2.ListBucketAnalyticsConfigurationsRequest, reports.list_none),
     (report_pb2.GetBucketReplicationRequest, reports.get_bucket_replication),
@@ -161,6 +177,8 @@ def _set(message: Message, field: Any) -> None:
         fill(inner.add() if field.is_repeated else inner)
         if not field.is_repeated:
             inner.SetInParent()
+    elif field.is_repeated:
+        getattr(message, field.name).append("x")
     elif field.type == FieldDescriptor.TYPE_STRING:
         setattr(message, field.name, VALUES.get(field.name, "CRC32" if field.name == "checksum_algorithm" else "x"))
     elif field.type == FieldDescriptor.TYPE_BOOL:
