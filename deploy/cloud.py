@@ -19,6 +19,7 @@ from typing import Final
 
 from common.config import CloudConfig, load
 from common.pki import BUNDLE_OPENER, DOCUMENT_SIGNER, Identity, create_authority, create_self_signed, issue
+from common.rpc.local import socket_path
 from deploy import etcd, fabric, machine
 from deploy.config_file import FILE_NAME, write
 from deploy.guests import end_all_processes, end_storage, power_off_all
@@ -211,6 +212,7 @@ def _make_files(site: Site, config: CloudConfig) -> None:
 
 def _make_socket_folders(config: CloudConfig) -> None:
     """QEMU's user may go through a folder to a socket whose name it knows, and what is made in it is its group's."""
+    machine.own([socket_path(config, "walrus").parent], config.user, 0o700)
     for zone in config.zones:
         folder = config.sockets_path / f"sc-{zone.name}"
         machine.own([folder], config.user, 0o700)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 from google.protobuf.message import Message
 
+from common.errors import Unavailable
 from common.rpc.channel import CloudChannel
+from common.rpc.local.channel import LocalCall, LocalChannel
 from ec2_facade.auth.claim import Scope
 from ec2_facade.auth.keys import SigningKey
 from ec2_facade.protocol import Operation, Stream
@@ -25,22 +28,43 @@ class Channels(Protocol):
 class Backends:
     """The CLC for Query services, Walrus for S3."""
 
-    def __init__(self, *, clc: Channels, walrus: Channels) -> None:
+    def __init__(self, *, clc: Channels, walrus: Channels, local: LocalChannel | None = None) -> None:
+        """`local`: to a Walrus on this host, used for S3 while it serves there."""
         self._clc = clc
         self._walrus = walrus
+        self._local = local
         self._callables: WeakKeyDictionary[CloudChannel, dict[str, Any]] = WeakKeyDictionary()
 
     async def call(self, operation: Operation, message: Message, *, timeout_s: float) -> Message:
         """A unary action. Raises CloudError."""
-        answer: Message = await self._callable(operation)(message, timeout=timeout_s)
-        return answer
+        if (call := self._call(operation)) is None:
+            answer: Message = await self._callable(operation)(message, timeout=timeout_s)
+            return answer
+        try:
+            call.begin(message.SerializeToString())
+            async with asyncio.timeout(timeout_s):
+                return await call
+        except TimeoutError:
+            raise Unavailable(f"{operation.name} took longer than its deadline") from None
+        finally:
+            call.cancel()
 
-    def open(self, operation: Operation, message: Message | None = None) -> Any:
-        """The grpc.aio call of a streaming action; use it inside `with cloud_errors()` and cancel it in the end.
+    def open(self, operation: Operation, message: Message | None = None, *, asks: bool = True) -> Any:
+        """The call of a streaming action, as grpc.aio's; use it inside `with cloud_errors()` and cancel it in the end.
 
-        It waits out a restart of its server: the caller bounds how long.
+        By gRPC it waits out a restart of its server: the caller bounds how long. `asks`: of an upload, that its header
+        was accepted is awaited; else only by gRPC, which needs it.
         """
+        if (call := self._call(operation)) is not None:
+            is_upload = operation.stream is Stream.UPLOAD
+            call.begin(message.SerializeToString() if message is not None else b"", upload=is_upload, asks=asks)
+            return call
         return self._callable(operation)(message, wait_for_ready=True)
+
+    def _call(self, operation: Operation) -> LocalCall | None:
+        if self._local is None or operation.service != "s3" or (frames := self._local.connection()) is None:
+            return None
+        return LocalCall(self._local, frames, operation.rpc_path, operation.response_class)
 
     def _callable(self, operation: Operation) -> Any:
         channel = (self._walrus if operation.service == "s3" else self._clc).channel()

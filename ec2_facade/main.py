@@ -7,6 +7,8 @@ import secrets
 from common.etcd.client import Etcd
 from common.etcd.membership import Membership
 from common.process import ServiceContext, run_service
+from common.rpc.local import socket_path
+from common.rpc.local.channel import LocalChannel
 from common.rpc.peers import Peers
 from ec2_facade.auth.authenticate import Authenticator
 from ec2_facade.auth.keys import KeyCache
@@ -34,6 +36,8 @@ async def build(ctx: ServiceContext) -> None:
     walrus = await ctx.stack.enter_async_context(
         Peers(membership, ctx.identity, "walrus", speak_for_callers=True, wait_for_ready=True)
     )
+    local = LocalChannel(socket_path(config, "walrus"))
+    ctx.stack.callback(local.close)
     identities = ClcIdentities(clc)
     pipeline = Pipeline(
         Protocols.load(),
@@ -42,7 +46,7 @@ async def build(ctx: ServiceContext) -> None:
             legacy=LegacyAuthenticator(identities, clock_skew_s=facade.clock_skew_s),
             legacy_query=LegacyQueryAuthenticator(identities, clock_skew_s=facade.clock_skew_s),
         ),
-        Backends(clc=clc, walrus=walrus),
+        Backends(clc=clc, walrus=walrus, local=local),
         limits=limits,
         domains=facade.domains,
     )

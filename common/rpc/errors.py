@@ -56,11 +56,20 @@ def status_of(error: CloudError) -> grpc.StatusCode:
 
 def to_trailer(error: CloudError) -> tuple[tuple[str, bytes], ...]:
     """The trailing metadata that carries `error` whole."""
+    return ((DETAILS_KEY, to_bytes(error)),)
+
+
+def to_bytes(error: CloudError) -> bytes:
+    """A serialized google.rpc.Status."""
     info = error_details_pb2.ErrorInfo(reason=error.code, domain=DOMAIN, metadata=error.details)
     info.metadata[_KIND] = _kind(type(error)).__name__
     status = status_pb2.Status(code=status_of(error).value[0], message=error.message)
     status.details.add().Pack(info)
-    return ((DETAILS_KEY, status.SerializeToString()),)
+    return bytes(status.SerializeToString())
+
+
+def from_bytes(value: bytes) -> CloudError:
+    return _unpack(value) or CloudError("an error that nobody can read")
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError) -> CloudError:

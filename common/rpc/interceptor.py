@@ -30,6 +30,8 @@ log = get_logger(__name__)
 
 # For a unary call whose client set no deadline.
 DEFAULT_DEADLINE_S: Final = 30.0
+# A call that took so long is worth a line.
+_SLOW_S: Final = 1.0
 # Longer ids would fill the logs of every service they pass.
 _REQUEST_ID_CHARS: Final = 128
 
@@ -131,15 +133,61 @@ async def _guarded(method: str, access: Access, context: _Context, *, has_deadli
             await _abort(context, Unavailable(f"{method} took longer than its deadline"))
         code = "InternalError"
         log.exception("a bug in an RPC", method=method)
-        await _abort(context, _opaque())
+        await _abort(context, opaque())
     finally:
         took_s = time.perf_counter() - began
         in_flight.dec()
-        requests, seconds = _outcome(method, code)
-        requests.inc()
-        seconds.observe(took_s)
+        _count(method, code, took_s)
         if not method.startswith("/grpc."):
             log.info("rpc", method=method, code=code, took_ms=round(took_s * 1000, 1), peer=_peer_name())
+
+
+@contextlib.asynccontextmanager
+async def observed(method: str) -> AsyncIterator[None]:
+    """Around a call that came another way than by gRPC: raises CloudError, or ConnectionResetError as it is.
+
+    Of calls that went well in short time the log says nothing: the facade's has a line for each.
+    """
+    began = time.perf_counter()
+    code = "CANCELLED"
+    in_flight = _in_flight(method)
+    in_flight.inc()
+    try:
+        yield
+        code = "OK"
+    except ConnectionResetError:
+        raise
+    except CloudError as error:
+        code = error.code
+        raise
+    except Exception as error:
+        refused = _not_a_bug(error)
+        if refused is None:
+            log.exception("a bug in an RPC", method=method)
+        refused = refused or opaque()
+        code = refused.code
+        raise refused from error
+    finally:
+        took_s = time.perf_counter() - began
+        in_flight.dec()
+        _count(method, code, took_s)
+        if code != "OK" or took_s >= _SLOW_S:
+            log.info("rpc", method=method, code=code, took_ms=round(took_s * 1000, 1), peer="local")
+
+
+def _not_a_bug(error: Exception) -> CloudError | None:
+    match error:
+        case DecodeError():
+            return InvalidArgument("a message is malformed")
+        case TimeoutError():
+            return Unavailable("the call took longer than its deadline")
+    return None
+
+
+def _count(method: str, code: str, took_s: float) -> None:
+    requests, seconds = _outcome(method, code)
+    requests.inc()
+    seconds.observe(took_s)
 
 
 # To look a metric up by its labels costs more than to count.
@@ -164,7 +212,7 @@ def _peer_name() -> str:
     return peer.member_id if peer is not None else ""
 
 
-def _opaque() -> CloudError:
+def opaque() -> CloudError:
     request_id = rpc_context.current_request_id()
     return CloudError(f"An internal error has occurred (request {request_id})", details={"RequestId": request_id})
 

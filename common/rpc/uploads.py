@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any, Final, TypeVar
 
+from google.protobuf.message import Message
+
 # Initial metadata that the server sends once it has accepted the header.
 ACCEPTED_KEY: Final = "mallee-header-accepted"
 
@@ -28,3 +30,27 @@ async def accepting(messages: AsyncIterator[Frame], context: Any) -> AsyncIterat
 async def header_accepted(call: Any) -> bool:
     """The client's side, after writing the header. False: the call has ended, and awaiting it tells why."""
     return any(key == ACCEPTED_KEY for key, _ in await call.initial_metadata() or ())
+
+
+class RawChunk:
+    """Stands for a frame whose part is `chunk`: bytes of a body that were never put into a message."""
+
+    __slots__ = ("chunk",)
+
+    def __init__(self, chunk: bytes) -> None:
+        self.chunk = chunk
+
+    def WhichOneof(self, oneof: str) -> str:
+        return "chunk"
+
+
+class RawHeader:
+    """Stands for a frame whose part is `header`."""
+
+    __slots__ = ("header",)
+
+    def __init__(self, header: Message) -> None:
+        self.header = header
+
+    def WhichOneof(self, oneof: str) -> str:
+        return "header"

@@ -85,7 +85,8 @@ class S3Pipeline:
         _check_length(proved.payload, self._limits)
         with self._transfer():
             content = Content(exchange.body.pieces(), proved.payload, proved.identified)
-            answer = await upload(self._backends, operation, header, content, self._limits, invite=exchange.invite_body)
+            invite = exchange.invite_body if exchange.expects_continue else None
+            answer = await upload(self._backends, operation, header, content, self._limits, invite=invite)
         return await exchange.send(self._protocol.render(operation, answer, exchange.request_id))
 
     async def _post(self, exchange: Exchange, address: Address) -> web.StreamResponse:

@@ -10,7 +10,8 @@ from google.protobuf.message import Message
 
 from common.errors import Unavailable
 from common.rpc.channel import cloud_errors
-from common.rpc.uploads import header_accepted
+from common.rpc.local.channel import LocalCall
+from common.rpc.uploads import RawChunk, header_accepted
 from ec2_facade.backends import Backends
 from ec2_facade.limits import Limits
 from ec2_facade.protocol import Operation
@@ -24,18 +25,19 @@ async def upload(
     content: Content,
     limits: Limits,
     *,
-    invite: Callable[[], Awaitable[None]],
+    invite: Callable[[], Awaitable[None]] | None,
 ) -> Message:
     """What Walrus answered. Raises CloudError from either side, AuthProblem for a wrong chunk.
 
-    The client is invited to send once Walrus has accepted the header. Walrus may still end it in the middle: then the
-    rest of the body stays unread.
+    A client that waits is invited to send once Walrus has accepted the header. Walrus may still end it in the middle:
+    then the rest of the body stays unread.
     """
-    call = backends.open(operation)
+    call = backends.open(operation, asks=invite is not None)
     try:
         with cloud_errors():
-            if await _begin(call, operation, header, limits):
-                await invite()
+            if await _begin(call, operation, header, limits, asks=invite is not None):
+                if invite is not None:
+                    await invite()
                 await _send(call, operation, content, limits)
             async with asyncio.timeout(limits.commit_s):
                 answer: Message = await call
@@ -46,11 +48,14 @@ async def upload(
         call.cancel()
 
 
-async def _begin(call: Any, operation: Operation, header: Message, limits: Limits) -> bool:
+async def _begin(call: Any, operation: Operation, header: Message, limits: Limits, *, asks: bool) -> bool:
     """False when Walrus refused the header."""
     assert operation.frame_class is not None
     if not await _write(call, operation.frame_class(header=header), limits):
         return False
+    if not asks and isinstance(call, LocalCall):
+        # A refusal that crosses with the body is understood there.
+        return True
     async with asyncio.timeout(limits.idle_s):
         return await header_accepted(call)
 
@@ -59,14 +64,15 @@ async def _send(call: Any, operation: Operation, content: Content, limits: Limit
     assert operation.frame_class is not None
     frame = operation.frame_class
     async for chunk in content.chunks(limits.chunk_bytes):
-        if not await _write(call, frame(chunk=chunk), limits):
+        # Into a message it would be copied once more.
+        if not await _write(call, RawChunk(chunk) if isinstance(call, LocalCall) else frame(chunk=chunk), limits):
             return
     end = {"length": content.length, "trailers": content.trailers}
     if await _write(call, frame(end=end), limits):
         await call.done_writing()
 
 
-async def _write(call: Any, message: Message, limits: Limits) -> bool:
+async def _write(call: Any, message: Message | RawChunk, limits: Limits) -> bool:
     """False when Walrus has answered already; awaiting the call tells what."""
     try:
         async with asyncio.timeout(limits.idle_s):

@@ -8,8 +8,11 @@ import time
 from common.config import ConfigError
 from common.etcd.client import Etcd
 from common.etcd.membership import Membership
+from common.log import get_logger
 from common.pki import BUNDLE_OPENER, load_self_signed
 from common.process import ServiceContext, run_service
+from common.rpc.local import socket_path
+from common.rpc.local.server import LocalServer
 from common.rpc.server import RpcServer
 from mallee.common.v1.caller_pb2 import Member
 from mallee.s3.v1.service_pb2_grpc import add_S3ServiceServicer_to_server
@@ -23,12 +26,17 @@ from services.walrus.drivers.embedded.index import SqliteIndex
 from services.walrus.expire import Expirer
 from services.walrus.images import Images
 from services.walrus.lifecycle import Calendar
+from services.walrus.local import local_handlers
 from services.walrus.reclaim import Reclaimer
 from services.walrus.s3_service import S3Service
 from services.walrus.scrub import Scrubber
 from services.walrus.service import WalrusService
 from services.walrus.store import Limits, Store
 from services.walrus.upkeep_service import UpkeepService
+
+_STOP_GRACE_S = 2.0
+
+_log = get_logger(__name__)
 
 
 async def build(ctx: ServiceContext) -> None:
@@ -72,6 +80,7 @@ async def build(ctx: ServiceContext) -> None:
     server.add(add_WalrusServiceServicer_to_server, WalrusService(store, images, bundles))
     server.add(add_UpkeepServiceServicer_to_server, UpkeepService(scrubber))
     await ctx.serve(server)
+    await _serve_locally(ctx, store)
     etcd = await ctx.stack.enter_async_context(Etcd(config.etcd.endpoints, ctx.identity))
     membership = await ctx.stack.enter_async_context(Membership(etcd))
     await membership.register(
@@ -83,6 +92,18 @@ async def build(ctx: ServiceContext) -> None:
             boot_id=secrets.token_hex(8),
         )
     )
+
+
+async def _serve_locally(ctx: ServiceContext, store: Store) -> None:
+    """For facades on this host. Without it they come by gRPC, as those of other hosts do."""
+    path = socket_path(ctx.config, "walrus")
+    server = LocalServer(path, local_handlers(store))
+    try:
+        await server.start()
+    except OSError as error:
+        _log.warning("no way for processes on this host", path=str(path), error=str(error))
+    else:
+        ctx.on_stop(lambda: server.stop(_STOP_GRACE_S))
 
 
 def main() -> None:

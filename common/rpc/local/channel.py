@@ -1,0 +1,171 @@
+"""Calls over a unix socket, for who has grpc.aio's calls elsewhere: `LocalCall` is used as one of those."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+from google.protobuf.message import Message
+
+from common.errors import CloudError, Unavailable
+from common.ids import new_request_id
+from common.rpc.context import current_caller, current_request_id
+from common.rpc.errors import from_bytes
+from common.rpc.local.calls import Call
+from common.rpc.local.frames import Frames, Kind
+from common.rpc.local.server import is_ours
+from common.rpc.uploads import ACCEPTED_KEY, RawChunk, RawHeader
+
+# Connections that are kept while nobody uses them.
+_IDLE: Final = 256
+
+
+class LocalChannel:
+    """To the server at `path`, as long as it is there."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = str(path)
+        self._idle: list[Frames] = []
+
+    def connection(self) -> Frames | None:
+        """One that no other call uses; None when nobody serves there. `give_back` it, or close it."""
+        while self._idle:
+            if not (frames := self._idle.pop()).closed:
+                return frames
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        try:
+            sock.connect(self._path)
+            if is_ours(sock):
+                return Frames(sock)
+        except OSError:
+            pass
+        sock.close()
+        return None
+
+    def give_back(self, frames: Frames) -> None:
+        if frames.waiting or len(self._idle) >= _IDLE:
+            frames.close()
+        elif not frames.closed:
+            self._idle.append(frames)
+
+    def close(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
+
+
+class LocalCall:
+    """One call. `cancel()` it in the end: that is what gives its connection back, or closes it."""
+
+    def __init__(self, channel: LocalChannel, frames: Frames, method: str, receives: type[Message]) -> None:
+        """`receives`: the answer, or of a download its header."""
+        self._channel = channel
+        self._frames = frames
+        self._method = method
+        self._receives = receives
+        self._sending = False
+        self._ended = False
+        self._gone = False
+        self._answer: Message | None = None
+
+    def begin(self, message: bytes = b"", *, upload: bool = False, asks: bool = False) -> None:
+        """Sends what a call begins with."""
+        caller = current_caller()
+        call = Call(
+            self._method,
+            current_request_id() or new_request_id(),
+            caller.SerializeToString() if caller is not None else b"",
+            message,
+            asks,
+        )
+        self._sending = upload
+        self._put(Kind.CALL, call.to_bytes())
+
+    async def write(self, message: Message | RawChunk) -> None:
+        """Raises asyncio.InvalidStateError when the server has answered already, as grpc.aio does."""
+        if isinstance(message, RawChunk):
+            await self._send(Kind.CHUNK, message.chunk)
+        else:
+            await self._send(Kind.MESSAGE, message.SerializeToString())
+
+    async def done_writing(self) -> None:
+        self._put(Kind.END)
+        self._sending = False
+
+    async def initial_metadata(self) -> tuple[tuple[str, str], ...]:
+        """Empty when the call ended instead."""
+        kind, payload = await self._take()
+        if kind == Kind.ACCEPTED:
+            return ((ACCEPTED_KEY, "1"),)
+        self._note(kind, payload)
+        return ()
+
+    async def read(self) -> Any:
+        """A RawHeader, a RawChunk, or grpc.aio.EOF. Raises CloudError."""
+        kind, payload = await self._take()
+        match kind:
+            case Kind.CHUNK:
+                return RawChunk(payload)
+            case Kind.MESSAGE:
+                return RawHeader(self._receives.FromString(payload))
+        self._note(kind, payload)
+        return grpc.aio.EOF
+
+    def __await__(self) -> Generator[Any, None, Message]:
+        return self._whole().__await__()
+
+    async def _whole(self) -> Message:
+        while not self._ended:
+            kind, payload = await self._take()
+            self._note(kind, payload)
+        if self._answer is None:
+            raise Unavailable("the call ended without an answer")
+        return self._answer
+
+    def cancel(self) -> None:
+        if self._gone:
+            return
+        self._gone = True
+        if self._ended and not self._sending:
+            self._channel.give_back(self._frames)
+        else:
+            self._frames.close()
+
+    def _note(self, kind: int, payload: bytes) -> None:
+        match kind:
+            case Kind.MESSAGE:
+                self._answer = self._receives.FromString(payload)
+            case Kind.END:
+                self._ended = True
+            case Kind.ERROR:
+                self._ended = True
+                raise from_bytes(payload)
+
+    async def _send(self, kind: Kind, payload: bytes) -> None:
+        if self._frames.waiting:
+            raise asyncio.InvalidStateError("the server has answered")
+        self._put(kind, payload)
+        try:
+            await self._frames.drained()
+        except ConnectionResetError as error:
+            raise _cut_off() from error
+
+    def _put(self, kind: Kind, payload: bytes = b"") -> None:
+        try:
+            self._frames.put(kind, payload)
+        except ConnectionResetError as error:
+            raise _cut_off() from error
+
+    async def _take(self) -> tuple[int, bytes]:
+        try:
+            return await self._frames.take()
+        except ConnectionResetError as error:
+            raise _cut_off() from error
+
+
+def _cut_off() -> CloudError:
+    return Unavailable("the connection was cut off")

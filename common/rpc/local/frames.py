@@ -1,0 +1,210 @@
+"""Frames on a unix socket. A connection carries one call at a time, and what is under way in it has a bound.
+
+    length of the payload (4 bytes) · kind (1 byte) · payload
+
+The socket is used as it is, not through an asyncio transport: a frame that fits goes out by one system call, and a
+chunk of a body is copied by the kernel alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+_HEAD: Final = struct.Struct("!IB")
+# As gRPC's messages between members; a chunk of a body is 1 MiB at most.
+FRAME_BYTES: Final = 8 << 20
+_READ_BYTES: Final = 256 << 10
+# Small frames wait for the end of the loop's turn, so that those of one call go out together; more than this does not.
+_TOGETHER_BYTES: Final = 64 << 10
+# The writer waits while more than this has not gone out, and the reader takes no more while more than that is unread.
+_UNSENT_BYTES: Final = 1 << 20
+_UNREAD_BYTES: Final = 2 << 20
+
+
+class Kind(enum.IntEnum):
+    # Begins a call: what `calls.py` says.
+    CALL = 1
+    # A serialized message.
+    MESSAGE = 2
+    # Bytes of a body.
+    CHUNK = 3
+    # This side sends no more; from a server: all went well.
+    END = 4
+    # From a server, the last: a serialized google.rpc.Status.
+    ERROR = 5
+    # From a server: the header of an upload is accepted.
+    ACCEPTED = 6
+
+
+Frame = tuple[int, bytes]
+
+
+class Frames:
+    """One end of a connection. `lost` is called once, when the other end is gone."""
+
+    def __init__(self, sock: socket.socket, lost: Callable[[], None] = lambda: None) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._sock = sock
+        self._lost = lost
+        self._read: deque[Frame] = deque()
+        self._unread = 0
+        # Of the frame that is arriving.
+        self._parts: list[bytes] = []
+        self._arrived = 0
+        self._paused = False
+        self._out: list[bytes | memoryview] = []
+        self._unsent = 0
+        self._flushing = False
+        self._blocked = False
+        self._reader: asyncio.Future[None] | None = None
+        self._writer: asyncio.Future[None] | None = None
+        self.closed = False
+        sock.setblocking(False)
+        self._loop.add_reader(sock, self._readable)
+
+    @property
+    def waiting(self) -> bool:
+        """A frame can be read at once."""
+        return bool(self._read)
+
+    def put(self, kind: Kind, payload: bytes | memoryview = b"") -> None:
+        """Raises ConnectionResetError."""
+        if self.closed:
+            raise ConnectionResetError("the connection is closed")
+        self._out.append(_HEAD.pack(len(payload), kind))
+        if payload:
+            self._out.append(payload)
+        self._unsent += _HEAD.size + len(payload)
+        if self._unsent > _TOGETHER_BYTES:
+            self._flush()
+        elif not self._flushing and not self._blocked:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    async def drained(self, most: int = _UNSENT_BYTES) -> None:
+        """Waits while more than that has not gone out. Raises ConnectionResetError."""
+        while self._unsent > most and not self.closed:
+            self._writer = self._writer or self._loop.create_future()
+            await asyncio.shield(self._writer)
+        if self.closed:
+            raise ConnectionResetError("the connection is closed")
+
+    async def take(self) -> Frame:
+        """The next frame. Raises ConnectionResetError when there will be none."""
+        while not self._read:
+            if self.closed:
+                raise ConnectionResetError("the other end has closed the connection")
+            self._reader = self._loop.create_future()
+            try:
+                await self._reader
+            finally:
+                self._reader = None
+        kind, payload = self._read.popleft()
+        self._unread -= len(payload)
+        if self._paused and self._unread <= _UNREAD_BYTES // 2 and not self.closed:
+            self._paused = False
+            self._loop.add_reader(self._sock, self._readable)
+        return kind, payload
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        self.closed = True
+        self._loop.remove_reader(self._sock)
+        if self._blocked:
+            self._loop.remove_writer(self._sock)
+        self._sock.close()
+        self._out.clear()
+        for waiting in (self._reader, self._writer):
+            if waiting is not None and not waiting.done():
+                waiting.set_result(None)
+
+    def _readable(self) -> None:
+        try:
+            piece = self._sock.recv(_READ_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            piece = b""
+        if not piece:
+            self._end()
+            return
+        self._parts.append(piece)
+        self._arrived += len(piece)
+        self._unread += len(piece)
+        if self._unread > _UNREAD_BYTES + FRAME_BYTES or not self._split():
+            self._end()
+            return
+        if self._read and self._unread > _UNREAD_BYTES:
+            self._paused = True
+            self._loop.remove_reader(self._sock)
+        if self._read and self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+    def _split(self) -> bool:
+        """Takes whole frames out of what has arrived. False: the other end does not speak this."""
+        while self._arrived >= _HEAD.size:
+            if len(self._parts[0]) < _HEAD.size:
+                self._parts = [b"".join(self._parts)]
+            length, kind = _HEAD.unpack_from(self._parts[0])
+            if length > FRAME_BYTES:
+                return False
+            end = _HEAD.size + length
+            if self._arrived < end:
+                return True
+            self._arrived -= end
+            self._unread -= _HEAD.size
+            *parts, last = self._parts
+            # What is behind the frame came with its last piece.
+            ends = len(last) - self._arrived
+            if parts:
+                parts[0] = parts[0][_HEAD.size :]
+                self._read.append((kind, b"".join((*parts, memoryview(last)[:ends]))))
+            else:
+                self._read.append((kind, last[_HEAD.size : ends]))
+            self._parts = [last[ends:]] if self._arrived else []
+        return True
+
+    def _flush(self) -> None:
+        self._flushing = False
+        while self._out and not self.closed and not self._blocked:
+            try:
+                sent = self._sock.sendmsg(self._out[:64])
+            except (BlockingIOError, InterruptedError):
+                self._blocked = True
+                self._loop.add_writer(self._sock, self._writable)
+                break
+            except OSError:
+                self._end()
+                return
+            self._unsent -= sent
+            self._forget(sent)
+        if self._writer is not None and self._unsent <= _UNSENT_BYTES // 2:
+            if not self._writer.done():
+                self._writer.set_result(None)
+            self._writer = None
+
+    def _forget(self, sent: int) -> None:
+        done = 0
+        while done < len(self._out) and sent >= len(self._out[done]):
+            sent -= len(self._out[done])
+            done += 1
+        del self._out[:done]
+        if sent:
+            self._out[0] = memoryview(self._out[0])[sent:]
+
+    def _writable(self) -> None:
+        self._loop.remove_writer(self._sock)
+        self._blocked = False
+        self._flush()
+
+    def _end(self) -> None:
+        if not self.closed:
+            self.close()
+            self._lost()

@@ -1,0 +1,221 @@
+"""Serves RPCs on a unix socket to processes of this service's own user: who is that could read its data as well.
+
+The handlers are those of gRPC: what they raise, the access table, metrics and the end of a call are the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import struct
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from google.protobuf.message import Message
+
+from common.errors import CloudError, InvalidArgument
+from common.log import get_logger
+from common.rpc import context as rpc_context
+from common.rpc.errors import to_bytes
+from common.rpc.interceptor import observed
+from common.rpc.local.calls import Call
+from common.rpc.local.frames import Frames, Kind
+from common.rpc.uploads import RawChunk
+from mallee.common.v1.caller_pb2 import Caller
+
+_log = get_logger(__name__)
+
+_CREDENTIALS: Final = struct.Struct("3i")
+_BACKLOG: Final = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unary:
+    request: type[Message]
+    answer: Callable[[Any], Awaitable[Message]]
+    # Longer takes nobody who waits for an answer.
+    timeout_s: float = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upload:
+    frame: type[Message]
+    # Of the frames and a context with `send_initial_metadata`, as gRPC's.
+    answer: Callable[[AsyncIterator[Any], Any], Awaitable[Message]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Download:
+    request: type[Message]
+    # The header and the bytes.
+    answer: Callable[[Any], AbstractAsyncContextManager[tuple[Message, AsyncIterator[bytes]]]]
+
+
+Handler = Unary | Upload | Download
+
+
+class LocalServer:
+    """`await start()`; `await stop(grace_s)` answers what has begun."""
+
+    def __init__(self, path: Path, handlers: Mapping[str, Handler]) -> None:
+        """`handlers` by /package.Service/Method."""
+        self._path = path
+        self._handlers = handlers
+        self._socket: socket.socket | None = None
+        self._connections: set[_Connection] = set()
+
+    async def start(self) -> None:
+        """Raises OSError."""
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.setblocking(False)
+        try:
+            listener.bind(str(self._path))
+            self._path.chmod(0o600)
+            listener.listen(_BACKLOG)
+        except OSError:
+            listener.close()
+            raise
+        self._socket = listener
+        asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+
+    async def stop(self, grace_s: float) -> None:
+        if self._socket is not None:
+            asyncio.get_running_loop().remove_reader(self._socket)
+            self._socket.close()
+            self._socket = None
+            self._path.unlink(missing_ok=True)
+        tasks = [connection.task for connection in self._connections]
+        for connection in list(self._connections):
+            connection.end_when_idle()
+        if tasks:
+            _, slow = await asyncio.wait(tasks, timeout=grace_s)
+            for task in slow:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            sock, _ = listener.accept()
+        except OSError:
+            return
+        if not is_ours(sock):
+            _log.warning("a connection of another user was refused")
+            sock.close()
+            return
+        connection = _Connection(sock, self._handlers)
+        self._connections.add(connection)
+        connection.task.add_done_callback(lambda _: self._connections.discard(connection))
+
+
+def is_ours(sock: socket.socket) -> bool:
+    """The other end is a process of this one's user, or root's."""
+    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return _CREDENTIALS.unpack(raw)[1] in (0, os.geteuid())
+
+
+class _Connection:
+    def __init__(self, sock: socket.socket, handlers: Mapping[str, Handler]) -> None:
+        self._handlers = handlers
+        self._frames = Frames(sock, self._lost)
+        self._busy = False
+        self._last = False
+        self.task = asyncio.get_running_loop().create_task(self._run())
+
+    def end_when_idle(self) -> None:
+        self._last = True
+        if not self._busy:
+            self._frames.close()
+
+    def _lost(self) -> None:
+        """Whoever asked is gone: nobody wants the answer."""
+        if self._busy:
+            self.task.cancel()
+
+    async def _run(self) -> None:
+        try:
+            while not self._last:
+                kind, payload = await self._frames.take()
+                self._busy = True
+                if kind != Kind.CALL:
+                    return
+                await self._answer(payload)
+                self._busy = False
+            await self._frames.drained(0)
+        except (ConnectionResetError, asyncio.CancelledError):
+            pass
+        finally:
+            self._frames.close()
+
+    async def _answer(self, payload: bytes) -> None:
+        context = _Context(self._frames)
+        try:
+            call = Call.from_bytes(payload)
+            handler = self._handlers.get(call.method)
+            if handler is None:
+                raise InvalidArgument(f"no such method here: {call.method}")
+            context.asked = call.asks
+            async with observed(call.method):
+                caller = Caller.FromString(call.caller) if call.caller else None
+                rpc_context.enter(request_id=call.request_id, caller=caller, peer=None, timeout_s=None)
+                await self._dispatch(handler, call, context)
+        except CloudError as error:
+            self._frames.put(Kind.ERROR, to_bytes(error))
+        else:
+            self._frames.put(Kind.END)
+        await self._read_rest(context)
+
+    async def _dispatch(self, handler: Handler, call: Call, context: _Context) -> None:
+        match handler:
+            case Unary():
+                async with asyncio.timeout(handler.timeout_s):
+                    answer = await handler.answer(handler.request.FromString(call.message))
+                self._frames.put(Kind.MESSAGE, answer.SerializeToString())
+            case Download():
+                async with handler.answer(handler.request.FromString(call.message)) as (header, chunks):
+                    self._frames.put(Kind.MESSAGE, header.SerializeToString())
+                    async for chunk in chunks:
+                        self._frames.put(Kind.CHUNK, chunk)
+                        await self._frames.drained()
+            case Upload():
+                context.uploads = True
+                async with aclosing(self._messages(handler, context)) as messages:
+                    answer = await handler.answer(messages, context)
+                self._frames.put(Kind.MESSAGE, answer.SerializeToString())
+
+    async def _messages(self, handler: Upload, context: _Context) -> AsyncGenerator[Any, None]:
+        while True:
+            kind, payload = await self._frames.take()
+            match kind:
+                case Kind.CHUNK:
+                    yield RawChunk(payload)
+                case Kind.MESSAGE:
+                    yield handler.frame.FromString(payload)
+                case _:
+                    context.ended = True
+                    return
+
+    async def _read_rest(self, context: _Context) -> None:
+        """Of an upload that was refused before its end: the client stops as soon as it has seen why."""
+        while context.uploads and not context.ended:
+            kind, _ = await self._frames.take()
+            context.ended = kind == Kind.END
+
+
+class _Context:
+    """What handlers of uploads use of gRPC's context."""
+
+    def __init__(self, frames: Frames) -> None:
+        self._frames = frames
+        self.asked = False
+        self.uploads = False
+        self.ended = False
+
+    async def send_initial_metadata(self, metadata: Any) -> None:
+        if self.asked:
+            self._frames.put(Kind.ACCEPTED)
