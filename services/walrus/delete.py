@@ -9,9 +9,9 @@ from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import object_pb2
 from services.walrus import conditions
 from services.walrus import object as object_rules
-from services.walrus.drivers.base import Bucket
 from services.walrus.drivers.versions import Deletion, Removal
 from services.walrus.store import Store
+from services.walrus.tell import removed
 
 _KEYS_LIMIT: Final = 1000
 
@@ -20,8 +20,13 @@ async def delete_object(
     store: Store, request: object_pb2.DeleteObjectRequest, caller: Caller | None
 ) -> object_pb2.DeleteObjectOutput:
     bucket = await store.bucket(request.bucket, caller, request.expected_bucket_owner)
-    await _delete(store, bucket, object_rules.checked_key(request.key), request.if_match)
-    store.reclaim()
+    what = Removal(key=object_rules.checked_key(request.key))
+    events = removed(store, bucket, what, caller)
+    deletion = Deletion(what=what, expect=conditions.expectation(request.if_match, ""), events=events)
+    (outcome,) = await store.index.delete(bucket, [deletion], now_ms=store.now_ms())
+    if isinstance(outcome, CloudError):
+        raise outcome
+    store.changed(events)
     return object_pb2.DeleteObjectOutput()
 
 
@@ -43,13 +48,15 @@ async def delete_objects(
         try:
             key = object_rules.checked_key(one.key)
             expect = conditions.expectation(one.e_tag, "")
-            deletions[place] = Deletion(what=Removal(key=key), expect=expect)
+            what = Removal(key=key)
+            events = removed(store, bucket, what, caller)
+            deletions[place] = Deletion(what=what, expect=expect, events=events)
         except CloudError as refusal:
             outcomes[place] = refusal
     done = await store.index.delete(bucket, list(deletions.values()), now_ms=store.now_ms())
     for place, outcome in zip(deletions, done, strict=True):
         outcomes[place] = outcome if isinstance(outcome, CloudError) else None
-    store.reclaim()
+    store.changed([event for deletion in deletions.values() for event in deletion.events])
     answer = object_pb2.DeleteObjectsOutput()
     for place, error in outcomes.items():
         if error is not None:
@@ -57,10 +64,3 @@ async def delete_objects(
         elif not quiet:
             answer.deleted.add(key=wanted[place].key)
     return answer
-
-
-async def _delete(store: Store, bucket: Bucket, key: bytes, if_match: str) -> None:
-    deletion = Deletion(what=Removal(key=key), expect=conditions.expectation(if_match, ""))
-    (outcome,) = await store.index.delete(bucket, [deletion], now_ms=store.now_ms())
-    if isinstance(outcome, CloudError):
-        raise outcome

@@ -19,9 +19,19 @@ from mallee.s3.v1.lifecycle_pb2 import BucketLifecycleConfiguration
 from mallee.s3.v1.versioning_pb2 import VersioningConfiguration
 from services.walrus import configs
 from services.walrus.drivers.base import Bucket, Object, Scan, Summary
-from services.walrus.drivers.versions import NULL, Deletion, Expectation, Gone, Marker, Removal, new_version_id
+from services.walrus.drivers.versions import (
+    ANYTHING,
+    NULL,
+    Deletion,
+    Expectation,
+    Gone,
+    Marker,
+    Removal,
+    new_version_id,
+)
 from services.walrus.lifecycle import Calendar, Rules, Version
 from services.walrus.store import Store
+from services.walrus.tell import removed
 
 _log = get_logger(__name__)
 _EXPIRED: Final = counter(
@@ -125,13 +135,17 @@ class Expirer:
 
     def _deletion(self, bucket: Bucket, entry: Summary | Marker, version: Version, now_ms: int) -> Deletion:
         if isinstance(entry, Marker):
-            return Deletion(what=Removal(key=entry.key, version_id=entry.version_id))
+            return self._told(bucket, Removal(key=entry.key, version_id=entry.version_id))
         unchanged = Expectation(if_match=entry.etag, size=entry.size, modified_s=entry.modified_ms // 1000)
         versioning = configs.find(bucket, VersioningConfiguration)
         if version.noncurrent_ms is not None or versioning is None:
-            return Deletion(what=Removal(key=entry.key, version_id=entry.version_id), expect=unchanged)
+            return self._told(bucket, Removal(key=entry.key, version_id=entry.version_id), unchanged)
         new_id = NULL if versioning.status == "Suspended" else new_version_id()
-        return Deletion(what=Marker(key=entry.key, version_id=new_id, modified_ms=now_ms), expect=unchanged)
+        return self._told(bucket, Marker(key=entry.key, version_id=new_id, modified_ms=now_ms), unchanged)
+
+    def _told(self, bucket: Bucket, what: Removal | Marker, expect: Expectation = ANYTHING) -> Deletion:
+        events = removed(self._store, bucket, what, None, by="LifecycleExpiration")
+        return Deletion(what=what, expect=expect, events=events)
 
     async def _take(self, bucket: Bucket, due: list[Deletion], now_ms: int) -> None:
         if not due:
@@ -141,7 +155,7 @@ class Expirer:
         for outcome in outcomes:
             if outcome is Gone.OBJECT or outcome is Gone.MARKER:
                 _EXPIRED.labels("marker" if outcome is Gone.MARKER else "version").inc()
-        self._store.reclaim()
+        self._store.changed([event for deletion in due for event in deletion.events])
         refused = sum(isinstance(outcome, CloudError) for outcome in outcomes)
         _log.info("lifecycle rules took what was due", bucket=bucket.name, due=len(due), refused=refused)
 

@@ -32,6 +32,7 @@ from services.walrus.s3_service import S3Service
 from services.walrus.scrub import Scrubber
 from services.walrus.service import WalrusService
 from services.walrus.store import Limits, Store
+from services.walrus.tell import Teller
 from services.walrus.upkeep_service import UpkeepService
 
 _STOP_GRACE_S = 2.0
@@ -52,7 +53,8 @@ async def build(ctx: ServiceContext) -> None:
         raise ConfigError(str(error)) from error
     ctx.stack.push_async_callback(index.close)
     limits = Limits(inline_bytes=config.walrus.inline_bytes, reserve_bytes=config.walrus.reserve_bytes)
-    store = Store(index=index, blobs=blobs, region=config.region, limits=limits)
+    targets = {target.name: target.address for target in config.walrus.event_targets}
+    store = Store(index=index, blobs=blobs, region=config.region, limits=limits, event_targets=targets)
     ctx.stack.push_async_callback(store.close)
     reclaimer = Reclaimer(store)
     store.reclaim = reclaimer.nudge
@@ -64,6 +66,9 @@ async def build(ctx: ServiceContext) -> None:
     expirer = Expirer(store, Calendar(day_ms=round(config.walrus.lifecycle_day_s * 1000)))
     store.expire = expirer.nudge
     ctx.tasks.create_task(expirer.run(), name="expirer")
+    teller = Teller(store)
+    store.tell = teller.nudge
+    ctx.tasks.create_task(teller.run(), name="teller")
     ctx.tasks.create_task(observe.follow(store), name="figures")
     scrubber = Scrubber(
         store=store,

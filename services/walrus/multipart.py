@@ -16,6 +16,7 @@ from services.walrus.body import announced, received
 from services.walrus.drivers.base import Assembled, Bucket, Checksum, Object, Part, Single, Upload
 from services.walrus.put import committed, header_of
 from services.walrus.store import Store
+from services.walrus.tell import created
 
 _PAGE: Final = 1000
 # How often parts may be replaced while their upload is completed before we give up.
@@ -106,11 +107,12 @@ async def complete_upload(
         parts = await _chosen(store, upload, wanted)
         new = _assembled(store, upload, parts)
         _check_whole(request, new)
+        events = created(store, bucket, "CompleteMultipartUpload", caller, new)
         try:
-            await store.index.complete_upload(bucket, upload, parts, new, expect)
+            await store.index.complete_upload(bucket, upload, parts, new, expect, events)
         except Stale:
             continue
-        store.reclaim()
+        store.changed(events)
         return _completion(bucket, request, new.etag, new.checksum)
     raise errors.store_failed("parts of the upload are replaced all the time")
 

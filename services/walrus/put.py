@@ -15,6 +15,7 @@ from services.walrus.drivers.base import Bucket, Object
 from services.walrus.drivers.versions import ANYTHING, Expectation
 from services.walrus.errors import invalid_request
 from services.walrus.store import Store
+from services.walrus.tell import created
 
 
 async def put_object(
@@ -41,8 +42,9 @@ async def put_object(
             attributes=attributes,
             content=body.content,
         )
-        await committed(store, body, store.index.put_object(bucket, new, expect))
-    store.reclaim()
+        events = created(store, bucket, "Put", caller, new)
+        await committed(store, body, store.index.put_object(bucket, new, expect, events))
+    store.changed(events)
     answer = object_pb2.PutObjectOutput(e_tag=wire.quoted(new.etag))
     wire.set_checksum(answer, new.checksum)
     return answer

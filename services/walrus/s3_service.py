@@ -17,6 +17,7 @@ from mallee.s3.v1 import (
     lifecycle_pb2,
     listing_pb2,
     multipart_pb2,
+    notification_pb2,
     object_pb2,
     report_pb2,
     service_pb2_grpc,
@@ -33,6 +34,7 @@ from services.walrus import (
     lifecycle_calls,
     listing,
     multipart,
+    notification_calls,
     policies,
     put,
     reports,
@@ -254,6 +256,16 @@ class S3Service(service_pb2_grpc.S3ServiceServicer):
         return await lifecycle_calls.delete_lifecycle(self._store, request, current_caller())
 
     # Logs and notifications
+
+    async def PutBucketNotificationConfiguration(
+        self, request: notification_pb2.PutBucketNotificationConfigurationRequest, context: Any
+    ) -> notification_pb2.PutBucketNotificationConfigurationResponse:
+        return await notification_calls.put_notification(self._store, request, current_caller())
+
+    async def GetBucketNotificationConfiguration(
+        self, request: notification_pb2.GetBucketNotificationConfigurationRequest, context: Any
+    ) -> notification_pb2.NotificationConfiguration:
+        return await notification_calls.get_notification(self._store, request, current_caller())
 
     # Encryption
 

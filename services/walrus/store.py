@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +17,7 @@ from services.walrus import bucket as bucket_rules
 from services.walrus.digests import Digests
 from services.walrus.drivers.base import BlobId, Bucket, Index, Object
 from services.walrus.drivers.blobs import Blobs
+from services.walrus.drivers.events import Event
 
 Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
@@ -47,9 +48,13 @@ class Store:
     blobs: Blobs
     region: str = "us-east-1"
     limits: Limits = field(default_factory=Limits)
+    # Name -> address of what notifications may go to; the operator's.
+    event_targets: Mapping[str, str] = field(default_factory=dict)
     now_ms: Callable[[], int] = _now_ms
     # Told when blobs were let go.
     reclaim: Callable[[], None] = lambda: None
+    # Told when a step added events.
+    tell: Callable[[], None] = lambda: None
     # Told when a bucket has other lifecycle rules.
     expire: Callable[[], None] = lambda: None
 
@@ -96,6 +101,12 @@ class Store:
             yield
         finally:
             self._promised_bytes -= size
+
+    def changed(self, events: Sequence[Event]) -> None:
+        """After a step that may have let go of blobs, and added these events."""
+        self.reclaim()
+        if events:
+            self.tell()
 
     async def digest(self, digests: Digests, chunk: bytes) -> None:
         if len(chunk) <= _HASHED_IN_PLACE_BYTES:

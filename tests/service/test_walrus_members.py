@@ -22,6 +22,7 @@ from mallee.s3.v1 import (
     lifecycle_pb2,
     listing_pb2,
     multipart_pb2,
+    notification_pb2,
     object_pb2,
     report_pb2,
     tagging_pb2,
@@ -37,6 +38,7 @@ from services.walrus import (
     lifecycle_calls,
     listing,
     multipart,
+    notification_calls,
     policies,
     put,
     reports,
@@ -58,6 +60,7 @@ KEPT_WHOLE = {
     "BucketLifecycleConfiguration",
     "CORSConfiguration",
     "WebsiteConfiguration",
+    "NotificationConfiguration",
 }
 
 UseCase = Callable[[Store, Any, Any], Awaitable[Any]]
@@ -137,6 +140,8 @@ CASES: list[tuple[type[Message], UseCase]] = [
     (website_pb2.PutBucketWebsiteRequest, web_calls.put_website),
     (website_pb2.GetBucketWebsiteRequest, web_calls.get_website),
     (website_pb2.DeleteBucketWebsiteRequest, web_calls.delete_website),
+    (notification_pb2.PutBucketNotificationConfigurationRequest, notification_calls.put_notification),
+    (notification_pb2.GetBucketNotificationConfigurationRequest, notification_calls.get_notification),
     (report_pb2.GetBucketAnalyticsConfigurationRequest, reports.find_none),
     (report_pb2.ListBucketAnalyticsConfigurationsRequest, reports.list_none),
     (report_pb2.GetBucketReplicationRequest, reports.get_bucket_replication),

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
 
 from common.errors import CloudError
+from services.walrus.drivers.events import NO_EVENTS, Event, EventQueue
 from services.walrus.drivers.versions import ANYTHING, NULL, Deletion, Expectation, Extras, Gone, Marker
 
 if TYPE_CHECKING:
@@ -241,6 +242,10 @@ class Index(Protocol):
     def inspection(self) -> Inspection:
         """Its part that looks at all of it."""
 
+    @property
+    def events(self) -> EventQueue:
+        """What is still to be told. Steps that take `events` add them, in the same step."""
+
     async def open(self) -> None:
         """Brings the stored schema up to this version. Raises StoreTooNew for one of a later version."""
 
@@ -277,7 +282,9 @@ class Index(Protocol):
     async def find_object(self, bucket: Bucket, key: bytes, version_id: str | None = None) -> Object | Marker | None:
         """That version, or the newest one."""
 
-    async def put_object(self, bucket: Bucket, new: Object, expect: Expectation = ANYTHING) -> None:
+    async def put_object(
+        self, bucket: Bucket, new: Object, expect: Expectation = ANYTHING, events: Sequence[Event] = NO_EVENTS
+    ) -> None:
         """It becomes the newest version. With a version id of its own it replaces nothing; the null version replaces
         the null version, wherever that stands.
 
@@ -285,7 +292,12 @@ class Index(Protocol):
         """
 
     async def change_object(
-        self, bucket: Bucket, key: bytes, version_id: str | None, change: Callable[[Object], Object]
+        self,
+        bucket: Bucket,
+        key: bytes,
+        version_id: str | None,
+        change: Callable[[Object], Object],
+        events: Sequence[Event] = NO_EVENTS,
     ) -> Object:
         """Gives a version other extras, in one step with what `change` looks at; nothing else of it may change.
 
@@ -322,7 +334,13 @@ class Index(Protocol):
         """The number-th part of a completed upload, counted from 1 in the order of the object."""
 
     async def complete_upload(
-        self, bucket: Bucket, upload: Upload, parts: Sequence[Part], new: Object, expect: Expectation
+        self,
+        bucket: Bucket,
+        upload: Upload,
+        parts: Sequence[Part],
+        new: Object,
+        expect: Expectation,
+        events: Sequence[Event] = NO_EVENTS,
     ) -> None:
         """The chosen parts become the object; the other parts are garbage. Nothing is copied.
 

@@ -32,7 +32,9 @@ from services.walrus.drivers.base import (
     Upload,
     Usage,
 )
+from services.walrus.drivers.events import NO_EVENTS, Event
 from services.walrus.drivers.fake_blocks import BlockStorage, FakeBlockIndex
+from services.walrus.drivers.fake_events import EventStorage, FakeEvents
 from services.walrus.drivers.fake_inspection import FakeInspection
 from services.walrus.drivers.versions import ANYTHING, NULL, NULL_SHOWN, Deletion, Expectation, Gone, Marker
 
@@ -66,6 +68,7 @@ class Storage:
     last_bucket_id: int = 0
     blocks: BlockStorage = field(default_factory=BlockStorage)
     notes: dict[str, str] = field(default_factory=dict)
+    events: EventStorage = field(default_factory=EventStorage)
 
 
 class FakeIndex:
@@ -74,6 +77,7 @@ class FakeIndex:
         self.faults = faults or Faults()
         self.blocks = FakeBlockIndex(self._step, lambda: self.storage)
         self.inspection = FakeInspection(self._step, lambda: self.storage)
+        self.events = FakeEvents(self._step, lambda: self.storage)
 
     async def open(self) -> None: ...
 
@@ -135,21 +139,34 @@ class FakeIndex:
     async def find_object(self, bucket: Bucket, key: bytes, version_id: str | None = None) -> Object | Marker | None:
         return fake_versions.find(self.storage.versions, (bucket.id, key), version_id)
 
-    async def put_object(self, bucket: Bucket, new: Object, expect: Expectation = ANYTHING) -> None:
+    async def put_object(
+        self, bucket: Bucket, new: Object, expect: Expectation = ANYTHING, events: Sequence[Event] = NO_EVENTS
+    ) -> None:
         with self._step() as s:
             self._put(s, bucket, new, expect)
+            s.events.add(events)
 
     async def change_object(
-        self, bucket: Bucket, key: bytes, version_id: str | None, change: Callable[[Object], Object]
+        self,
+        bucket: Bucket,
+        key: bytes,
+        version_id: str | None,
+        change: Callable[[Object], Object],
+        events: Sequence[Event] = NO_EVENTS,
     ) -> Object:
         with self._step() as s:
+            s.events.add(events)
             return fake_versions.change(s.versions, (bucket.id, key), version_id, change)
 
     async def delete(self, bucket: Bucket, deletions: Sequence[Deletion], *, now_ms: int) -> list[Gone | CloudError]:
         with self._step() as s:
             self._check_bucket(s, bucket)
             drop = partial(self._drop, s)
-            return [fake_versions.delete(s.versions, bucket.id, one, now_ms, drop) for one in deletions]
+            outcomes = [fake_versions.delete(s.versions, bucket.id, one, now_ms, drop) for one in deletions]
+            for one, outcome in zip(deletions, outcomes, strict=True):
+                if isinstance(outcome, Gone) and outcome is not Gone.NOTHING:
+                    s.events.add(one.events)
+            return outcomes
 
     async def list_objects(self, bucket: Bucket, scan: Scan) -> Page[Summary]:
         stacks = ((key, stack[0]) for (owner, key), stack in self.storage.versions.items() if owner == bucket.id)
@@ -201,9 +218,16 @@ class FakeIndex:
         return parts[number - 1] if number <= len(parts) else None
 
     async def complete_upload(
-        self, bucket: Bucket, upload: Upload, parts: Sequence[Part], new: Object, expect: Expectation
+        self,
+        bucket: Bucket,
+        upload: Upload,
+        parts: Sequence[Part],
+        new: Object,
+        expect: Expectation,
+        events: Sequence[Event] = NO_EVENTS,
     ) -> None:
         with self._step() as s:
+            s.events.add(events)
             self._check_open(s, upload)
             stored = s.parts.get(upload.id, {})
             start, kept = 0, {}

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import enum
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from services.walrus import errors
+from services.walrus.drivers.events import NO_EVENTS, Event
 
 # A version id as engines keep it. On the wire it is `null`.
 NULL: Final = ""
@@ -129,6 +130,8 @@ class Deletion:
     what: Removal | Marker
     # Of a removal: about the version that goes; of a marker: about the newest one.
     expect: Expectation = ANYTHING
+    # To be told if it takes place.
+    events: Sequence[Event] = NO_EVENTS
 
 
 class Gone(enum.Enum):

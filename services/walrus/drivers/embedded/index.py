@@ -26,10 +26,13 @@ from services.walrus.drivers.base import (
     Upload,
     Usage,
 )
+from services.walrus.drivers.embedded import events as event_rows
 from services.walrus.drivers.embedded import objects, scans, upkeep, uploads, versions
 from services.walrus.drivers.embedded.block_index import SqliteBlocks
+from services.walrus.drivers.embedded.events import SqliteEvents
 from services.walrus.drivers.embedded.inspect import SqliteInspection
 from services.walrus.drivers.embedded.writer import Writer
+from services.walrus.drivers.events import NO_EVENTS, Event
 from services.walrus.drivers.versions import ANYTHING, Deletion, Expectation, Gone, Marker
 
 Result = TypeVar("Result")
@@ -45,6 +48,7 @@ class SqliteIndex:
         self._local = threading.local()
         self.blocks = SqliteBlocks(self._writer.submit, self._read)
         self.inspection = SqliteInspection(self._writer.submit, self._read)
+        self.events = SqliteEvents(self._writer.submit, self._read)
         # Few and asked for by every request, so they stand in memory. The lock keeps changes in the order of commits.
         self._buckets: dict[str, Bucket] = {}
         self._buckets_change = asyncio.Lock()
@@ -86,16 +90,36 @@ class SqliteIndex:
     async def find_object(self, bucket: Bucket, key: bytes, version_id: str | None = None) -> Object | Marker | None:
         return await self._read(lambda db: objects.find_object(db, bucket, key, version_id))
 
-    async def put_object(self, bucket: Bucket, new: Object, expect: Expectation = ANYTHING) -> None:
-        await self._writer.submit(lambda db: objects.put_object(db, bucket, new, expect))
+    async def put_object(
+        self, bucket: Bucket, new: Object, expect: Expectation = ANYTHING, events: Sequence[Event] = NO_EVENTS
+    ) -> None:
+        def step(db: sqlite3.Connection) -> None:
+            objects.put_object(db, bucket, new, expect)
+            event_rows.add(db, events)
+
+        await self._writer.submit(step)
 
     async def change_object(
-        self, bucket: Bucket, key: bytes, version_id: str | None, change: Callable[[Object], Object]
+        self,
+        bucket: Bucket,
+        key: bytes,
+        version_id: str | None,
+        change: Callable[[Object], Object],
+        events: Sequence[Event] = NO_EVENTS,
     ) -> Object:
-        return await self._writer.submit(lambda db: objects.change_object(db, bucket, key, version_id, change))
+        def step(db: sqlite3.Connection) -> Object:
+            event_rows.add(db, events)
+            return objects.change_object(db, bucket, key, version_id, change)
+
+        return await self._writer.submit(step)
 
     async def delete(self, bucket: Bucket, deletions: Sequence[Deletion], *, now_ms: int) -> list[Gone | CloudError]:
-        return await self._writer.submit(lambda db: versions.delete(db, bucket, deletions, now_ms))
+        def step(db: sqlite3.Connection) -> list[Gone | CloudError]:
+            outcomes = versions.delete(db, bucket, deletions, now_ms)
+            event_rows.add_of(db, deletions, outcomes)
+            return outcomes
+
+        return await self._writer.submit(step)
 
     async def list_objects(self, bucket: Bucket, scan: Scan) -> Page[Summary]:
         return await self._read(lambda db: scans.list_objects(db, bucket, scan))
@@ -125,9 +149,19 @@ class SqliteIndex:
         return await self._read(lambda db: uploads.part_at(db, content, number))
 
     async def complete_upload(
-        self, bucket: Bucket, upload: Upload, parts: Sequence[Part], new: Object, expect: Expectation
+        self,
+        bucket: Bucket,
+        upload: Upload,
+        parts: Sequence[Part],
+        new: Object,
+        expect: Expectation,
+        events: Sequence[Event] = NO_EVENTS,
     ) -> None:
-        await self._writer.submit(lambda db: uploads.complete_upload(db, bucket, upload, parts, new, expect))
+        def step(db: sqlite3.Connection) -> None:
+            uploads.complete_upload(db, bucket, upload, parts, new, expect)
+            event_rows.add(db, events)
+
+        await self._writer.submit(step)
 
     async def find_completion(self, bucket: Bucket, key: bytes, upload_id: str) -> Completion | None:
         return await self._read(lambda db: uploads.find_completion(db, bucket, key, upload_id))

@@ -214,6 +214,10 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     ALTER TABLE completions ADD COLUMN version TEXT NOT NULL DEFAULT '';
     """,
     "CREATE TABLE notes (name TEXT NOT NULL PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID;",
+    """
+    CREATE TABLE events (id INTEGER PRIMARY KEY AUTOINCREMENT, target TEXT NOT NULL, body BLOB NOT NULL);
+    CREATE INDEX events_by_target ON events (target, id);
+    """,
 )
 
 
