@@ -58,9 +58,15 @@ class XmlParser:
 
     def parse(self, body: bytes, message: Message) -> None:
         """Raises MalformedXML, or NotImplemented for an element that S3 has and our contract does not."""
-        if len(body) > MAX_BYTES:
-            raise malformed()
-        _Reading(self._root, message, self._compiled).read(body)
+        try:
+            if len(body) > MAX_BYTES:
+                raise malformed()
+            _Reading(self._root, message, self._compiled).read(body)
+        except InvalidArgument as error:
+            # S3 has a code of its own for one document.
+            if self._root == "AccessControlPolicy":
+                raise InvalidArgument(error.message, code="MalformedACLError") from None
+            raise
 
     def _structure(self, shape: StructureShape, descriptor: Descriptor) -> Compiled:
         if descriptor.full_name in self._structures:

@@ -158,6 +158,13 @@ def test_a_malformed_or_hostile_body_is_malformed_xml(body: bytes) -> None:
     assert caught.value.code == "MalformedXML"
 
 
+def test_a_malformed_acl_has_a_code_of_its_own() -> None:
+    operation = S3.route("PUT", "b", None, {"acl": ""}, {})
+    with pytest.raises(InvalidArgument) as caught:
+        S3.parse(operation, "b", None, {"acl": ""}, {}, b"<AccessControlPolicy><Mine/></AccessControlPolicy>")
+    assert caught.value.code == "MalformedACLError"
+
+
 def test_an_empty_body_is_missing() -> None:
     with pytest.raises(InvalidArgument) as caught:
         delete(b"")
