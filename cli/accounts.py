@@ -82,3 +82,5 @@ def delete(
         Client.of(site(home)).ask(lambda cloud: cloud.DeleteAccount(request))
     if as_json:
         print_json({"Deleted": account})
+    else:
+        out.print(f"The account {account} is gone.", markup=False)

@@ -27,7 +27,9 @@ _AES_BYTES: Final = 16
 
 
 def bundle(
-    image: Annotated[Path, typer.Argument(help="The image file: a disk, a kernel or a ramdisk.", exists=True)],
+    image: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A disk, a kernel or a ramdisk.", exists=True, dir_okay=False)
+    ],
     home: Home,
     destination: Annotated[Path, typer.Option(help="Folder for manifest and parts; made if it is not there.")] = Path(),
     account: Annotated[str, typer.Option(help="Whose it is to be: name or id. The first account's by default.")] = "",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shlex
 import shutil
 import sys
@@ -123,14 +124,14 @@ def destroy(
     if as_json:
         print_json({"Home": str(home), "State": "gone"})
     else:
-        out.print("The cloud is gone. Debian packages, /opt/mallee and /var/cache/mallee stay.")
+        of_root = "Debian packages, /opt/mallee and /var/cache/mallee stay."
+        out.print(f"The cloud is gone. {of_root if os.geteuid() == 0 else 'The command itself stays.'}")
 
 
 def first_lines(home: Path, machine_image: str) -> list[str]:
     """What to paste into a new shell: from nothing to a login."""
     where = "" if home == default_home() else f" --home {shlex.quote(str(home))}"
-    # Linked where an ordinary user's PATH may not look.
-    mallee = "mallee" if shutil.which("mallee") else shlex.quote(str(_code().folder / "bin" / "mallee"))
+    mallee = _command()
     find = "--query 'Reservations[0].Instances[0].PublicIpAddress' --output text"
     return [
         f'eval "$({mallee} credentials{where})"',
@@ -143,6 +144,14 @@ def first_lines(home: Path, machine_image: str) -> list[str]:
         "ssh -i first.pem -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR "
         f"-o ConnectionAttempts=60 root@$(aws ec2 describe-instances --instance-ids $id {find})",
     ]
+
+
+def _command() -> str:
+    """This one: it is linked where an ordinary user's PATH may not look, or finds another cloud's first."""
+    ours, found = _code().folder / "bin" / "mallee", shutil.which("mallee")
+    if not ours.exists() or (found is not None and ours.samefile(found)):
+        return "mallee"
+    return shlex.quote(str(ours))
 
 
 def _code() -> Code:

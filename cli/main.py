@@ -24,4 +24,4 @@ app.add_typer(images.app, name="images")
 app.add_typer(walrus.app, name="walrus")
 
 if __name__ == "__main__":
-    app()
+    app(prog_name="mallee")

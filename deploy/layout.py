@@ -126,7 +126,7 @@ def reshaped(config: CloudConfig, shape: Shape, host: Host) -> CloudConfig:
         return config
     if shape.zones < old.zones or shape.nodes_per_zone < old.nodes_per_zone:
         raise LayoutError(
-            f"this cloud has {old.zones} zones of {old.nodes_per_zone} nodes and cannot shrink: "
+            f"this cloud cannot shrink, it has --zones {old.zones} --nodes {old.nodes_per_zone}: "
             "ask for as many or more, or remove it first with 'mallee destroy'"
         )
     if dataclasses.replace(shape, zones=old.zones, nodes_per_zone=old.nodes_per_zone, uplink=old.uplink) != old:

@@ -87,7 +87,8 @@ def attach(
             slot=slot_of(device_name),
             state=record_pb2.ATTACHMENT_STATE_ATTACHING,
             delete_on_termination=delete_on_termination,
-            attached=timestamp(now),
+            # In whole seconds, as EC2 shows it.
+            attached=timestamp(int(now)),
             generation=draft.attachment_generation,
             of_launch=of_launch,
         )
