@@ -55,6 +55,7 @@ class Leader:
 
     async def lead(self, leadership: Leadership) -> None:
         """Until the term is lost."""
+        await self._catch_up()
         self._cloud.store.listen(self._heard)
         try:
             await self._add_subnets_of_new_zones()
@@ -87,6 +88,15 @@ class Leader:
                         self._heard(kind, stored.record, stored.record)
         finally:
             self._cloud.store.unlisten(self._heard)
+
+    async def _catch_up(self) -> None:
+        """What the last leader ordered, this replica knows from here on: what stands without a record is nobody's.
+
+        A commit returns when this replica has seen it, and with it all that came before.
+        """
+        changes = Changes()
+        changes.bump("leader")
+        await self._cloud.store.commit(changes)
 
     def _heard(self, kind: type[Message], latest: Message, new: Message | None) -> None:
         """A record changed: whoever works on it looks again."""
@@ -165,6 +175,8 @@ class Leader:
 
     async def _remove_orphan(self, instance_id: str) -> float | None:
         """A VM that no record owns."""
+        if instance_id not in self._orphan_zones:
+            return None
         zone, generation = self._orphan_zones[instance_id]
         if self._cloud.store.get(record_pb2.InstanceRecord, instance_id) is not None:
             return None
@@ -175,7 +187,7 @@ class Leader:
         if instance_id not in answer.gone:
             return 5.0
         _log.warning("removed a VM that no record owns", instance=instance_id, zone=zone)
-        del self._orphan_zones[instance_id]
+        self._orphan_zones.pop(instance_id, None)
         return None
 
     async def _add_subnets_of_new_zones(self) -> None:

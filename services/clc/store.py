@@ -32,6 +32,8 @@ _CLAIMS: Final = f"{PREFIX}claim/"
 # Put by every commit, with a mark of its own: its revision is that of the latest one, which a read barrier asks for.
 HEAD: Final = f"{PREFIX}head"
 _MARK_BYTES: Final = 12
+# How far behind a replica may be whose transaction failed.
+_CATCH_UP_S: Final = 5.0
 # How often a use case runs again after it lost a compare-and-swap.
 ATTEMPTS: Final = 5
 
@@ -235,13 +237,19 @@ class Store:
 
     async def _catch_up(self, found: Mapping[str, KeyValue | None]) -> None:
         """Until this replica has seen what made a transaction fail, so that the next attempt decides on it."""
-        async with asyncio.timeout(5):
-            while any(_revision(self._replica.get(key)) < _revision(kv) for key, kv in found.items()) or any(
-                kv is None and self._replica.get(key) is not None for key, kv in found.items()
-            ):
-                if self._changed is None:
-                    self._changed = asyncio.get_running_loop().create_future()
-                await asyncio.shield(self._changed)
+        try:
+            async with asyncio.timeout(_CATCH_UP_S):
+                await self._seen(found)
+        except TimeoutError:
+            raise Unavailable("The cloud's records are behind; nothing was changed. Try again.") from None
+
+    async def _seen(self, found: Mapping[str, KeyValue | None]) -> None:
+        while any(_revision(self._replica.get(key)) < _revision(kv) for key, kv in found.items()) or any(
+            kv is None and self._replica.get(key) is not None for key, kv in found.items()
+        ):
+            if self._changed is None:
+                self._changed = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._changed)
 
     def _apply(self, changes: Sequence[Change]) -> None:
         told: list[tuple[type[Message], Message, Message | None]] = []
