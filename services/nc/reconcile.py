@@ -76,10 +76,13 @@ class InstanceReconciler:
     def nudge(self, instance_id: InstanceId) -> None:
         """Its record has changed. A launch under way is cut short if the instance is not wanted any more."""
         self._loop.nudge(instance_id)
-        record = self._store.get(instance_id)
         launching = self._launching.get(instance_id)
-        if launching is not None and (record is None or Goal(record.goal) is Goal.GONE):
+        if launching is not None and not self._is_wanted(instance_id):
             launching.cancel()
+
+    def _is_wanted(self, instance_id: InstanceId) -> bool:
+        record = self._store.get(instance_id)
+        return record is not None and Goal(record.goal) is not Goal.GONE
 
     async def run(self) -> None:
         """Without end."""
@@ -207,7 +210,7 @@ class InstanceReconciler:
         launching = self._launching[instance_id] = asyncio.ensure_future(self._host.launch(record.spec))
         try:
             await asyncio.wait([launching])
-            if launching.cancelled():
+            if launching.cancelled() and not self._is_wanted(instance_id):
                 return
             launching.result()
         except CloudError as error:

@@ -78,7 +78,7 @@ class BundleTaskReconciler:
         error = None if work.cancelled() else work.exception()
         match error:
             case None if work.cancelled():
-                return None
+                return _AGAIN_S
             case None:
                 await self._end(record.bundle_id, COMPLETE, "", "")
             case Unavailable() if self._cloud.clock() - record.started.ToSeconds() < _PATIENCE_S:

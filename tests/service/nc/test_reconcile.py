@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ class Stand:
         self.now_s = 1000.0
         self.paths = NodePaths(folder)
         self.hypervisor = FakeHypervisor(folder / "fake")
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.store = InstanceStore(self.paths, now_s=lambda: self.now_s)
         self.store.open()
         self.reconciler = InstanceReconciler(self.store, self, now_s=lambda: self.now_s)  # type: ignore[arg-type]
@@ -124,8 +125,10 @@ async def test_a_guest_stopped_by_a_full_disk_is_resumed_after_a_while(stand: St
     assert stand.phase() is Phase.RUNNING
 
 
-@pytest.mark.parametrize("error", [CloudError("qemu does not like it"), KeyError("a bug")])
-async def test_every_launch_ends_also_by_an_error_nobody_thought_of(stand: Stand, error: Exception) -> None:
+@pytest.mark.parametrize(
+    "error", [CloudError("qemu does not like it"), KeyError("a bug"), asyncio.CancelledError("given up elsewhere")]
+)
+async def test_every_launch_ends_also_by_an_error_nobody_thought_of(stand: Stand, error: BaseException) -> None:
     stand.error = error
     await stand.order()
     for _ in range(9):
