@@ -11,8 +11,8 @@ import pytest
 
 from common.errors import CloudError
 from mallee.common.v1.caller_pb2 import Caller
-from mallee.s3.v1 import bucket_pb2, multipart_pb2, object_pb2
-from services.walrus import buckets, get, multipart, put
+from mallee.s3.v1 import bucket_pb2, multipart_pb2, object_lock_pb2, object_pb2, versioning_pb2
+from services.walrus import buckets, get, multipart, object_lock, put, settings
 from services.walrus.drivers.embedded import pieces
 from services.walrus.drivers.embedded.blobs import FileBlobs
 from services.walrus.drivers.embedded.index import SqliteIndex
@@ -56,6 +56,22 @@ async def stream(
 
 async def make_bucket(store: Store, name: str = "bucket", caller: Caller = ALICE) -> None:
     await buckets.create_bucket(store, bucket_pb2.CreateBucketRequest(bucket=name), caller)
+
+
+async def version_bucket(store: Store, status: str = "Enabled", name: str = "bucket") -> None:
+    request = versioning_pb2.PutBucketVersioningRequest(bucket=name)
+    request.versioning_configuration.status = status
+    await settings.put_bucket_versioning(store, request, ALICE)
+
+
+async def lock_bucket(store: Store, **default: Any) -> None:
+    """Versions of it may be locked from now on. `default`: mode, days, years."""
+    await version_bucket(store)
+    request = object_lock_pb2.PutObjectLockConfigurationRequest(bucket="bucket")
+    request.object_lock_configuration.object_lock_enabled = "Enabled"
+    if default:
+        request.object_lock_configuration.rule.default_retention.CopyFrom(object_lock_pb2.DefaultRetention(**default))
+    await object_lock.put_configuration(store, request, ALICE)
 
 
 async def put_bytes(

@@ -112,6 +112,9 @@ _S3_CODE: Final = {
 }
 _QUERY_CODE: Final = {"InternalError": "InternalFailure", "Unavailable": "ServiceUnavailable"}
 
+# Details that are headers though they could be elements.
+_HEADERS: Final = {"MethodNotAllowed": ("Allow",), "NotModified": ("ETag",)}
+
 _S3_KIND_STATUS: Final[dict[type[CloudError], int]] = {
     NotFound: 404,
     AlreadyExists: 409,
@@ -151,7 +154,10 @@ def query_error(error: CloudError, request_id: str, namespace: str = "") -> Resp
 
 
 def s3_error(error: CloudError, request_id: str, resource: str = "") -> Response:
-    """With `error.details` as elements of their own (BucketName, Key …). An answer to HEAD keeps the headers alone."""
+    """With `error.details` as elements of their own (BucketName, Key …) or headers (Last-Modified …).
+
+    An answer to HEAD keeps the headers alone.
+    """
     code = _S3_CODE.get(error.code, error.code)
     status = _s3_status(error, code)
     host_id = s3_host_id(request_id)
@@ -162,7 +168,9 @@ def s3_error(error: CloudError, request_id: str, resource: str = "") -> Response
         f"<Error>{element('Code', code)}{element('Message', error.message)}{details}{place}"
         f"{element('RequestId', request_id)}{element('HostId', host_id)}</Error>"
     )
-    headers = s3_ids(request_id)
+    headers = s3_ids(request_id) + [
+        (name, value) for name, value in error.details.items() if "-" in name or name in _HEADERS.get(code, ())
+    ]
     if status == 304:
         return Response(status=status, headers=headers)
     return Response(status=status, headers=[*headers, ("Content-Type", "application/xml")], body=body.encode())

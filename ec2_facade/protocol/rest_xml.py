@@ -27,8 +27,13 @@ _NAMESPACE: Final = "http://s3.amazonaws.com/doc/2006-03-01/"
 _ROOTS: Final = {
     "CreateMultipartUpload": "InitiateMultipartUploadResult",
     "DeleteObjects": "DeleteResult",
+    "GetObjectAttributes": "GetObjectAttributesResponse",
+    "GetObjectLegalHold": "LegalHold",
+    "GetObjectRetention": "Retention",
+    "GetObjectTagging": "Tagging",
     "ListBuckets": "ListAllMyBucketsResult",
     "ListObjects": "ListBucketResult",
+    "ListObjectVersions": "ListVersionsResult",
     "ListObjectsV2": "ListBucketResult",
 }
 
@@ -101,7 +106,7 @@ class RestXmlProtocol:
                 return "application/json", value if isinstance(value, bytes) else value.encode()
             if not message.HasField(field.name):
                 return "application/xml", b""
-            root = str(shape.serialization.get("name", root))
+            root = _ROOTS.get(operation.name) or str(shape.serialization.get("name", shape.name))
             inside = renderer.structure(shape, descriptor_of(value))(value)
         else:
             inside = renderer.structure(operation.model.output_shape, descriptor_of(message))(message)

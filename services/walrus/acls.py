@@ -9,10 +9,9 @@ from common.errors import InvalidArgument
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import acl_pb2 as pb
 from mallee.s3.v1.acl_pb2 import AccessControlPolicy
-from services.walrus import acl, configs, errors, ownership
+from services.walrus import acl, configs, ownership, reading
 from services.walrus import object as object_rules
 from services.walrus.drivers.base import Bucket, Object
-from services.walrus.drivers.versions import NULL, NULL_SHOWN, Marker
 from services.walrus.store import Store
 
 
@@ -34,44 +33,24 @@ async def get_bucket_acl(store: Store, request: pb.GetBucketAclRequest, caller: 
 
 async def put_object_acl(store: Store, request: pb.PutObjectAclRequest, caller: Caller | None) -> pb.PutObjectAclOutput:
     bucket = await store.bucket_for(request, caller)
-    key = object_rules.checked_key(request.key)
 
     def changed(found: Object) -> Object:
-        store.check_object(bucket, request, caller, found)
         owner_id = ownership.owner_of(bucket, found)
         wanted = _wanted(request, bucket, owner_id)
         ownership.check_takes_acl(bucket, wanted)
         private = acl.is_owners_alone(wanted, owner_id)
         return replace(found, acl=b"" if private else configs.body_of(wanted))
 
-    # Who may not know what is there learns nothing from the change either.
-    await _find(store, bucket, key, request, caller)
-    await store.index.change_object(bucket, key, _version(request), changed)
+    await reading.change(store, bucket, request, caller, changed)
     return pb.PutObjectAclOutput()
 
 
 async def get_object_acl(store: Store, request: pb.GetObjectAclRequest, caller: Caller | None) -> pb.GetObjectAclOutput:
     bucket = await store.bucket_for(request, caller)
-    found = await _find(store, bucket, object_rules.checked_key(request.key), request, caller)
+    found = await reading.find(store, bucket, object_rules.checked_key(request.key), request, caller)
     owner_id = ownership.owner_of(bucket, found)
     shown = acl.private(owner_id) if ownership.is_enforced(bucket) else acl.read(found.acl, owner_id)
     return pb.GetObjectAclOutput(owner=shown.owner, grants=shown.grants)
-
-
-async def _find(store: Store, bucket: Bucket, key: bytes, request: Any, caller: Caller | None) -> Object:
-    found = await store.index.find_object(bucket, key, _version(request))
-    store.check_object(bucket, request, caller, found if isinstance(found, Object) else None)
-    if isinstance(found, Object):
-        return found
-    if isinstance(found, Marker) and request.version_id:
-        raise errors.is_marker(request.version_id)
-    raise errors.no_such_version(key, request.version_id) if request.version_id else errors.no_such_key(key)
-
-
-def _version(request: Any) -> str | None:
-    if not request.version_id:
-        return None
-    return NULL if request.version_id == NULL_SHOWN else str(request.version_id)
 
 
 def _wanted(request: Any, bucket: Bucket, owner_id: str, *, on_bucket: bool = False) -> AccessControlPolicy:

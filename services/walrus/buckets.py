@@ -7,13 +7,18 @@ from typing import Final
 from common.errors import AlreadyExists
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import bucket_pb2
+from mallee.s3.v1.object_lock_pb2 import ObjectLockConfiguration
+from mallee.s3.v1.versioning_pb2 import VersioningConfiguration
 from services.walrus import bucket as rules
-from services.walrus import errors, ownership, wire
-from services.walrus import object as object_rules
+from services.walrus import configs, errors, lock, ownership, versioning, wire
 from services.walrus.listing import read_token, token_of
 from services.walrus.store import Store
 
 _LIST_LIMIT: Final = 10_000
+# Of a bucket that may lock versions: it keeps them.
+_LOCKING: Final = configs.serialized(
+    ObjectLockConfiguration(object_lock_enabled=lock.ENABLED), VersioningConfiguration(status=versioning.ENABLED)
+)
 
 
 async def create_bucket(
@@ -22,14 +27,12 @@ async def create_bucket(
     owner = rules.caller_or_refuse(caller)
     rules.check_name(request.bucket)
     rules.check_location(request.create_bucket_configuration.location_constraint, store.region)
-    if request.object_lock_enabled_for_bucket:
-        object_rules.default_only("x-amz-bucket-object-lock-enabled", "true")
     bucket = await store.index.create_bucket(
         request.bucket,
         account_id=owner.account_id,
         owner_id=owner.canonical_user_id,
         created_ms=(now := store.now_ms()),
-        configs=ownership.of_new_bucket(request, owner),
+        configs=ownership.of_new_bucket(request, owner) | (_LOCKING if request.object_lock_enabled_for_bucket else {}),
     )
     if bucket.account_id != owner.account_id:
         raise errors.bucket_taken(bucket.name)

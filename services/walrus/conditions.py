@@ -7,6 +7,7 @@ https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObject.html#API_GetObject
 from __future__ import annotations
 
 from dataclasses import dataclass
+from email.utils import formatdate
 
 from common.errors import Unsupported, WrongState
 from services.walrus import errors
@@ -62,5 +63,5 @@ def _not_modified(found: Object) -> WrongState:
     return WrongState(
         "Not Modified",
         code="NotModified",
-        details={"ETag": f'"{found.etag}"', "LastModified": str(found.modified_ms // 1000)},
+        details={"ETag": f'"{found.etag}"', "Last-Modified": formatdate(found.modified_ms // 1000, usegmt=True)},
     )

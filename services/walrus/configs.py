@@ -29,6 +29,11 @@ def find(bucket: Bucket, config: type[Config]) -> Config | None:
     return None if body is None else config.FromString(body)
 
 
+def serialized(*configs: Message) -> dict[str, bytes]:
+    """For a bucket that is made with them."""
+    return {kind_of(type(one)): one.SerializeToString(deterministic=True) for one in configs}
+
+
 async def put(store: Store, bucket: Bucket, config: Message) -> None:
     """Raises NotFound (NoSuchBucket)."""
     await store.index.put_config(bucket, kind_of(type(config)), body_of(config))

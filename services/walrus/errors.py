@@ -5,6 +5,8 @@ Codes and statuses: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorRespons
 
 from __future__ import annotations
 
+from email.utils import formatdate
+
 from common.errors import (
     AlreadyExists,
     CloudError,
@@ -37,7 +39,17 @@ def no_such_version(key: bytes, version_id: str) -> NotFound:
     )
 
 
-def is_marker(version_id: str) -> WrongState:
+def deleted_key(key: bytes, version_id: str) -> NotFound:
+    """Its newest version is a delete marker."""
+    shown_id = version_id or "null"
+    return NotFound(
+        "The specified key does not exist.",
+        code="NoSuchKey",
+        details={"Key": shown(key), "x-amz-delete-marker": "true", "x-amz-version-id": shown_id},
+    )
+
+
+def is_marker(version_id: str, modified_ms: int) -> WrongState:
     """Of a version that was named and is a delete marker."""
     return WrongState(
         "The specified method is not allowed against this resource.",
@@ -45,6 +57,7 @@ def is_marker(version_id: str) -> WrongState:
         details={
             "ResourceType": "DeleteMarker",
             "Allow": "DELETE",
+            "Last-Modified": formatdate(modified_ms // 1000, usegmt=True),
             "x-amz-delete-marker": "true",
             "x-amz-version-id": version_id or "null",
         },

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 from common.errors import InvalidArgument, Unavailable
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import object_pb2
-from services.walrus import damage, errors, wire
+from services.walrus import damage, errors, reading, versioning, wire
 from services.walrus import object as object_rules
 from services.walrus.conditions import ReadConditions
 from services.walrus.drivers.base import Assembled, BlobId, Bucket, Inline, Object, Single
@@ -46,11 +46,11 @@ class Piece:
 async def head_object(
     store: Store, request: object_pb2.HeadObjectRequest, caller: Caller | None
 ) -> object_pb2.HeadObjectOutput:
-    bucket = await store.bucket(request.bucket, caller, request.expected_bucket_owner)
-    found = await _find(store, bucket, object_rules.checked_key(request.key))
+    bucket = await store.bucket_for(request, caller)
+    found = await reading.find(store, bucket, object_rules.checked_key(request.key), request, caller)
     _conditions(request).check(found)
     span = await _span(store, found, request)
-    return _header(object_pb2.HeadObjectOutput(), request, found, span)
+    return _header(object_pb2.HeadObjectOutput(), request, bucket, found, span)
 
 
 @asynccontextmanager
@@ -58,12 +58,12 @@ async def opened_object(
     store: Store, request: object_pb2.GetObjectRequest, caller: Caller | None
 ) -> AsyncIterator[tuple[object_pb2.GetObjectOutput, AsyncIterator[bytes]]]:
     """The header and the bytes: of one state of the object, whatever happens to it meanwhile."""
-    bucket = await store.bucket(request.bucket, caller, request.expected_bucket_owner)
+    bucket = await store.bucket_for(request, caller)
     key = object_rules.checked_key(request.key)
     async with AsyncExitStack() as stack:
         with store.readers.lookup():
             for _ in range(_TRIES):
-                found = await _find(store, bucket, key)
+                found = await reading.find(store, bucket, key, request, caller)
                 _conditions(request).check(found)
                 span = await _span(store, found, request)
                 pieces = await pieces_of(store, found, span or Span(0, found.size))
@@ -72,7 +72,7 @@ async def opened_object(
             else:
                 raise Unavailable("The object is replaced too often to be read. Please try again.", code="SlowDown")
             stack.enter_context(store.readers.hold(piece.blob for piece in pieces))
-        header = _header(object_pb2.GetObjectOutput(), request, found, span)
+        header = _header(object_pb2.GetObjectOutput(), request, bucket, found, span)
         chunks = await stack.enter_async_context(aclosing(_chunks(store, bucket, found, span, pieces)))
         # Damage that shows at once is an answer, not a connection that is cut.
         first = await anext(chunks, b"")
@@ -121,13 +121,6 @@ async def _chunks(
             raise damage.found(bucket, found.key, error) from error
 
 
-async def _find(store: Store, bucket: Bucket, key: bytes) -> Object:
-    found = await store.index.find_object(bucket, key)
-    if not isinstance(found, Object):
-        raise errors.no_such_key(key)
-    return found
-
-
 async def _span(store: Store, found: Object, request: Any) -> Span | None:
     """What `Range` or `partNumber` asks for; None: all of it."""
     number = request.part_number if request.HasField("part_number") else None
@@ -157,7 +150,7 @@ def _conditions(request: Any) -> ReadConditions:
     )
 
 
-def _header(answer: Answer, request: Any, found: Object, span: Span | None) -> Answer:
+def _header(answer: Answer, request: Any, bucket: Bucket, found: Object, span: Span | None) -> Answer:
     answer.accept_ranges = "bytes"
     answer.e_tag = wire.quoted(found.etag)
     answer.last_modified.CopyFrom(wire.timestamp(found.modified_ms))
@@ -172,6 +165,7 @@ def _header(answer: Answer, request: Any, found: Object, span: Span | None) -> A
     if not answer.content_type:
         answer.content_type = object_rules.DEFAULT_CONTENT_TYPE
     answer.metadata.update(found.attributes.metadata)
+    _describe_version(answer, bucket, found)
     if request.HasField("part_number") and isinstance(found.content, Assembled):
         answer.parts_count = found.content.part_count
     # A checksum is of the whole object: with a part of it clients would compare the wrong thing.
@@ -183,3 +177,15 @@ def _header(answer: Answer, request: Any, found: Object, span: Span | None) -> A
     if request.HasField("response_expires"):
         answer.expires = formatdate(request.response_expires.seconds, usegmt=True)
     return answer
+
+
+def _describe_version(answer: Answer, bucket: Bucket, found: Object) -> None:
+    if version_id := versioning.told(bucket, found.version_id):
+        answer.version_id = version_id
+    if found.tags:
+        answer.tag_count = len(found.tags)
+    if found.retention is not None:
+        answer.object_lock_mode = found.retention.mode
+        answer.object_lock_retain_until_date.CopyFrom(wire.moment(found.retention.until_ms))
+    if found.legal_hold is not None:
+        answer.object_lock_legal_hold_status = "ON" if found.legal_hold else "OFF"

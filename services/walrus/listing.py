@@ -1,18 +1,21 @@
-"""ListObjects, ListObjectsV2 and ListMultipartUploads: pages of names in byte order."""
+"""ListObjects, ListObjectsV2, ListObjectVersions and ListMultipartUploads: pages of names in byte order."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from common.errors import InvalidArgument
 from mallee.common.v1.caller_pb2 import Caller
-from mallee.s3.v1 import bucket_pb2, listing_pb2, multipart_pb2
-from services.walrus import errors, wire
+from mallee.s3.v1 import listing_pb2, multipart_pb2
+from services.walrus import errors, versioning, wire
 from services.walrus.drivers.base import Bucket, Page, Scan, Summary, Upload
+from services.walrus.drivers.versions import Marker
 from services.walrus.store import Store
+
+Described = TypeVar("Described", listing_pb2.Object, listing_pb2.ObjectVersion)
 
 _PAGE: Final = 1000
 
@@ -38,7 +41,7 @@ async def list_objects(
         is_truncated=page.truncated,
     )
     _describe(answer, request, shown)
-    _fill(answer, page, shown, owner=wire.owner(bucket))
+    _fill(answer, page, shown, bucket=bucket, owned=True)
     # Without a delimiter clients go on from the last key, and AWS does not repeat it.
     if page.truncated and request.delimiter:
         answer.next_marker = shown(_name(page.entries[-1]))
@@ -70,7 +73,47 @@ async def list_objects_v2(
         answer.continuation_token = request.continuation_token
     if page.truncated:
         answer.next_continuation_token = token_of(_name(page.entries[-1]))
-    _fill(answer, page, shown, owner=wire.owner(bucket) if request.fetch_owner else None)
+    _fill(answer, page, shown, bucket=bucket, owned=request.fetch_owner)
+    return answer
+
+
+async def list_object_versions(
+    store: Store, request: listing_pb2.ListObjectVersionsRequest, caller: Caller | None
+) -> listing_pb2.ListObjectVersionsOutput:
+    bucket = await store.bucket_for(request, caller)
+    shown = _shower(request.encoding_type)
+    limit = _limit(request, "max_keys", "max-keys")
+    if request.version_id_marker and not request.key_marker:
+        raise errors.invalid_argument(
+            "A version-id marker cannot be specified without a key marker.",
+            name="version-id-marker",
+            value=request.version_id_marker,
+        )
+    versioning.asked(request.version_id_marker)
+    scan = Scan(
+        prefix=request.prefix.encode(),
+        delimiter=request.delimiter.encode(),
+        after=request.key_marker.encode() if request.key_marker else None,
+        after_id=request.version_id_marker,
+        limit=limit,
+    )
+    page = await store.index.list_versions(bucket, scan) if limit else Page[Summary | Marker]([], False)
+    answer = listing_pb2.ListObjectVersionsOutput(
+        name=bucket.name,
+        prefix=shown(scan.prefix),
+        key_marker=shown(request.key_marker.encode()),
+        version_id_marker=request.version_id_marker,
+        max_keys=limit,
+        is_truncated=page.truncated,
+    )
+    _describe(answer, request, shown)
+    for entry in page.entries:
+        _add_version(answer, entry, bucket, shown)
+    if page.truncated:
+        last = page.entries[-1]
+        answer.next_key_marker = shown(last if isinstance(last, bytes) else last.key)
+        if not isinstance(last, bytes):
+            answer.next_version_id_marker = versioning.shown(last.version_id)
     return answer
 
 
@@ -115,23 +158,43 @@ async def _objects(store: Store, bucket: Bucket, scan: Scan) -> Page[Summary]:
     return await store.index.list_objects(bucket, scan) if scan.limit else Page([], False)
 
 
-def _fill(answer: Any, page: Page[Summary], shown: Callable[[bytes], str], *, owner: bucket_pb2.Owner | None) -> None:
+def _add_version(
+    answer: listing_pb2.ListObjectVersionsOutput,
+    entry: Summary | Marker | bytes,
+    bucket: Bucket,
+    shown: Callable[[bytes], str],
+) -> None:
+    if isinstance(entry, bytes):
+        answer.common_prefixes.add(prefix=shown(entry))
+        return
+    one = answer.delete_markers.add() if isinstance(entry, Marker) else _described(answer.versions.add(), entry)
+    one.key = shown(entry.key)
+    one.version_id = versioning.shown(entry.version_id)
+    one.is_latest = entry.latest
+    one.last_modified.CopyFrom(wire.timestamp(entry.modified_ms))
+    one.owner.CopyFrom(wire.owner(bucket, entry.owner_id))
+
+
+def _described(one: Described, entry: Summary) -> Described:
+    one.e_tag = wire.quoted(entry.etag)
+    one.size = entry.size
+    one.storage_class = entry.storage_class
+    if entry.algorithm:
+        one.checksum_algorithm.append(entry.algorithm)
+        one.checksum_type = wire.kind_of(entry.composite)
+    return one
+
+
+def _fill(answer: Any, page: Page[Summary], shown: Callable[[bytes], str], *, bucket: Bucket, owned: bool) -> None:
     for entry in page.entries:
         if isinstance(entry, bytes):
             answer.common_prefixes.add(prefix=shown(entry))
             continue
-        one = answer.contents.add(
-            key=shown(entry.key),
-            last_modified=wire.timestamp(entry.modified_ms),
-            e_tag=wire.quoted(entry.etag),
-            size=entry.size,
-            storage_class=entry.storage_class,
-        )
-        if entry.algorithm:
-            one.checksum_algorithm.append(entry.algorithm)
-            one.checksum_type = wire.kind_of(entry.composite)
-        if owner is not None:
-            one.owner.CopyFrom(owner)
+        one = _described(answer.contents.add(), entry)
+        one.key = shown(entry.key)
+        one.last_modified.CopyFrom(wire.timestamp(entry.modified_ms))
+        if owned:
+            one.owner.CopyFrom(wire.owner(bucket, entry.owner_id))
 
 
 def _upload(upload: Upload, bucket: Bucket, shown: Callable[[bytes], str]) -> multipart_pb2.MultipartUpload:

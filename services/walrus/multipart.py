@@ -10,10 +10,11 @@ from typing import Any, Final
 from common.errors import InvalidArgument, Stale
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import multipart_pb2
-from services.walrus import conditions, digests, errors, wire
+from services.walrus import conditions, digests, errors, lock, versioning, wire
 from services.walrus import object as object_rules
 from services.walrus.body import announced, received
 from services.walrus.drivers.base import Assembled, Bucket, Checksum, Object, Part, Single, Upload
+from services.walrus.extras import extras_of
 from services.walrus.put import committed, header_of
 from services.walrus.store import Store
 from services.walrus.tell import created
@@ -26,10 +27,9 @@ _TRIES: Final = 5
 async def create_upload(
     store: Store, request: multipart_pb2.CreateMultipartUploadRequest, caller: Caller | None
 ) -> multipart_pb2.CreateMultipartUploadOutput:
-    bucket = await store.bucket(request.bucket, caller, request.expected_bucket_owner)
+    bucket = await store.bucket_for(request, caller)
     assert caller is not None
     key = object_rules.checked_key(request.key)
-    object_rules.default_only("x-amz-acl", request.acl, "private", "bucket-owner-full-control", "bucket-owner-read")
     algorithm = request.checksum_algorithm.upper()
     if request.checksum_type and not algorithm:
         raise errors.invalid_request(
@@ -37,7 +37,7 @@ async def create_upload(
         )
     kind = digests.kind_for(algorithm or digests.DEFAULT, request.checksum_type.upper())
     now = store.now_ms()
-    upload = Upload(
+    started = Upload(
         bucket_id=bucket.id,
         key=key,
         # Listings show a key's uploads in the order of their beginning.
@@ -50,6 +50,7 @@ async def create_upload(
         algorithm_chosen=bool(algorithm),
         attributes=object_rules.checked_attributes(wire.headers_of(request), request.metadata),
     )
+    upload = extras_of(bucket, request, caller, now_ms=now).onto(started)
     await store.index.create_upload(upload)
     answer = multipart_pb2.CreateMultipartUploadOutput(bucket=bucket.name, key=request.key, upload_id=upload.id)
     if algorithm:
@@ -62,7 +63,7 @@ async def upload_part(
     store: Store, messages: AsyncIterator[multipart_pb2.UploadPartStream], caller: Caller | None
 ) -> multipart_pb2.UploadPartOutput:
     request = (await header_of(store, messages)).header
-    bucket = await store.bucket(request.bucket, caller, request.expected_bucket_owner)
+    bucket = await store.bucket_for(request, caller)
     if not 1 <= request.part_number <= object_rules.PART_COUNT:
         raise errors.invalid_argument(
             f"Part number must be an integer between 1 and {object_rules.PART_COUNT}, inclusive",
@@ -96,7 +97,7 @@ async def upload_part(
 async def complete_upload(
     store: Store, request: multipart_pb2.CompleteMultipartUploadRequest, caller: Caller | None
 ) -> multipart_pb2.CompleteMultipartUploadOutput:
-    bucket = await store.bucket(request.bucket, caller, request.expected_bucket_owner)
+    bucket = await store.bucket_for(request, caller)
     key = object_rules.checked_key(request.key)
     wanted = _wanted(request)
     expect = conditions.expectation(request.if_match, request.if_none_match)
@@ -105,7 +106,7 @@ async def complete_upload(
         if upload is None:
             return await _completed_before(store, bucket, request, key, wanted)
         parts = await _chosen(store, upload, wanted)
-        new = _assembled(store, upload, parts)
+        new = _assembled(store, bucket, upload, parts)
         _check_whole(request, new)
         events = created(store, bucket, "CompleteMultipartUpload", caller, new)
         try:
@@ -113,15 +114,20 @@ async def complete_upload(
         except Stale:
             continue
         store.changed(events)
-        return _completion(bucket, request, new.etag, new.checksum)
+        return _completion(bucket, request, new.etag, new.checksum, new.version_id)
     raise errors.store_failed("parts of the upload are replaced all the time")
 
 
 async def abort_upload(
     store: Store, request: multipart_pb2.AbortMultipartUploadRequest, caller: Caller | None
 ) -> multipart_pb2.AbortMultipartUploadOutput:
-    bucket = await store.bucket(request.bucket, caller, request.expected_bucket_owner)
-    await store.index.abort_upload(await _upload(store, bucket, request))
+    bucket = await store.bucket_for(request, caller)
+    upload = await _upload(store, bucket, request)
+    if request.HasField("if_match_initiated_time") and request.if_match_initiated_time != wire.timestamp(
+        upload.started_ms
+    ):
+        raise errors.precondition_failed("x-amz-if-match-initiated-time")
+    await store.index.abort_upload(upload)
     store.reclaim()
     return multipart_pb2.AbortMultipartUploadOutput()
 
@@ -129,7 +135,7 @@ async def abort_upload(
 async def list_parts(
     store: Store, request: multipart_pb2.ListPartsRequest, caller: Caller | None
 ) -> multipart_pb2.ListPartsOutput:
-    bucket = await store.bucket(request.bucket, caller, request.expected_bucket_owner)
+    bucket = await store.bucket_for(request, caller)
     upload = await _upload(store, bucket, request)
     limit = request.max_parts if request.HasField("max_parts") else _PAGE
     if limit < 0 or request.part_number_marker < 0:
@@ -218,10 +224,10 @@ async def _chosen(store: Store, upload: Upload, wanted: Sequence[multipart_pb2.C
     return chosen
 
 
-def _assembled(store: Store, upload: Upload, parts: Sequence[Part]) -> Object:
+def _assembled(store: Store, bucket: Bucket, upload: Upload, parts: Sequence[Part]) -> Object:
     size = sum(part.size for part in parts)
     object_rules.check_size(size, object_rules.OBJECT_BYTES)
-    return Object(
+    new = Object(
         key=upload.key,
         size=size,
         etag=digests.etag_of_parts([part.etag for part in parts]),
@@ -231,7 +237,9 @@ def _assembled(store: Store, upload: Upload, parts: Sequence[Part]) -> Object:
         ),
         attributes=upload.attributes,
         content=Assembled(upload_id=upload.id, part_count=len(parts)),
+        version_id=versioning.new_id(bucket),
     )
+    return lock.with_default(bucket, upload.onto(new))
 
 
 def _check_whole(request: multipart_pb2.CompleteMultipartUploadRequest, new: Object) -> None:
@@ -276,7 +284,7 @@ async def _completed_before(
     etags = [conditions.unquoted(one.e_tag) for one in wanted]
     if done is None or not all(_is_md5(etag) for etag in etags) or digests.etag_of_parts(etags) != done.etag:
         raise errors.no_such_upload(request.upload_id)
-    return _completion(bucket, request, done.etag, done.checksum)
+    return _completion(bucket, request, done.etag, done.checksum, done.version_id)
 
 
 def _is_md5(etag: str) -> bool:
@@ -284,10 +292,18 @@ def _is_md5(etag: str) -> bool:
 
 
 def _completion(
-    bucket: Bucket, request: multipart_pb2.CompleteMultipartUploadRequest, etag: str, checksum: Checksum | None
+    bucket: Bucket,
+    request: multipart_pb2.CompleteMultipartUploadRequest,
+    etag: str,
+    checksum: Checksum | None,
+    version_id: str,
 ) -> multipart_pb2.CompleteMultipartUploadOutput:
     answer = multipart_pb2.CompleteMultipartUploadOutput(
-        location=f"/{bucket.name}/{request.key}", bucket=bucket.name, key=request.key, e_tag=wire.quoted(etag)
+        location=f"/{bucket.name}/{request.key}",
+        bucket=bucket.name,
+        key=request.key,
+        e_tag=wire.quoted(etag),
+        version_id=versioning.told(bucket, version_id),
     )
     wire.set_checksum(answer, checksum)
     return answer

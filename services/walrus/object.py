@@ -14,6 +14,7 @@ from services.walrus.drivers.base import Attributes
 
 KEY_BYTES: Final = 1024
 METADATA_BYTES: Final = 2048
+_REDIRECT_BYTES: Final = 2048
 PUT_BYTES: Final = 5 << 30
 OBJECT_BYTES: Final = 5 << 40
 PART_COUNT: Final = 10_000
@@ -57,8 +58,22 @@ def checked_attributes(headers: Mapping[str, str], metadata: Mapping[str, str]) 
     storage_class = headers.get("StorageClass") or "STANDARD"
     if storage_class not in _STORAGE_CLASSES:
         raise InvalidArgument("The storage class you specified is not valid", code="InvalidStorageClass")
+    check_redirect(headers.get("WebsiteRedirectLocation", ""))
     kept = {name: value for name, value in headers.items() if value}
     return Attributes(headers={**kept, "StorageClass": storage_class}, metadata=dict(metadata))
+
+
+def check_redirect(location: str) -> None:
+    if location and not location.startswith(("/", "http://", "https://")):
+        raise InvalidArgument(
+            "The website redirect location must have a prefix of 'http://' or 'https://' or '/'.",
+            code="InvalidRedirectLocation",
+        )
+    if len(location.encode()) > _REDIRECT_BYTES:
+        raise InvalidArgument(
+            f"The length of website redirect location cannot exceed {_REDIRECT_BYTES} characters.",
+            code="InvalidRedirectLocation",
+        )
 
 
 def default_only(name: str, value: str, *defaults: str) -> None:

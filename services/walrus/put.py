@@ -8,12 +8,13 @@ from typing import Any
 
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import object_pb2
-from services.walrus import conditions, wire
+from services.walrus import conditions, lock, versioning, wire
 from services.walrus import object as object_rules
 from services.walrus.body import Body, announced, next_message, received
 from services.walrus.drivers.base import Bucket, Object
 from services.walrus.drivers.versions import ANYTHING, Expectation
 from services.walrus.errors import invalid_request
+from services.walrus.extras import extras_of
 from services.walrus.store import Store
 from services.walrus.tell import created
 
@@ -26,9 +27,10 @@ async def put_object(
     most_bytes: int = object_rules.PUT_BYTES,
 ) -> object_pb2.PutObjectOutput:
     request = (await header_of(store, messages)).header
-    bucket = await store.bucket(request.bucket, caller, request.expected_bucket_owner)
+    bucket = await store.bucket_for(request, caller)
     key = object_rules.checked_key(request.key)
-    object_rules.default_only("x-amz-acl", request.acl, "private", "bucket-owner-full-control", "bucket-owner-read")
+    extras = extras_of(bucket, request, caller, now_ms=store.now_ms())
+    lock.check_checksum(request, extras)
     attributes = object_rules.checked_attributes(wire.headers_of(request), request.metadata)
     expect = conditions.expectation(request.if_match, request.if_none_match)
     await _check_early(store, bucket, key, expect)
@@ -41,11 +43,14 @@ async def put_object(
             checksum=body.checksum,
             attributes=attributes,
             content=body.content,
+            version_id=versioning.new_id(bucket),
         )
+        new = lock.with_default(bucket, extras.onto(new))
         events = created(store, bucket, "Put", caller, new)
         await committed(store, body, store.index.put_object(bucket, new, expect, events))
     store.changed(events)
-    answer = object_pb2.PutObjectOutput(e_tag=wire.quoted(new.etag))
+    version_id = versioning.told(bucket, new.version_id)
+    answer = object_pb2.PutObjectOutput(e_tag=wire.quoted(new.etag), version_id=version_id)
     wire.set_checksum(answer, new.checksum)
     return answer
 

@@ -18,7 +18,9 @@ from mallee.s3.v1 import (
     listing_pb2,
     multipart_pb2,
     notification_pb2,
+    object_lock_pb2,
     object_pb2,
+    object_tagging_pb2,
     report_pb2,
     service_pb2_grpc,
     tagging_pb2,
@@ -35,6 +37,8 @@ from services.walrus import (
     listing,
     multipart,
     notification_calls,
+    object_lock,
+    object_tagging,
     policies,
     put,
     reports,
@@ -103,6 +107,11 @@ class S3Service(service_pb2_grpc.S3ServiceServicer):
     ) -> listing_pb2.ListObjectsV2Output:
         return await listing.list_objects_v2(self._store, request, current_caller())
 
+    async def ListObjectVersions(
+        self, request: listing_pb2.ListObjectVersionsRequest, context: Any
+    ) -> listing_pb2.ListObjectVersionsOutput:
+        return await listing.list_object_versions(self._store, request, current_caller())
+
     async def CreateMultipartUpload(
         self, request: multipart_pb2.CreateMultipartUploadRequest, context: Any
     ) -> multipart_pb2.CreateMultipartUploadOutput:
@@ -160,7 +169,52 @@ class S3Service(service_pb2_grpc.S3ServiceServicer):
     ) -> tagging_pb2.DeleteBucketTaggingResponse:
         return await settings.delete_bucket_tagging(self._store, request, current_caller())
 
+    async def PutObjectTagging(
+        self, request: object_tagging_pb2.PutObjectTaggingRequest, context: Any
+    ) -> object_tagging_pb2.PutObjectTaggingOutput:
+        return await object_tagging.put_tagging(self._store, request, current_caller())
+
+    async def GetObjectTagging(
+        self, request: object_tagging_pb2.GetObjectTaggingRequest, context: Any
+    ) -> object_tagging_pb2.GetObjectTaggingOutput:
+        return await object_tagging.get_tagging(self._store, request, current_caller())
+
+    async def DeleteObjectTagging(
+        self, request: object_tagging_pb2.DeleteObjectTaggingRequest, context: Any
+    ) -> object_tagging_pb2.DeleteObjectTaggingOutput:
+        return await object_tagging.delete_tagging(self._store, request, current_caller())
+
     # Locks
+
+    async def PutObjectLockConfiguration(
+        self, request: object_lock_pb2.PutObjectLockConfigurationRequest, context: Any
+    ) -> object_lock_pb2.PutObjectLockConfigurationOutput:
+        return await object_lock.put_configuration(self._store, request, current_caller())
+
+    async def GetObjectLockConfiguration(
+        self, request: object_lock_pb2.GetObjectLockConfigurationRequest, context: Any
+    ) -> object_lock_pb2.GetObjectLockConfigurationOutput:
+        return await object_lock.get_configuration(self._store, request, current_caller())
+
+    async def PutObjectRetention(
+        self, request: object_lock_pb2.PutObjectRetentionRequest, context: Any
+    ) -> object_lock_pb2.PutObjectRetentionOutput:
+        return await object_lock.put_retention(self._store, request, current_caller())
+
+    async def GetObjectRetention(
+        self, request: object_lock_pb2.GetObjectRetentionRequest, context: Any
+    ) -> object_lock_pb2.GetObjectRetentionOutput:
+        return await object_lock.get_retention(self._store, request, current_caller())
+
+    async def PutObjectLegalHold(
+        self, request: object_lock_pb2.PutObjectLegalHoldRequest, context: Any
+    ) -> object_lock_pb2.PutObjectLegalHoldOutput:
+        return await object_lock.put_legal_hold(self._store, request, current_caller())
+
+    async def GetObjectLegalHold(
+        self, request: object_lock_pb2.GetObjectLegalHoldRequest, context: Any
+    ) -> object_lock_pb2.GetObjectLegalHoldOutput:
+        return await object_lock.get_legal_hold(self._store, request, current_caller())
 
     # Access
 

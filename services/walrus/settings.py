@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from common.errors import InvalidArgument, NotFound
+from common.errors import InvalidArgument, NotFound, WrongState
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import bucket_setting_pb2, tagging_pb2, versioning_pb2
 from mallee.s3.v1.bucket_setting_pb2 import AccelerateConfiguration
 from mallee.s3.v1.tagging_pb2 import Tagging
 from mallee.s3.v1.versioning_pb2 import VersioningConfiguration
-from services.walrus import configs, errors, tags
+from services.walrus import configs, errors, lock, tags, versioning
 from services.walrus import object as object_rules
 from services.walrus.store import Store
 
@@ -27,6 +27,11 @@ async def put_bucket_versioning(
     if wanted.status not in _STATES or wanted.mfa_delete not in ("", "Enabled", "Disabled"):
         raise errors.malformed_xml()
     object_rules.default_only("MfaDelete", wanted.mfa_delete, "Disabled")
+    if wanted.status != versioning.ENABLED and lock.is_locking(bucket):
+        raise WrongState(
+            "An Object Lock configuration is present on this bucket, so the versioning state cannot be changed.",
+            code="InvalidBucketState",
+        )
     await configs.put(store, bucket, VersioningConfiguration(status=wanted.status))
     return versioning_pb2.PutBucketVersioningResponse()
 

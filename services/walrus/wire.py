@@ -30,6 +30,7 @@ HEADER_FIELDS: Final = {
     "ContentType": "content_type",
     "Expires": "expires",
     "StorageClass": "storage_class",
+    "WebsiteRedirectLocation": "website_redirect_location",
 }
 
 
@@ -83,9 +84,14 @@ def timestamp(milliseconds: int) -> Timestamp:
     return Timestamp(seconds=milliseconds // 1000)
 
 
+def moment(milliseconds: int) -> Timestamp:
+    return Timestamp(seconds=milliseconds // 1000, nanos=milliseconds % 1000 * 1_000_000)
+
+
 def seconds_of(request: Any, field: str) -> int | None:
     return getattr(request, field).seconds if request.HasField(field) else None
 
 
-def owner(bucket: Bucket) -> bucket_pb2.Owner:
-    return bucket_pb2.Owner(id=bucket.owner_id)
+def owner(bucket: Bucket, owner_id: str = "") -> bucket_pb2.Owner:
+    """`owner_id`: of an object in it."""
+    return bucket_pb2.Owner(id=owner_id or bucket.owner_id)

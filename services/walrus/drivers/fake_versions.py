@@ -62,7 +62,7 @@ def change(
     if now is None or (isinstance(now, Marker) and version_id is None):
         raise errors.no_such_key(place[1]) if version_id is None else errors.no_such_version(place[1], version_id)
     if isinstance(now, Marker):
-        raise errors.is_marker(now.version_id)
+        raise errors.is_marker(now.version_id, now.modified_ms)
     changed = change(now)
     versions[place] = [changed if one is now else one for one in versions[place]]
     return changed

@@ -8,11 +8,13 @@ from __future__ import annotations
 import enum
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass, field, replace
+from typing import Final, TypeVar
 
 from services.walrus import errors
 from services.walrus.drivers.events import NO_EVENTS, Event
+
+Extended = TypeVar("Extended", bound="Extras")
 
 # A version id as engines keep it. On the wire it is `null`.
 NULL: Final = ""
@@ -78,6 +80,18 @@ class Extras:
     legal_hold: bool | None = None
     # Empty: not encrypted.
     encryption: bytes = b""
+
+    def onto(self, one: Extended) -> Extended:
+        """It with these extras."""
+        return replace(
+            one,
+            owner_id=self.owner_id,
+            tags=self.tags,
+            acl=self.acl,
+            retention=self.retention,
+            legal_hold=self.legal_hold,
+            encryption=self.encryption,
+        )
 
 
 class Bypass(enum.IntEnum):

@@ -49,7 +49,6 @@ def test_a_request_means_one_action(
     ("method", "bucket", "key", "query", "headers", "code", "named"),
     [
         ("GET", "b", "k", {"torrent": ""}, {}, "NotImplemented", "GetObjectTorrent"),
-        ("PUT", "b", "k", {"tagging": ""}, {}, "NotImplemented", "PutObjectTagging"),
         ("PUT", "b", "k", {}, {"x-amz-copy-source": "b/o"}, "NotImplemented", "CopyObject"),
         ("POST", "b", None, {}, {}, "MethodNotAllowed", ""),
         ("PATCH", "b", "k", {}, {}, "MethodNotAllowed", ""),
@@ -93,14 +92,6 @@ def test_a_member_of_s3s_that_we_lack_is_refused_by_name() -> None:
     with pytest.raises(CloudError, match="x-amz-server-side-encryption") as caught:
         S3.parse(operation, "b", "k", {}, headers)
     assert caught.value.code == "NotImplemented"
-
-
-def test_a_value_that_is_not_accepted_is_not_implemented() -> None:
-    operation = S3.route("PUT", "b", "k", {}, {})
-    assert S3.parse(operation, "b", "k", {}, {"x-amz-acl": "private"})
-    with pytest.raises(CloudError, match="public-read") as caught:
-        S3.parse(operation, "b", None, {}, {"x-amz-acl": "public-read"})
-    assert S3.render_error(caught.value, "id").status == 501
 
 
 def test_presigned_headers_travel_in_the_query() -> None:

@@ -118,7 +118,7 @@ def change_object(
     if now is None or (isinstance(now, Marker) and version_id is None):
         raise errors.no_such_key(key) if version_id is None else errors.no_such_version(key, version_id)
     if isinstance(now, Marker):
-        raise errors.is_marker(now.version_id)
+        raise errors.is_marker(now.version_id, now.modified_ms)
     changed = change(now)
     which = "bucket = ? AND key = ? AND version = ?"
     db.execute(

@@ -1,0 +1,46 @@
+"""What a write says of the new version beside its bytes: who owns it, its tags, its locks."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import parse_qsl
+
+from mallee.common.v1.caller_pb2 import Caller
+from mallee.s3.v1.tagging_pb2 import Tag
+from services.walrus import errors, lock, ownership, tags
+from services.walrus.drivers.base import Bucket
+from services.walrus.drivers.versions import Extras
+
+
+def extras_of(bucket: Bucket, request: Any, caller: Caller | None, *, now_ms: int) -> Extras:
+    """Of PutObject, CreateMultipartUpload and CopyObject. The bucket's default retention is not in it."""
+    owner_id, acl = ownership.of_new_object(bucket, request, caller or Caller(anonymous=True))
+    return Extras(
+        owner_id=owner_id,
+        acl=acl,
+        tags=read_tagging(request.tagging),
+        retention=lock.retention_sent(bucket, request, now_ms),
+        legal_hold=lock.legal_hold_sent(bucket, request),
+    )
+
+
+def read_tagging(header: str) -> dict[str, str]:
+    """Of x-amz-tagging."""
+    if not header:
+        return {}
+    try:
+        pairs = parse_qsl(header, keep_blank_values=True, strict_parsing=True, errors="strict")
+    except (ValueError, UnicodeDecodeError):
+        raise _not_a_query(header) from None
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise _not_a_query(header)
+    return tags.checked_tags((Tag(key=name, value=value) for name, value in pairs), most=tags.OBJECT_TAGS)
+
+
+def _not_a_query(header: str) -> Exception:
+    return errors.invalid_argument(
+        "The header 'x-amz-tagging' shall be encoded as UTF-8 then URLEncoded URL query parameters without tag name "
+        "duplicates.",
+        name="x-amz-tagging",
+        value=header,
+    )

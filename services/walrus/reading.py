@@ -1,0 +1,45 @@
+"""The version that a request about one means, to read it or to change what stands beside its bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from mallee.common.v1.caller_pb2 import Caller
+from services.walrus import errors, versioning
+from services.walrus import object as object_rules
+from services.walrus.drivers.base import Bucket, Object
+from services.walrus.drivers.versions import Marker
+from services.walrus.store import Store
+
+
+async def find(store: Store, bucket: Bucket, key: bytes, request: Any, caller: Caller | None) -> Object:
+    """If the caller may do with it what the request asks.
+
+    Raises Denied, NotFound (NoSuchKey, NoSuchVersion), WrongState (MethodNotAllowed) for a marker that was named.
+    """
+    asked = versioning.asked(request.version_id)
+    found = await store.index.find_object(bucket, key, asked)
+    store.check_object(bucket, request, caller, found if isinstance(found, Object) else None)
+    if isinstance(found, Object):
+        return found
+    if asked is None:
+        raise errors.no_such_key(key) if found is None else errors.deleted_key(key, found.version_id)
+    if isinstance(found, Marker):
+        raise errors.is_marker(found.version_id, found.modified_ms)
+    raise errors.no_such_version(key, asked)
+
+
+async def change(
+    store: Store, bucket: Bucket, request: Any, caller: Caller | None, changed: Callable[[Object], Object]
+) -> Object:
+    """The version as it is now, if the caller may change it so; raises as `find` and as `changed` does."""
+    key = object_rules.checked_key(request.key)
+
+    def allowed(found: Object) -> Object:
+        store.check_object(bucket, request, caller, found)
+        return changed(found)
+
+    # Who may not know what is there learns nothing from the change either.
+    await find(store, bucket, key, request, caller)
+    return await store.index.change_object(bucket, key, versioning.asked(request.version_id), allowed)

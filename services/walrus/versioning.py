@@ -1,0 +1,50 @@
+"""Which version a write makes and a request names. Pure.
+
+https://docs.aws.amazon.com/AmazonS3/latest/userguide/versioning-workflows.html
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import Final
+
+from mallee.s3.v1.versioning_pb2 import VersioningConfiguration
+from services.walrus import configs, errors
+from services.walrus.drivers.base import Bucket
+from services.walrus.drivers.versions import NULL, NULL_SHOWN
+
+ENABLED: Final = "Enabled"
+SUSPENDED: Final = "Suspended"
+_ID: Final = re.compile(r"[0-9a-f]{32}\Z")
+
+
+def state_of(bucket: Bucket) -> str:
+    """Enabled, Suspended, or empty for a bucket that never kept versions."""
+    found = configs.find(bucket, VersioningConfiguration)
+    return found.status if found else ""
+
+
+def new_id(bucket: Bucket) -> str:
+    """Of what is written now."""
+    return secrets.token_hex(16) if state_of(bucket) == ENABLED else NULL
+
+
+def asked(version_id: str) -> str | None:
+    """As a client says it; empty: the newest one, None. Raises InvalidArgument."""
+    if not version_id:
+        return None
+    if version_id == NULL_SHOWN:
+        return NULL
+    if not _ID.match(version_id):
+        raise errors.invalid_argument("Invalid version id specified", name="versionId", value=version_id)
+    return version_id
+
+
+def shown(version_id: str) -> str:
+    return version_id or NULL_SHOWN
+
+
+def told(bucket: Bucket, version_id: str) -> str | None:
+    """For x-amz-version-id, which buckets that never kept versions do not have."""
+    return shown(version_id) if state_of(bucket) else None
