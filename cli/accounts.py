@@ -61,12 +61,16 @@ def add_certificate(
     account: Annotated[str, typer.Argument(help="Its name or id.")],
     certificate: Annotated[Path, typer.Argument(help="X.509 in PEM, with an RSA key.", exists=True, dir_okay=False)],
     home: Home,
+    as_json: Json = False,
 ) -> None:
     """Lets bundles of images that this certificate has signed be registered by the account."""
     with plain_errors():
         request = clc.AddSigningCertificateRequest(account=account, certificate_pem=certificate.read_text())
         Client.of(site(home)).ask(lambda cloud: cloud.AddSigningCertificate(request))
-    out.print(f"Bundles that {certificate} has signed are {account}'s own now.", markup=False)
+    if as_json:
+        print_json({"Account": account, "Certificate": str(certificate)})
+    else:
+        out.print(f"Bundles that {certificate} has signed are {account}'s own now.", markup=False)
 
 
 @app.command()
