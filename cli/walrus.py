@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,7 +16,12 @@ from rich.progress import Progress, TextColumn
 from cli.client import Client
 from cli.options import Home, site
 from cli.output import Json, err, gib, out, plain_errors, print_json
+from common.config import CloudConfig
+from common.errors import Unavailable
 from common.rpc.channel import cloud_errors, connect
+from deploy import machine
+from deploy.cloud import Site
+from deploy.names import WALRUS
 from mallee.walrus.v1 import upkeep_pb2
 from mallee.walrus.v1.upkeep_pb2_grpc import UpkeepServiceStub
 
@@ -30,8 +40,7 @@ def scrub(
     if as_json:
         print_json(shown)
     else:
-        for finding in shown["Findings"]:
-            out.print(_line(finding), markup=False)
+        _print_findings(shown)
         out.print(
             f"{gib(shown['ScrubbedBytes'])} in {shown['Compared']} pieces were compared, {shown['Unchecked']} of them "
             f"are older than checksums: {len(shown['Findings']) or 'nothing'} found.",
@@ -39,6 +48,100 @@ def scrub(
         )
     if shown["Findings"]:
         raise typer.Exit(1)
+
+
+@app.command()
+def backup(
+    folder: Annotated[Path, typer.Argument(help="On this machine; another disk than the cloud's is best.")],
+    home: Home,
+    as_json: Json = False,
+) -> None:
+    """Copies the whole store as it stands at one moment, while clients write. Repeated, it copies what is new.
+
+    Exit status 1 if something could not be copied. On the file system of the cloud's home blobs are linked, not copied:
+    that outlives deletions and not the disk.
+    """
+    with plain_errors():
+        place = site(home)
+        client = Client.of(place)
+        _lend(folder, client.config.user)
+        shown = asyncio.run(_backup(client, folder.resolve()))
+    if as_json:
+        print_json(shown)
+    else:
+        _print_findings(shown)
+        out.print(
+            f"{folder} has the store's {shown['Blobs']} blobs: {shown['NewBlobs']} are new, "
+            f"{gib(shown['CopiedBytes'])} were copied.",
+            markup=False,
+        )
+    if shown["Findings"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def restore(
+    folder: Annotated[Path, typer.Argument(help="That `backup` wrote to.", exists=True, file_okay=False)],
+    home: Home,
+    replace: Annotated[bool, typer.Option("--replace", help="Move what the store has aside.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Makes a backup the store of a cloud that is down. Says what is missing, damaged or left over in it: then the rest
+    is restored, and the exit status is 1."""
+    with plain_errors():
+        place = site(home)
+        config = place.config()
+        shown = _restored(place, config, folder.resolve(), replace=replace)
+    if as_json:
+        print_json(shown)
+    else:
+        _print_findings(shown)
+        out.print(f"The store is as it was on {shown['Made']}, with {shown['Blobs']} blobs.", markup=False)
+    if shown["Findings"]:
+        raise typer.Exit(1)
+
+
+def _lend(folder: Path, user: str) -> None:
+    """A new folder is Walrus' own; one that is there must be."""
+    if folder.exists():
+        return
+    try:
+        machine.own([folder], user, 0o700)
+    except OSError as error:
+        raise Unavailable(f"{folder}: {error.strerror}") from error
+
+
+async def _backup(client: Client, folder: Path) -> dict[str, Any]:
+    shown: dict[str, Any] = {"Blobs": 0, "NewBlobs": 0, "CopiedBytes": 0, "Findings": []}
+    request = upkeep_pb2.BackupStoreRequest(folder=str(folder))
+    with _progress() as bars:
+        bar = bars.add_task("", total=None)
+        for member in client.walruses():
+            async with connect(member.address, client.identity, member.id) as channel:
+                answer = upkeep_pb2.BackupStoreResponse()
+                with cloud_errors():
+                    async for answer in UpkeepServiceStub(channel).BackupStore(request):
+                        shown["Findings"] += map(_finding, answer.findings)
+                        bars.update(bar, description=f"{shown['Blobs'] + answer.blobs} blobs")
+                shown["Blobs"] += answer.blobs
+                shown["NewBlobs"] += answer.new_blobs
+                shown["CopiedBytes"] += answer.copied_bytes
+    return shown
+
+
+def _restored(place: Site, config: CloudConfig, folder: Path, *, replace: bool) -> dict[str, Any]:
+    command = [sys.executable, "-m", "services.walrus.restore", "--config", str(place.config_file)]
+    command += ["--member", WALRUS, *(["--replace"] if replace else []), str(folder)]
+    uid, gid = machine.ids_of(config.user)
+    as_user: dict[str, Any] = {"user": uid, "group": gid, "extra_groups": []} if config.user else {}
+    environment = os.environ | {"PYTHONPATH": ":".join(filter(None, sys.path))}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=environment, **as_user)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    last = lines[-1] if lines else {"refused": f"it ended with status {done.returncode}"}
+    if "refused" in last:
+        raise Unavailable(last["refused"])
+    findings = [{"Kind": f["kind"], "What": f["what"], "Owners": f["owners"], "Why": f["why"]} for f in lines[:-1]]
+    return {"Blobs": last["restored"], "Made": last["made"], "Findings": findings}
 
 
 async def _scrub(client: Client, bytes_per_second: int) -> dict[str, Any]:
@@ -64,9 +167,10 @@ def _finding(one: upkeep_pb2.StoreFinding) -> dict[str, Any]:
     return {"Kind": kind, "What": one.what, "Owners": list(one.owners), "Why": one.why}
 
 
-def _line(finding: dict[str, Any]) -> str:
-    owners = ", ".join(finding["Owners"]) or "nobody's"
-    return f"{finding['Kind']}: {owners} ({finding['What']}): {finding['Why']}"
+def _print_findings(shown: dict[str, Any]) -> None:
+    for finding in shown["Findings"]:
+        owners = ", ".join(finding["Owners"]) or "nobody's"
+        out.print(f"{finding['Kind']}: {owners} ({finding['What']}): {finding['Why']}", markup=False)
 
 
 def _progress() -> Progress:

@@ -10,8 +10,8 @@ import asyncio
 import hashlib
 import os
 import secrets
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -126,6 +126,23 @@ class Images:
             await self._store.index.delete_pin(name)
             if pin.sha256 not in await self._store.index.pinned_contents():
                 (self._folder / pin.sha256).unlink(missing_ok=True)
+
+    @asynccontextmanager
+    async def still(self) -> AsyncIterator[None]:
+        """No pin is made or let go meanwhile."""
+        async with self._change:
+            yield
+
+    def link_all(self, pins: Iterable[Pin], folder: Path) -> list[Pin]:
+        """Links to their files in a new folder on the same file system; those that are not there. It blocks."""
+        folder.mkdir(mode=0o700)
+        lost = []
+        for pin in {pin.sha256: pin for pin in pins}.values():
+            try:
+                os.link(self._folder / pin.sha256, folder / pin.sha256)
+            except FileNotFoundError:
+                lost.append(pin)
+        return lost
 
     async def fetch(
         self, image_id: str, sha256: str, offset: int, *, proof: bytes, expires_unix_s: int, node: str

@@ -19,6 +19,7 @@ from mallee.s3.v1.service_pb2_grpc import add_S3ServiceServicer_to_server
 from mallee.walrus.v1.service_pb2_grpc import add_WalrusServiceServicer_to_server
 from mallee.walrus.v1.upkeep_pb2_grpc import add_UpkeepServiceServicer_to_server
 from services.walrus import observe
+from services.walrus.backup import Backups
 from services.walrus.bundle_image import Bundles
 from services.walrus.drivers.base import StoreTooNew
 from services.walrus.drivers.embedded.blobs import FileBlobs
@@ -81,9 +82,10 @@ async def build(ctx: ServiceContext) -> None:
     address = f"{config.management_address}:{config.walrus.port}"
     server = RpcServer(ctx.identity, addresses=[address])
     server.add(add_S3ServiceServicer_to_server, S3Service(store))
+    backups = Backups(store=store, images=images, staging=root / "staging", member=ctx.member)
     bundles = Bundles(store=store, folder=root / "pins", ticket_key=ticket_key, certificate=certificate, key=opener)
     server.add(add_WalrusServiceServicer_to_server, WalrusService(store, images, bundles))
-    server.add(add_UpkeepServiceServicer_to_server, UpkeepService(scrubber))
+    server.add(add_UpkeepServiceServicer_to_server, UpkeepService(scrubber, backups))
     await ctx.serve(server)
     await _serve_locally(ctx, store)
     etcd = await ctx.stack.enter_async_context(Etcd(config.etcd.endpoints, ctx.identity))

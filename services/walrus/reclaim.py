@@ -72,6 +72,8 @@ class Reclaimer:
         if not garbage:
             return 0
         await self._store.readers.settled()
+        if self._store.keeps_garbage:
+            return 0
         held = self._store.readers.held
         free = [blob for blob in garbage if blob not in held]
         if free:
@@ -87,7 +89,7 @@ class Reclaimer:
                 continue
             named = await self._store.index.named(blobs)
             orphans = [blob for blob in blobs if blob not in named]
-            if orphans:
+            if orphans and not self._store.keeps_garbage:
                 _RECLAIMED.labels("orphan").inc(await self._store.blobs.delete(orphans))
                 found += len(orphans)
         if found:

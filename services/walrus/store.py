@@ -61,6 +61,7 @@ class Store:
     def __post_init__(self) -> None:
         self.readers = Readers()
         self._promised_bytes = 0
+        self._keepers = 0
         self._hashers = ThreadPoolExecutor(2, thread_name_prefix="walrus-digests")
 
     async def bucket(self, name: str, caller: Caller | None, expected_owner: str = "") -> Bucket:
@@ -107,6 +108,20 @@ class Store:
         self.reclaim()
         if events:
             self.tell()
+
+    @contextmanager
+    def keeping_garbage(self) -> Iterator[None]:
+        """No blob is deleted meanwhile, whoever let it go."""
+        self._keepers += 1
+        try:
+            yield
+        finally:
+            self._keepers -= 1
+            self.reclaim()
+
+    @property
+    def keeps_garbage(self) -> bool:
+        return self._keepers > 0
 
     async def digest(self, digests: Digests, chunk: bytes) -> None:
         if len(chunk) <= _HASHED_IN_PLACE_BYTES:

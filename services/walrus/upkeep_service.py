@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any, Final
 
 from mallee.walrus.v1 import upkeep_pb2, upkeep_pb2_grpc
+from services.walrus.backup import Backups
 from services.walrus.scrub import Finding, Kind, Pace, Scrubber
 
 _KINDS: Final = {
@@ -18,8 +20,9 @@ _KINDS: Final = {
 
 
 class UpkeepService(upkeep_pb2_grpc.UpkeepServiceServicer):
-    def __init__(self, scrubber: Scrubber) -> None:
+    def __init__(self, scrubber: Scrubber, backups: Backups) -> None:
         self._scrubber = scrubber
+        self._backups = backups
 
     async def ScrubStore(
         self, request: upkeep_pb2.ScrubStoreRequest, context: Any
@@ -34,6 +37,19 @@ class UpkeepService(upkeep_pb2_grpc.UpkeepServiceServicer):
                 answer.findings.extend(map(_finding, step.findings))
                 yield answer
                 del answer.findings[:]
+
+    async def BackupStore(
+        self, request: upkeep_pb2.BackupStoreRequest, context: Any
+    ) -> AsyncIterator[upkeep_pb2.BackupStoreResponse]:
+        async with aclosing(self._backups.make(Path(request.folder))) as steps:
+            async for step in steps:
+                yield upkeep_pb2.BackupStoreResponse(
+                    blobs=step.blobs,
+                    new_blobs=step.new_blobs,
+                    copied_bytes=step.copied_bytes,
+                    findings=map(_finding, step.findings),
+                    complete=step.complete,
+                )
 
 
 def _finding(one: Finding) -> upkeep_pb2.StoreFinding:

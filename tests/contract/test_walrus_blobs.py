@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from services.walrus.drivers.base import BlobId
-from services.walrus.drivers.blobs import BlobDamaged, BlobMissing, Blobs
+from services.walrus.drivers.blobs import BlobDamaged, BlobMissing, Blobs, Copied
 from services.walrus.drivers.embedded.blobs import FileBlobs
+from services.walrus.drivers.embedded.sealed import SealedFile
 from services.walrus.drivers.fake_blobs import FakeBlobs
 
 MIB = 1 << 20
@@ -190,3 +192,36 @@ async def test_a_descriptor_of_damaged_bytes_says_so(blobs: Blobs) -> None:
         await file.verify(0, 2 * MIB)
         with pytest.raises(BlobDamaged):
             await file.verify(2 * MIB - 1, 2 * MIB + 1)
+
+
+async def test_a_blob_is_copied_once_and_whole(blobs: Blobs, tmp_path: Path) -> None:
+    blob = await put(blobs, b"abc")
+    assert (await blobs.copy_to(blob, tmp_path / "backup")).new
+    assert await blobs.copy_to(blob, tmp_path / "backup") == Copied(size=0, new=False)
+    (path,) = (tmp_path / "backup" / blob[:2]).iterdir()
+    assert path.read_bytes().startswith(b"abc")
+    with pytest.raises(BlobMissing):
+        await blobs.copy_to(BlobId.new(), tmp_path / "backup")
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[Path]:
+    """On another file system."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        if Path(folder).stat().st_dev == tmp_path.stat().st_dev:
+            pytest.skip("there is one file system")
+        yield Path(folder) / "blobs"
+
+
+async def test_a_copy_on_another_file_system_is_compared_on_the_way(blobs: Blobs, elsewhere: Path) -> None:
+    body = bytes(3 * MIB)
+    blob, bad = await put(blobs, body), await put(blobs, body)
+    damage(blobs, bad, MIB)
+    assert (await blobs.copy_to(blob, elsewhere)).size >= len(body)
+    with pytest.raises(BlobDamaged):
+        await blobs.copy_to(bad, elsewhere)
+    assert {path.name.partition(".")[0] for path in elsewhere.glob("*/*") if path.suffix != ".part"} == {blob}
+    if isinstance(blobs, FileBlobs):
+        copied = SealedFile(elsewhere / blob[:2], blob)
+        copied.verify(0, len(body))
+        copied.close()

@@ -98,3 +98,14 @@ async def test_notes_and_pins_are_kept(index: Index) -> None:
     pin = Pin(image_id="1", sha256="ab", size=3, format="raw", virtual_size=3, account_id="1", source="machine b/k")
     await index.put_pin(pin)
     assert await index.inspection.pins() == [pin]
+
+
+async def test_a_copy_is_of_one_moment(index: Index, bucket: Bucket, tmp_path: Path) -> None:
+    first, second = BlobId.new(), BlobId.new()
+    await index.put_object(bucket, an_object(b"k", Single(blob=first)))
+    copy = await index.inspection.copy_to(tmp_path / "copy")
+    await index.put_object(bucket, an_object(b"k", Single(blob=second)))
+    assert [one.blob for one in await copy.needed(after="", limit=10)] == [first]
+    assert await copy.owners(first) == ["bucket/k"]
+    assert (tmp_path / "copy").stat().st_size > 0
+    assert [one.blob for one in await index.inspection.needed(after="", limit=10)] == [second]

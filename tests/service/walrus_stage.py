@@ -19,6 +19,7 @@ from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1.service_pb2_grpc import S3ServiceStub, add_S3ServiceServicer_to_server
 from mallee.walrus.v1.service_pb2_grpc import WalrusServiceStub, add_WalrusServiceServicer_to_server
 from mallee.walrus.v1.upkeep_pb2_grpc import add_UpkeepServiceServicer_to_server
+from services.walrus.backup import Backups
 from services.walrus.bundle_image import Bundles
 from services.walrus.images import Images
 from services.walrus.s3_service import S3Service
@@ -90,8 +91,9 @@ async def walrus_stage(root: Path, certificates: Path, limits: Limits = LIMITS) 
         server = RpcServer(Identity.load(certificates, "walrus-1"))
         server.add(add_S3ServiceServicer_to_server, S3Service(store))
         server.add(add_WalrusServiceServicer_to_server, WalrusService(store, images, bundles))
+        backups = Backups(store=store, images=images, staging=root / "staging", member="walrus-1")
         scrubber = Scrubber(store=store, pins=root / "pins", bytes_per_s=0, cycle_s=3600)
-        server.add(add_UpkeepServiceServicer_to_server, UpkeepService(scrubber))
+        server.add(add_UpkeepServiceServicer_to_server, UpkeepService(scrubber, backups))
         await stack.enter_async_context(server)
         await make_bucket(store)
         yield WalrusStage(

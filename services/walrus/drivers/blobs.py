@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -25,6 +26,14 @@ class Staged(Protocol):
 
     def keep(self) -> None:
         """The index names it now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copied:
+    # Bytes that were written: none for a link.
+    size: int
+    # It was not there yet.
+    new: bool
 
 
 class OpenBlob(Protocol):
@@ -75,6 +84,10 @@ class Blobs(Protocol):
         If it is one blob and the engine can, nothing is copied, and the engine's own bytes may stand behind; not if it
         is to be `exact`. Raises BlobMissing, BlobDamaged.
         """
+
+    async def copy_to(self, blob: BlobId, folder: Path) -> Copied:
+        """Into a backup's folder of blobs, durable when its folders are synced; linked where it can be, else compared
+        on the way. One that is there stays. Raises BlobMissing, BlobDamaged."""
 
     async def delete(self, blobs: Sequence[BlobId]) -> int:
         """Frees that many bytes, what the engine adds to them included. One that is not there is no error."""

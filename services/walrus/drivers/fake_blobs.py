@@ -12,7 +12,7 @@ from typing import Final
 
 from services.walrus import errors
 from services.walrus.drivers.base import BlobId
-from services.walrus.drivers.blobs import BlobDamaged, BlobMissing, OpenBlob, Staged
+from services.walrus.drivers.blobs import BlobDamaged, BlobMissing, Copied, OpenBlob, Staged
 from services.walrus.drivers.fake import Faults
 
 _CHUNK_BYTES: Final = 1 << 20
@@ -54,6 +54,13 @@ class FakeBlobs:
     async def export(self, blobs: Sequence[BlobId], path: Path, *, exact: bool = False) -> int:
         body = b"".join(self._body(blob, 0, None) for blob in blobs)
         return await asyncio.to_thread(path.write_bytes, body)
+
+    async def copy_to(self, blob: BlobId, folder: Path) -> Copied:
+        body, target = self._body(blob, 0, None), folder / blob[:2] / blob
+        if target.exists():
+            return Copied(size=0, new=False)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return Copied(size=await asyncio.to_thread(target.write_bytes, body), new=True)
 
     async def delete(self, blobs: Sequence[BlobId]) -> int:
         return sum(len(self.sealed.pop(blob, b"")) for blob in blobs)

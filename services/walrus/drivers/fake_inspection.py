@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from copy import deepcopy
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from services.walrus.drivers.base import Assembled, BlobId, Object, Pin, Single
@@ -71,6 +74,11 @@ class FakeInspection:
 
     async def unsound(self) -> list[str]:
         return []
+
+    async def copy_to(self, path: Path) -> FakeInspection:
+        now = deepcopy(self._storage())
+        await asyncio.to_thread(path.write_text, repr(now))
+        return FakeInspection(self._step, lambda: now)
 
     async def note(self, name: str) -> str:
         return self._storage().notes.get(name, "")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from services.walrus.drivers.base import BlobId, Pin
@@ -52,6 +53,10 @@ class Inspection(Protocol):
 
     async def unsound(self) -> list[str]:
         """What the engine's own check says of itself. May be slow."""
+
+    async def copy_to(self, path: Path) -> Inspection:
+        """All of the index as it stands at some moment within the call, in one new file, durable but for its name,
+        while clients write. What comes back reads the copy."""
 
     async def note(self, name: str) -> str:
         """What was noted under that name; empty: nothing was."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import os
 import shutil
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
@@ -19,11 +20,14 @@ from typing import Final, TypeVar
 
 from services.walrus import errors
 from services.walrus.drivers.base import BlobId
-from services.walrus.drivers.blobs import BlobDamaged, BlobMissing, OpenBlob, Staged
-from services.walrus.drivers.embedded import pieces
+from services.walrus.drivers.blobs import BlobDamaged, BlobMissing, Copied, OpenBlob, Staged
+from services.walrus.drivers.embedded import copies, pieces
 from services.walrus.drivers.embedded.sealed import SealedFile
 
 Result = TypeVar("Result")
+
+# Beside the blobs' folders.
+INDEX: Final = "index.sqlite"
 
 # The disk is set to work this often, so that the fsync of a long upload has little left to wait for.
 _FLUSH_BYTES: Final = 8 << 20
@@ -36,12 +40,16 @@ class FileBlobs:
         self._root = root
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="walrus-blobs")
         self._staging: set[BlobId] = set()
+        self._lock = -1
 
     async def open(self) -> None:
         await self._in_thread(self._prepare)
 
     async def close(self) -> None:
         await asyncio.to_thread(self._threads.shutdown)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     @asynccontextmanager
     async def stage(self) -> AsyncIterator[Staged]:
@@ -77,6 +85,13 @@ class FileBlobs:
     async def export(self, blobs: Sequence[BlobId], path: Path, *, exact: bool = False) -> int:
         return await self._in_thread(lambda: self._export(blobs, path, exact=exact))
 
+    async def copy_to(self, blob: BlobId, folder: Path) -> Copied:
+        def copy() -> Copied:
+            with _disk_errors():
+                return copies.copy_blob(self.folder(blob), blob, folder / blob[:2])
+
+        return await self._in_thread(copy)
+
     async def delete(self, blobs: Sequence[BlobId]) -> int:
         return await self._in_thread(lambda: sum(_unlink(path) for blob in blobs for path in self.paths(blob)))
 
@@ -106,6 +121,7 @@ class FileBlobs:
 
     def _prepare(self) -> None:
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = lock(self._root)
         staging = self._root / "staging"
         if staging.exists():
             shutil.rmtree(staging)
@@ -242,6 +258,17 @@ def _write_all(descriptor: int, content: bytes) -> None:
     view = memoryview(content)
     while view:
         view = view[os.write(descriptor, view) :]
+
+
+def lock(root: Path) -> int:
+    """A descriptor that holds the folder for this process. Raises BlockingIOError while another one has it."""
+    descriptor = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def fsync_folder(path: Path) -> None:

@@ -47,7 +47,7 @@ class SqliteIndex:
         self._readers = ThreadPoolExecutor(readers, thread_name_prefix="walrus-index-reader")
         self._local = threading.local()
         self.blocks = SqliteBlocks(self._writer.submit, self._read)
-        self.inspection = SqliteInspection(self._writer.submit, self._read)
+        self.inspection = SqliteInspection(self._writer.submit, self._read, path)
         self.events = SqliteEvents(self._writer.submit, self._read)
         # Few and asked for by every request, so they stand in memory. The lock keeps changes in the order of commits.
         self._buckets: dict[str, Bucket] = {}

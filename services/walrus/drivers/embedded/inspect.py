@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Final, TypeVar
 
 from services.walrus.drivers.base import BlobId, Pin
-from services.walrus.drivers.embedded import rows
+from services.walrus.drivers.embedded import copies, rows
 from services.walrus.drivers.embedded.block_index import Run
 from services.walrus.drivers.inspection import Bodies, Needed
+
+Result = TypeVar("Result")
 
 # Tables that name blobs by an indexed column, and the column with the least size of one.
 NAMING: Final = (("objects", "size"), ("versions", "size"), ("parts", "size"), ("packs", "length"))
@@ -17,11 +22,12 @@ _DIGEST_BYTES: Final = 32
 
 
 class SqliteInspection:
-    """`change` runs a step in the writer, `read` a query in a reader."""
+    """`change` runs a step in the writer, `read` a query in a reader; `path` is the index's file."""
 
-    def __init__(self, change: Run, read: Run) -> None:
+    def __init__(self, change: Run, read: Run, path: Path) -> None:
         self._change = change
         self._read = read
+        self._path = path
 
     async def needed(self, *, after: str, limit: int) -> list[Needed]:
         return await self._read(lambda db: needed(db, after, limit))
@@ -44,6 +50,14 @@ class SqliteInspection:
     async def unsound(self) -> list[str]:
         return await self._read(unsound)
 
+    async def copy_to(self, path: Path) -> SqliteInspection:
+        await asyncio.to_thread(copies.copy_index, self._path, path)
+
+        async def read(step: Callable[[sqlite3.Connection], Result]) -> Result:
+            return await asyncio.to_thread(_read_copy, path, step)
+
+        return SqliteInspection(read, read, path)
+
     async def note(self, name: str) -> str:
         query = "SELECT text FROM notes WHERE name = ?"
         return await self._read(lambda db: next((str(text) for (text,) in db.execute(query, (name,))), ""))
@@ -51,6 +65,11 @@ class SqliteInspection:
     async def put_note(self, name: str, text: str) -> None:
         step = "INSERT OR REPLACE INTO notes (name, text) VALUES (?, ?)"
         await self._change(lambda db: db.execute(step, (name, text)))
+
+
+def _read_copy(path: Path, step: Callable[[sqlite3.Connection], Result]) -> Result:
+    with closing(sqlite3.connect(f"file:{path}?immutable=1", uri=True)) as db:
+        return step(db)
 
 
 def needed(db: sqlite3.Connection, after: str, limit: int) -> list[Needed]:

@@ -78,6 +78,10 @@ class SealedFile:
         self._check(first, memoryview(content))
         return content[start - first : end - first]
 
+    def footer(self) -> bytes:
+        """What stands behind the content."""
+        return self._at(self._size, os.fstat(self._descriptor).st_size)
+
     def verify(self, start: int, end: int, *, fresh: bool = False) -> None:
         """That the pieces which hold the bytes [start, end) are what was written. It holds one of them at a time.
 
