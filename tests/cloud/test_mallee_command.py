@@ -39,6 +39,23 @@ def test_status_shows_services_leaders_nodes_and_instances(fake_cloud: RunningCl
     assert "Volumes of us-east-1a" in text
 
 
+def test_the_store_is_compared_and_copied(fake_cloud: RunningCloud, tmp_path: Path) -> None:
+    s3 = fake_cloud.client("s3")
+    s3.create_bucket(Bucket="copied")
+    s3.put_object(Bucket="copied", Key="k", Body=bytes(100_000))
+    shown = fake_cloud.json("walrus", "scrub")
+    assert shown["Findings"] == []
+    assert shown["ScrubbedBytes"] >= 100_000
+    first = fake_cloud.json("walrus", "backup", str(tmp_path / "backup"))
+    assert first["Blobs"] == first["NewBlobs"] > 0
+    assert fake_cloud.json("walrus", "backup", str(tmp_path / "backup"))["NewBlobs"] == 0
+    refused = fake_cloud.mallee("walrus", "restore", str(tmp_path / "backup"), "--replace", check=False)
+    assert refused.returncode == 1
+    assert "mallee down" in refused.stderr
+    s3.delete_object(Bucket="copied", Key="k")
+    s3.delete_bucket(Bucket="copied")
+
+
 def test_nodes_show_used_and_free_room(fake_cloud: RunningCloud) -> None:
     image = fake_cloud.image_id
     before = sum(node["Used"]["Vcpus"] for node in fake_cloud.json("nodes"))

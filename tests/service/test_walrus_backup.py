@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,22 +23,14 @@ from services.walrus.drivers.base import Pin
 from services.walrus.reclaim import Reclaimer
 from tests.eventually import eventually
 from tests.service.test_walrus_damage import flip
+from tests.service.walrus_fixtures import certificates, stage
 from tests.service.walrus_snapshots import a_block, download, upload
-from tests.service.walrus_stage import WalrusStage, make_certificates, walrus_stage
+from tests.service.walrus_stage import WalrusStage, walrus_stage
 from tests.walrus_store import ALICE, LIMITS, files_of, get_bytes, opened_store, put_bytes
 
+__all__ = ["certificates", "stage"]
+
 LARGE = bytes(n % 251 for n in range(100_000))
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_certificates(tmp_path_factory.mktemp("pki"))
-
-
-@pytest.fixture
-async def stage(tmp_path: Path, certificates: Path) -> AsyncIterator[WalrusStage]:
-    async with walrus_stage(tmp_path / "cloud" / "walrus", certificates) as stage:
-        yield stage
 
 
 async def backup(stage: WalrusStage, folder: Path) -> list[Progress]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -16,22 +15,14 @@ from services.walrus.drivers.base import BlobId, Pin
 from services.walrus.scrub import Finding, Kind, Pace, Scrubber
 from tests.eventually import eventually
 from tests.service.test_walrus_damage import flip
+from tests.service.walrus_fixtures import certificates, stage
 from tests.service.walrus_snapshots import a_block, download, upload
-from tests.service.walrus_stage import WalrusStage, make_certificates, walrus_stage
+from tests.service.walrus_stage import WalrusStage
 from tests.walrus_store import begin_upload, complete, files_of, put_bytes, upload_part
 
+__all__ = ["certificates", "stage"]
+
 LARGE = bytes(n % 251 for n in range(300_000))
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_certificates(tmp_path_factory.mktemp("pki"))
-
-
-@pytest.fixture
-async def stage(tmp_path: Path, certificates: Path) -> AsyncIterator[WalrusStage]:
-    async with walrus_stage(tmp_path / "walrus", certificates) as stage:
-        yield stage
 
 
 def scrubber(stage: WalrusStage) -> Scrubber:
