@@ -6,6 +6,7 @@ from typing import Final
 
 from common.errors import WrongState
 from services.walrus.drivers.base import Bucket, Scan
+from services.walrus.drivers.quotas import UNLIMITED
 from services.walrus.drivers.versions import Bypass, Deletion, Removal
 from services.walrus.store import Store
 
@@ -17,6 +18,7 @@ async def delete_account_data(store: Store, account_id: str) -> None:
         for bucket in found:
             await _delete(store, bucket)
             store.reclaim()
+    await store.index.quotas.put_account(account_id, UNLIMITED)
 
 
 async def _delete(store: Store, bucket: Bucket) -> None:

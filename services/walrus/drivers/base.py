@@ -21,6 +21,7 @@ from services.walrus.drivers.versions import ANYTHING, NULL, Deletion, Expectati
 if TYPE_CHECKING:
     from services.walrus.drivers.blocks import BlockIndex
     from services.walrus.drivers.inspection import Inspection
+    from services.walrus.drivers.quotas import Quotas
 
 _HEX = re.compile(r"[0-9a-f]{32}\Z")
 
@@ -246,6 +247,10 @@ class Index(Protocol):
     def events(self) -> EventQueue:
         """What is still to be told. Steps that take `events` add them, in the same step."""
 
+    @property
+    def quotas(self) -> Quotas:
+        """Its part that counts."""
+
     async def open(self) -> None:
         """Brings the stored schema up to this version. Raises StoreTooNew for one of a later version."""
 
@@ -288,7 +293,7 @@ class Index(Protocol):
         """It becomes the newest version. With a version id of its own it replaces nothing; the null version replaces
         the null version, wherever that stands.
 
-        Raises NotFound (NoSuchBucket; NoSuchKey by `expect`), PreconditionFailed.
+        Raises NotFound (NoSuchBucket; NoSuchKey by `expect`), PreconditionFailed, Denied (QuotaExceeded).
         """
 
     async def change_object(
@@ -323,7 +328,7 @@ class Index(Protocol):
     async def list_uploads(self, bucket: Bucket, scan: Scan) -> Page[Upload]: ...
 
     async def put_part(self, upload: Upload, part: Part) -> None:
-        """Replaces the part of that number. Raises NotFound (NoSuchUpload)."""
+        """Replaces the part of that number. Raises NotFound (NoSuchUpload), Denied (QuotaExceeded)."""
 
     async def list_parts(self, upload_id: str, *, after: int = 0, limit: int) -> list[Part]: ...
 
@@ -344,7 +349,8 @@ class Index(Protocol):
     ) -> None:
         """The chosen parts become the object; the other parts are garbage. Nothing is copied.
 
-        Raises Stale if a chosen part was replaced meanwhile, NotFound (NoSuchUpload) if the upload is gone.
+        Raises Stale if a chosen part was replaced meanwhile, NotFound (NoSuchUpload) if the upload is gone, Denied
+        (QuotaExceeded).
         """
 
     async def find_completion(self, bucket: Bucket, key: bytes, upload_id: str) -> Completion | None: ...

@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 
 from common.errors import CloudError, Stale
 from services.walrus import errors
-from services.walrus.drivers import fake_versions
+from services.walrus.drivers import fake_quotas, fake_versions
 from services.walrus.drivers.base import (
     NOTHING,
     Assembled,
@@ -36,6 +36,8 @@ from services.walrus.drivers.events import NO_EVENTS, Event
 from services.walrus.drivers.fake_blocks import BlockStorage, FakeBlockIndex
 from services.walrus.drivers.fake_events import EventStorage, FakeEvents
 from services.walrus.drivers.fake_inspection import FakeInspection
+from services.walrus.drivers.fake_quotas import FakeQuotas
+from services.walrus.drivers.quotas import Quota
 from services.walrus.drivers.versions import ANYTHING, NULL, NULL_SHOWN, Deletion, Expectation, Gone, Marker
 
 Named = TypeVar("Named")
@@ -69,6 +71,8 @@ class Storage:
     blocks: BlockStorage = field(default_factory=BlockStorage)
     notes: dict[str, str] = field(default_factory=dict)
     events: EventStorage = field(default_factory=EventStorage)
+    # By account, and by bucket's id; 0: of the account.
+    quotas: dict[tuple[str, int], Quota] = field(default_factory=dict)
 
 
 class FakeIndex:
@@ -76,6 +80,7 @@ class FakeIndex:
         self.storage = storage or Storage()
         self.faults = faults or Faults()
         self.blocks = FakeBlockIndex(self._step, lambda: self.storage)
+        self.quotas = FakeQuotas(self._step, lambda: self.storage)
         self.inspection = FakeInspection(self._step, lambda: self.storage)
         self.events = FakeEvents(self._step, lambda: self.storage)
 
@@ -135,6 +140,7 @@ class FakeIndex:
             for key in [key for key in s.uploads if key[0] == bucket.id]:
                 self._drop_parts(s, s.uploads.pop(key).id)
             del s.buckets[bucket.name]
+            s.quotas.pop((bucket.account_id, bucket.id), None)
 
     async def find_object(self, bucket: Bucket, key: bytes, version_id: str | None = None) -> Object | Marker | None:
         return fake_versions.find(self.storage.versions, (bucket.id, key), version_id)
@@ -204,6 +210,7 @@ class FakeIndex:
             if old := parts.get(part.number):
                 s.garbage.append(old.blob)
             parts[part.number] = replace(part, checksum=replace(part.checksum, composite=False))
+            fake_quotas.check(self.storage, s, upload.bucket_id)
 
     async def list_parts(self, upload_id: str, *, after: int = 0, limit: int) -> list[Part]:
         parts = sorted(self.storage.parts.get(upload_id, {}).items())
@@ -238,8 +245,8 @@ class FakeIndex:
                 start += part.size
             s.garbage.extend(part.blob for number, part in stored.items() if number not in kept)
             s.parts[upload.id] = kept
-            self._put(s, bucket, new, expect)
             del s.uploads[bucket.id, upload.key, upload.id]
+            self._put(s, bucket, new, expect)
             s.completions[bucket.id, upload.key, upload.id] = Completion(
                 upload_id=upload.id,
                 etag=new.etag,
@@ -302,6 +309,7 @@ class FakeIndex:
     def _put(self, s: Storage, bucket: Bucket, new: Object, expect: Expectation) -> None:
         fake_versions.put(s.versions, (bucket.id, new.key), new, expect, partial(self._drop, s))
         self._check_bucket(s, bucket)
+        fake_quotas.check(self.storage, s, bucket.id)
 
     def _drop(self, s: Storage, old: Object) -> None:
         match old.content:

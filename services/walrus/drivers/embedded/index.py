@@ -31,6 +31,7 @@ from services.walrus.drivers.embedded import objects, scans, upkeep, uploads, ve
 from services.walrus.drivers.embedded.block_index import SqliteBlocks
 from services.walrus.drivers.embedded.events import SqliteEvents
 from services.walrus.drivers.embedded.inspect import SqliteInspection
+from services.walrus.drivers.embedded.quotas import SqliteQuotas
 from services.walrus.drivers.embedded.writer import Writer
 from services.walrus.drivers.events import NO_EVENTS, Event
 from services.walrus.drivers.versions import ANYTHING, Deletion, Expectation, Gone, Marker
@@ -47,6 +48,7 @@ class SqliteIndex:
         self._readers = ThreadPoolExecutor(readers, thread_name_prefix="walrus-index-reader")
         self._local = threading.local()
         self.blocks = SqliteBlocks(self._writer.submit, self._read)
+        self.quotas = SqliteQuotas(self._writer.submit, self._read)
         self.inspection = SqliteInspection(self._writer.submit, self._read, path)
         self.events = SqliteEvents(self._writer.submit, self._read)
         # Few and asked for by every request, so they stand in memory. The lock keeps changes in the order of commits.

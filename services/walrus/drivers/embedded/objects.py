@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from services.walrus import errors
 from services.walrus.drivers.base import Bucket, Inline, Object, Usage
-from services.walrus.drivers.embedded import rows, versions
+from services.walrus.drivers.embedded import quotas, rows, versions
 from services.walrus.drivers.versions import Expectation, Marker
 
 
@@ -74,6 +74,7 @@ def delete_bucket(db: sqlite3.Connection, bucket: Bucket) -> None:
     db.execute("DELETE FROM uploads WHERE bucket = ?", (bucket.id,))
     db.execute("DELETE FROM completions WHERE bucket = ?", (bucket.id,))
     db.execute("DELETE FROM bucket_configs WHERE bucket = ?", (bucket.id,))
+    quotas.forget_bucket(db, bucket.id)
     if db.execute("DELETE FROM buckets WHERE id = ?", (bucket.id,)).rowcount == 0:
         raise errors.no_such_bucket(bucket.name)
 
@@ -91,11 +92,7 @@ def put_object(db: sqlite3.Connection, bucket: Bucket, new: Object, expect: Expe
     now = versions.newest(db, bucket, new.key)
     versions.check(expect, new.key, now)
     rank, count, size = versions.make_room(db, bucket, new.key, new.version_id, now)
-    counted = db.execute(
-        "UPDATE buckets SET objects = objects + ?, bytes = bytes + ? WHERE id = ?",
-        (1 - count, new.size - size, bucket.id),
-    )
-    if counted.rowcount == 0:
+    if not quotas.count(db, bucket.id, objects=1 - count, size=new.size - size):
         raise errors.no_such_bucket(bucket.name)
     body: int | None = None
     if isinstance(new.content, Inline) and new.content.body:

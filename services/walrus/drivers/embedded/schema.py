@@ -218,6 +218,21 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     CREATE TABLE events (id INTEGER PRIMARY KEY AUTOINCREMENT, target TEXT NOT NULL, body BLOB NOT NULL);
     CREATE INDEX events_by_target ON events (target, id);
     """,
+    # `part_bytes`: of open uploads. Quotas of bucket 0 are the accounts'; NULL is no limit.
+    """
+    ALTER TABLE buckets ADD COLUMN part_bytes INTEGER NOT NULL DEFAULT 0;
+    UPDATE buckets SET part_bytes = (
+        SELECT coalesce(sum(p.size), 0) FROM uploads AS u JOIN parts AS p ON p.upload = u.id WHERE u.bucket = buckets.id
+    );
+
+    CREATE TABLE quotas (
+        account_id TEXT NOT NULL,
+        bucket INTEGER NOT NULL,
+        bytes INTEGER,
+        objects INTEGER,
+        PRIMARY KEY (account_id, bucket)
+    ) WITHOUT ROWID;
+    """,
 )
 
 

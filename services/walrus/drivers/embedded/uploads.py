@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from common.errors import Stale
 from services.walrus import errors
 from services.walrus.drivers.base import Assembled, Bucket, Completion, Object, Part, Upload
-from services.walrus.drivers.embedded import objects, rows, versions
+from services.walrus.drivers.embedded import objects, quotas, rows, versions
 from services.walrus.drivers.versions import Expectation
 
 
@@ -42,9 +42,11 @@ def find_upload(db: sqlite3.Connection, bucket: Bucket, key: bytes, upload_id: s
 
 def put_part(db: sqlite3.Connection, upload: Upload, part: Part) -> None:
     _check_open(db, upload)
-    old = db.execute("SELECT blob FROM parts WHERE upload = ? AND number = ?", (upload.id, part.number)).fetchone()
+    which = (upload.id, part.number)
+    old = db.execute("SELECT blob, size FROM parts WHERE upload = ? AND number = ?", which).fetchone()
     if old:
-        db.execute("INSERT INTO garbage (blob) VALUES (?)", old)
+        db.execute("INSERT INTO garbage (blob) VALUES (?)", old[:1])
+    quotas.count(db, upload.bucket_id, part_bytes=part.size - (old[1] if old else 0))
     db.execute(
         f"INSERT OR REPLACE INTO parts (upload, {rows.PART}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)",
         (
@@ -88,6 +90,8 @@ def complete_upload(
     db: sqlite3.Connection, bucket: Bucket, upload: Upload, parts: Sequence[Part], new: Object, expect: Expectation
 ) -> None:
     _check_open(db, upload)
+    # They are the object's now.
+    quotas.release(db, bucket.id, upload.id)
     stored = dict(db.execute("SELECT number, blob FROM parts WHERE upload = ?", (upload.id,)))
     start = 0
     for part in parts:
@@ -142,6 +146,7 @@ def forget_completions(db: sqlite3.Connection, before_ms: int) -> None:
 
 def abort_upload(db: sqlite3.Connection, upload: Upload) -> None:
     _check_open(db, upload)
+    quotas.release(db, upload.bucket_id, upload.id)
     versions.discard_parts(db, upload.id)
     _forget_upload(db, upload)
 

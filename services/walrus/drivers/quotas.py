@@ -1,0 +1,55 @@
+"""What buckets and accounts may hold, and what they do. Part of drivers/base.py Index.
+
+Versions that are not the newest and delete markers count as objects, parts of open uploads as bytes: all that is kept
+for the owner. Each step of the index that makes more of it is checked in that step itself, so a quota is exact; one
+that makes less, or only a marker, is never refused. Implementations pass tests/contract/test_walrus_quotas.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quota:
+    """None: as much as there is room for."""
+
+    size: int | None = None
+    objects: int | None = None
+
+    def exceeded(self, held: Held, *, size: int, objects: int) -> str:
+        """What there would be too much of, if so much more came; empty: nothing."""
+        if self.size is not None and size > 0 and held.size + held.part_bytes + size > self.size:
+            return f"{self.size} bytes"
+        if self.objects is not None and objects > 0 and held.objects + objects > self.objects:
+            return f"{self.objects} objects"
+        return ""
+
+
+UNLIMITED = Quota()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    account_id: str
+    # Empty: all of the account.
+    bucket: str
+    objects: int
+    size: int
+    # Of open uploads.
+    part_bytes: int
+    quota: Quota
+
+
+class Quotas(Protocol):
+    async def put_account(self, account_id: str, quota: Quota) -> None:
+        """What stands there already stays, be it more."""
+
+    async def put_bucket(self, name: str, quota: Quota) -> None:
+        """Raises NotFound (NoSuchBucket)."""
+
+    async def accounts(self) -> list[Held]:
+        """All that have a bucket or a quota."""
+
+    async def buckets(self, account_id: str) -> list[Held]: ...
