@@ -39,6 +39,20 @@ async def give_way(took_s: float) -> None:
     await asyncio.sleep(_REST * took_s)
 
 
+async def keep_running(name: str, work: Callable[[], Awaitable[None]]) -> None:
+    """Without end: work that has none is begun again after whatever it raises, later each time.
+
+    For what a service does besides: that a disk is full, say, is no reason to serve nobody.
+    """
+
+    async def step(_: str) -> None:
+        await work()
+
+    loop = Reconciler(name, step)
+    loop.nudge()
+    await loop.run()
+
+
 class Reconciler:
     """`nudge` as often as you like; `run` works, without end.
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
 import time
+from collections.abc import Awaitable, Callable
 
 from common.config import ConfigError
 from common.etcd.client import Etcd
@@ -11,6 +13,7 @@ from common.etcd.membership import Membership
 from common.log import get_logger
 from common.pki import BUNDLE_OPENER, load_self_signed
 from common.process import ServiceContext, run_service
+from common.reconcile import keep_running
 from common.rpc.local import socket_path
 from common.rpc.local.server import LocalServer
 from common.rpc.server import RpcServer
@@ -63,14 +66,14 @@ async def build(ctx: ServiceContext) -> None:
     certificate, opener = load_self_signed(config.pki_path, BUNDLE_OPENER)
     images = Images(store, root / "pins", ticket_key=ticket_key, opener=opener, now_s=time.time)
     await images.open()
-    ctx.tasks.create_task(reclaimer.run(), name="reclaimer")
+    _keep(ctx, "reclaim", reclaimer.run)
     expirer = Expirer(store, Calendar(day_ms=round(config.walrus.lifecycle_day_s * 1000)))
     store.expire = expirer.nudge
-    ctx.tasks.create_task(expirer.run(), name="expirer")
+    _keep(ctx, "expire", expirer.run)
     teller = Teller(store)
     store.tell = teller.nudge
-    ctx.tasks.create_task(teller.run(), name="teller")
-    ctx.tasks.create_task(observe.follow(store), name="figures")
+    _keep(ctx, "tell", teller.run)
+    _keep(ctx, "figures", functools.partial(observe.follow, store))
     scrubber = Scrubber(
         store=store,
         pins=root / "pins",
@@ -78,7 +81,7 @@ async def build(ctx: ServiceContext) -> None:
         cycle_s=config.walrus.scrub_days * 86_400,
     )
     if config.walrus.scrub_bytes_per_s:
-        ctx.tasks.create_task(scrubber.run(), name="scrub")
+        _keep(ctx, "scrub", scrubber.run)
     address = f"{config.management_address}:{config.walrus.port}"
     server = RpcServer(ctx.identity, addresses=[address])
     server.add(add_S3ServiceServicer_to_server, S3Service(store))
@@ -99,6 +102,11 @@ async def build(ctx: ServiceContext) -> None:
             boot_id=secrets.token_hex(8),
         )
     )
+
+
+def _keep(ctx: ServiceContext, name: str, work: Callable[[], Awaitable[None]]) -> None:
+    """Objects are served whatever becomes of it."""
+    ctx.tasks.create_task(keep_running(f"walrus-{name}", work), name=name)
 
 
 async def _serve_locally(ctx: ServiceContext, store: Store) -> None:

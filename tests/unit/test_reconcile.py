@@ -12,7 +12,7 @@ import pytest
 
 from common.background import Background
 from common.errors import Unavailable
-from common.reconcile import Reconciler
+from common.reconcile import Reconciler, keep_running
 from common.rpc import context
 from tests.eventually import eventually
 
@@ -144,3 +144,18 @@ async def test_a_pass_has_its_own_request_id_and_no_deadline_of_who_nudged() -> 
         await reconciler.idle()
     assert seen[0][0] not in ("", "of the nudge")
     assert seen[0][1] is None
+
+
+async def test_work_without_end_is_begun_again_after_whatever_it_raises() -> None:
+    errors: list[Exception] = [Unavailable("the disk is full"), OSError("full"), KeyError("a bug")]
+    works = asyncio.Event()
+
+    async def work() -> None:
+        if errors:
+            raise errors.pop()
+        works.set()
+        await asyncio.Event().wait()
+
+    async with Background() as tasks, asyncio.timeout(15):
+        tasks.start(keep_running("test", work))
+        await works.wait()
