@@ -46,7 +46,6 @@ async def put_retention(
     store: Store, request: pb.PutObjectRetentionRequest, caller: Caller | None
 ) -> pb.PutObjectRetentionOutput:
     bucket = await store.bucket_for(request, caller)
-    lock.check_locking(bucket)
     now_ms, wanted = store.now_ms(), None
     sent = request.retention
     if sent.mode or sent.HasField("retain_until_date"):
@@ -56,6 +55,7 @@ async def put_retention(
     bypass = Bypass.GOVERNANCE if request.bypass_governance_retention else Bypass.NONE
 
     def change(now: Object) -> Object:
+        lock.check_locking(bucket)
         lock.check_change(now.retention, wanted, now_ms=now_ms, bypass=bypass)
         return replace(now, retention=wanted)
 
@@ -80,11 +80,14 @@ async def put_legal_hold(
     store: Store, request: pb.PutObjectLegalHoldRequest, caller: Caller | None
 ) -> pb.PutObjectLegalHoldOutput:
     bucket = await store.bucket_for(request, caller)
-    lock.check_locking(bucket)
-    if request.legal_hold.status not in ("ON", "OFF"):
-        raise errors.malformed_xml()
-    held = bool(request.legal_hold.status == "ON")
-    await reading.change(store, bucket, request, caller, lambda now: replace(now, legal_hold=held))
+
+    def change(now: Object) -> Object:
+        lock.check_locking(bucket)
+        if request.legal_hold.status not in ("ON", "OFF"):
+            raise errors.malformed_xml()
+        return replace(now, legal_hold=bool(request.legal_hold.status == "ON"))
+
+    await reading.change(store, bucket, request, caller, change)
     return pb.PutObjectLegalHoldOutput()
 
 
@@ -99,8 +102,9 @@ async def get_legal_hold(
 
 async def _find(store: Store, request: Any, caller: Caller | None) -> Object:
     bucket = await store.bucket_for(request, caller)
+    found = await reading.find(store, bucket, object_rules.checked_key(request.key), request, caller)
     lock.check_locking(bucket)
-    return await reading.find(store, bucket, object_rules.checked_key(request.key), request, caller)
+    return found
 
 
 def _none(found: Object) -> NotFound:

@@ -294,6 +294,7 @@ async def test_a_legal_hold_is_broken_by_nobody_but_who_set_it(store: Store, clo
 async def test_locks_are_for_buckets_that_lock(store: Store, clock: Clock) -> None:
     until = {"object_lock_mode": "GOVERNANCE", "object_lock_retain_until_date": clock.later(9)}
     await refused("InvalidRequest", put(store, "k", b"", checksum_algorithm="CRC32", **until))
+    await put(store, "k", b"")
     await refused("InvalidRequest", retain(store, "GOVERNANCE", clock.later(9)))
     asked = object_lock_pb2.GetObjectLockConfigurationRequest(bucket="bucket")
     await refused("ObjectLockConfigurationNotFoundError", object_lock.get_configuration(store, asked, ALICE))
