@@ -186,29 +186,27 @@ def observation_of_gone(instance_id: str, generation: int) -> instance_pb2.Insta
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
-    """How long a launch is tried. One that has run before is tried for ever."""
+    """How long a launch is tried, from its first failure on: what went well before, as the fetching of a large image,
+    took the time it took. One that has run before is tried for ever."""
 
     tries: int = 3
     # For a part of the cloud that does not answer, or a ticket that the CC has yet to renew.
     wait_s: float = 120.0
-    # For room, from the first failure on: when the launch was answered there was some.
+    # For room: when the launch was answered there was some.
     room_s: float = ROOM_PATIENCE_S
-    # For an engine that says no, from the first failure on: what it needs may be coming up again.
+    # For an engine that says no: what it needs may be coming up again.
     fault_s: float = 10.0
 
 
-def give_up(
-    error: CloudError, *, tries: int, waited_s: float, failing_s: float, patience: Patience
-) -> tuple[str, str] | None:
-    """AWS's StateReason code and message for a launch that is over, None for one that is tried again. `waited_s`: since
-    it was ordered; `failing_s`: since it failed first.
+def give_up(error: CloudError, *, tries: int, failing_s: float, patience: Patience) -> tuple[str, str] | None:
+    """AWS's StateReason code and message for a launch that is over, None for one that is tried again.
 
     https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_StateReason.html
     """
     match error:
         case InvalidArgument() | NotFound() | Unsupported() | WrongState():
             code = f"Client.{error.code}"
-        case Unavailable() | Denied() if waited_s < patience.wait_s:
+        case Unavailable() | Denied() if failing_s < patience.wait_s:
             return None
         case NoCapacity() if tries < patience.tries or failing_s < patience.room_s:
             return None

@@ -232,7 +232,7 @@ class InstanceReconciler:
             raise
 
     async def _failed(self, instance_id: InstanceId, record: record_pb2.InstanceRecord, error: CloudError) -> None:
-        tries, waited_s = record.failed_launches + 1, self._now_s() - record.ordered_at_ms / 1000
+        tries, failing_s = record.failed_launches + 1, self._failing_s(instance_id)
 
         def count(current: record_pb2.InstanceRecord | None) -> record_pb2.InstanceRecord | None:
             if current is None or current.spec.generation != record.spec.generation:
@@ -241,8 +241,7 @@ class InstanceReconciler:
             return current
 
         await self._store.update(instance_id, count)
-        failing_s = self._failing_s(instance_id)
-        verdict = give_up(error, tries=tries, waited_s=waited_s, failing_s=failing_s, patience=self._patience)
+        verdict = give_up(error, tries=tries, failing_s=failing_s, patience=self._patience)
         if verdict is None:
             raise error
         await self._give_up(instance_id, *verdict)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from common.errors import CloudError, NoCapacity
+from common.errors import CloudError, NoCapacity, Unavailable
 from common.ids import InstanceId
 from mallee.nc.v1 import instance_pb2, record_pb2
 from services.nc.drivers.base import Domain, Power
@@ -142,6 +142,18 @@ async def test_every_launch_ends_also_by_an_error_nobody_thought_of(stand: Stand
     record = stand.store.get(ID)
     assert record is not None
     assert record.reason_code == "Server.InternalError"
+
+
+async def test_what_took_long_and_breaks_off_is_tried_again(stand: Stand) -> None:
+    """As the fetching of a large image does."""
+    await stand.order()
+    stand.now_s += 2 * Patience().wait_s
+    stand.error = Unavailable("it broke off")
+    with pytest.raises(Unavailable):
+        await stand.step()
+    stand.error = None
+    await stand.step()
+    assert stand.phase() is Phase.RUNNING
 
 
 async def test_what_once_ran_is_never_given_up(stand: Stand) -> None:
