@@ -8,9 +8,11 @@ from collections.abc import AsyncIterator
 from aiohttp import HttpVersion11, hdrs, web
 from multidict import CIMultiDict
 
+from common.rpc.uploads import RawExtent
 from ec2_facade.body import BodyReader, HeldBytes
 from ec2_facade.limits import Limits
 from ec2_facade.protocol import Response
+from ec2_facade.sendfile import flushed, send_file
 from ec2_facade.wire import WireRequest, split_target, to_text
 
 # What AWS's own front ends call themselves.
@@ -56,12 +58,15 @@ class Exchange:
         await self._write(response, body)
         return response
 
-    async def send_stream(self, answer: Response, chunks: AsyncIterator[bytes]) -> web.StreamResponse:
+    async def send_stream(self, answer: Response, chunks: AsyncIterator[bytes | RawExtent]) -> web.StreamResponse:
         """An answer whose body streams; its Content-Length is among the headers."""
         response = self._begin(answer)
         await response.prepare(self._request)
         async for chunk in chunks:
-            await self._write(response, chunk, last=False)
+            if isinstance(chunk, RawExtent):
+                await self._send_file(response, chunk)
+            else:
+                await self._write(response, chunk, last=False)
         await self._write(response, b"")
         return response
 
@@ -103,6 +108,22 @@ class Exchange:
             self.abort()
             raise ConnectionResetError("the client does not read its answer") from None
         self.sent_bytes += len(data)
+
+    async def _send_file(self, response: web.StreamResponse, extent: RawExtent) -> None:
+        """By the kernel alone. A client that has stopped reading is cut off."""
+        transport = self._request.transport
+        if transport is None:
+            raise ConnectionResetError("the client is gone")
+        try:
+            # Headers, and what was written before, go first.
+            self._request.writer.send_headers()
+            async with asyncio.timeout(self._limits.idle_s):
+                await flushed(transport)
+            await send_file(transport, extent, self._limits.idle_s)
+        except TimeoutError:
+            self.abort()
+            raise ConnectionResetError("the client does not read its answer") from None
+        self.sent_bytes += extent.end - extent.start
 
 
 # Large enough to be cheap, small enough that a slow but living reader makes one within the idle limit.

@@ -44,6 +44,20 @@ class RawChunk:
         return "chunk"
 
 
+class RawExtent:
+    """Stands for chunks: the bytes [start, end) of a file. Whoever gets it closes the descriptor."""
+
+    __slots__ = ("descriptor", "end", "start")
+
+    def __init__(self, descriptor: int, start: int, end: int) -> None:
+        self.descriptor = descriptor
+        self.start = start
+        self.end = end
+
+    def WhichOneof(self, oneof: str) -> str:
+        return "extent"
+
+
 class RawHeader:
     """Stands for a frame whose part is `header`."""
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Any
+import os
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any, Final
 
 import grpc
 from aiohttp import web
@@ -13,10 +16,14 @@ from google.protobuf.message import Message
 from common.errors import CloudError, Unavailable
 from common.log import get_logger
 from common.rpc.channel import cloud_errors
+from common.rpc.uploads import RawExtent
 from ec2_facade.backends import Backends
 from ec2_facade.exchange import Exchange
 from ec2_facade.limits import Limits
 from ec2_facade.protocol import Operation, RestXmlProtocol
+
+# Less is sent with its head in one go, when all of it has come.
+_WHOLE_BYTES: Final = 64 << 10
 
 _log = get_logger(__name__)
 
@@ -36,8 +43,14 @@ async def download(
         if first is None or first.WhichOneof("part") != "header":
             raise Unavailable("The store answered without a header.")
         answer = protocol.render(operation, first.header, exchange.request_id)
+        if first.header.content_length <= _WHOLE_BYTES:
+            body = b"".join([chunk async for chunk in _chunks(call, limits) if isinstance(chunk, bytes)])
+            if len(body) != first.header.content_length:
+                raise Unavailable("The store sent another number of bytes than it told.")
+            return await exchange.send(replace(answer, body=body))
         try:
-            return await exchange.send_stream(answer, _chunks(call, limits))
+            async with aclosing(_chunks(call, limits)) as chunks:
+                return await exchange.send_stream(answer, chunks)
         except CloudError as error:
             _log.warning("a download broke off in the middle", error=str(error))
             exchange.code = error.code
@@ -47,9 +60,16 @@ async def download(
         call.cancel()
 
 
-async def _chunks(call: Any, limits: Limits) -> AsyncIterator[bytes]:
+async def _chunks(call: Any, limits: Limits) -> AsyncGenerator[bytes | RawExtent, None]:
     while (message := await _read(call, limits)) is not None:
-        yield message.chunk
+        if not isinstance(message, RawExtent):
+            yield message.chunk
+            continue
+        try:
+            yield message
+        finally:
+            os.close(message.descriptor)
+        call.taken()
 
 
 async def _read(call: Any, limits: Limits) -> Any:

@@ -19,7 +19,7 @@ from services.walrus import object as object_rules
 from services.walrus.digests import Digests
 from services.walrus.drivers.base import Checksum, Inline, Single
 from services.walrus.drivers.blobs import Staged
-from services.walrus.store import Store
+from services.walrus.store import IN_PLACE_BYTES, Store
 
 # Computed when no algorithm was named: one of them may still come as a trailer, and they cost next to nothing.
 _UNNAMED: Final = frozenset({"CRC32", "CRC32C", "CRC64NVME"})
@@ -160,7 +160,11 @@ async def _take_all(
             return message.end
         chunk: bytes = message.chunk
         object_rules.check_size(len(chunk) + incoming.size, most_bytes)
-        await asyncio.gather(incoming.write(chunk), store.digest(digests, chunk))
+        if len(chunk) <= IN_PLACE_BYTES:
+            await incoming.write(chunk)
+            digests.update(chunk)
+        else:
+            await asyncio.gather(incoming.write(chunk), store.in_thread(digests.update, chunk))
 
 
 async def next_message(store: Store, messages: AsyncIterator[Any]) -> Any:

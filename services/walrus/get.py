@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Any, Final, TypeVar
 
 from common.errors import InvalidArgument, Unavailable
+from common.rpc.uploads import RawExtent
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import object_pb2
 from services.walrus import damage, errors, reading, versioning, wire
@@ -21,6 +22,12 @@ from services.walrus.store import Store
 
 Answer = TypeVar("Answer", object_pb2.GetObjectOutput, object_pb2.HeadObjectOutput)
 
+Chunk = TypeVar("Chunk")
+
+# Checked, then handed over: while its bytes go out the next is checked.
+_EXTENT_BYTES: Final = 4 << 20
+# Fewer are read and sent, which takes less.
+_HANDED_OVER_BYTES: Final = 256 << 10
 # How often an object may be replaced between reading its row and its parts before we give up.
 _TRIES: Final = 5
 
@@ -58,6 +65,37 @@ async def opened_object(
     store: Store, request: object_pb2.GetObjectRequest, caller: Caller | None
 ) -> AsyncIterator[tuple[object_pb2.GetObjectOutput, AsyncIterator[bytes]]]:
     """The header and the bytes: of one state of the object, whatever happens to it meanwhile."""
+    async with AsyncExitStack() as stack:
+        opened = await stack.enter_async_context(found_object(store, request, caller))
+        chunks = await stack.enter_async_context(aclosing(_chunks(store, opened)))
+        yield opened.header, await _begun(chunks)
+
+
+@asynccontextmanager
+async def handed_over(
+    store: Store, request: object_pb2.GetObjectRequest, caller: Caller | None
+) -> AsyncIterator[tuple[object_pb2.GetObjectOutput, AsyncIterator[bytes | RawExtent]]]:
+    """The same for a process that can be given descriptors: what it gets of a file was checked before."""
+    async with AsyncExitStack() as stack:
+        opened = await stack.enter_async_context(found_object(store, request, caller))
+        chunks = await stack.enter_async_context(aclosing(_extents(store, opened)))
+        yield opened.header, await _begun(chunks)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    bucket: Bucket
+    found: Object
+    # None: all of it.
+    span: Span | None
+    pieces: Sequence[Piece]
+    header: object_pb2.GetObjectOutput
+
+
+@asynccontextmanager
+async def found_object(
+    store: Store, request: object_pb2.GetObjectRequest, caller: Caller | None
+) -> AsyncIterator[Opened]:
     bucket = await store.bucket_for(request, caller)
     key = object_rules.checked_key(request.key)
     async with AsyncExitStack() as stack:
@@ -73,10 +111,7 @@ async def opened_object(
                 raise Unavailable("The object is replaced too often to be read. Please try again.", code="SlowDown")
             stack.enter_context(store.readers.hold(piece.blob for piece in pieces))
         header = _header(object_pb2.GetObjectOutput(), request, bucket, found, span)
-        chunks = await stack.enter_async_context(aclosing(_chunks(store, bucket, found, span, pieces)))
-        # Damage that shows at once is an answer, not a connection that is cut.
-        first = await anext(chunks, b"")
-        yield header, _joined(first, chunks)
+        yield Opened(bucket=bucket, found=found, span=span, pieces=pieces, header=header)
 
 
 async def pieces_of(store: Store, found: Object, span: Span) -> Sequence[Piece] | None:
@@ -96,29 +131,59 @@ async def pieces_of(store: Store, found: Object, span: Span) -> Sequence[Piece] 
             return pieces if whole else None
 
 
-async def _joined(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    if first:
+async def _begun(chunks: AsyncIterator[Chunk]) -> AsyncIterator[Chunk]:
+    """Damage that shows at once is an answer, not a connection that is cut."""
+    return _joined(await anext(chunks, None), chunks)
+
+
+async def _joined(first: Chunk | None, rest: AsyncIterator[Chunk]) -> AsyncIterator[Chunk]:
+    if first is not None:
         yield first
     async for chunk in rest:
         yield chunk
 
 
-async def _chunks(
-    store: Store, bucket: Bucket, found: Object, span: Span | None, pieces: Sequence[Piece]
-) -> AsyncGenerator[bytes, None]:
-    if isinstance(found.content, Inline):
-        body = found.content.body[span.start : span.end] if span else found.content.body
-        if body:
-            yield body
-        return
-    for piece in pieces:
-        try:
+async def _chunks(store: Store, opened: Opened) -> AsyncGenerator[bytes, None]:
+    if body := _inline(opened):
+        yield body
+    for piece in opened.pieces:
+        with _never_wrong(opened):
             async with aclosing(store.blobs.read(piece.blob, start=piece.start, end=piece.end)) as chunks:
                 async for chunk in chunks:
                     yield chunk
-        except (BlobMissing, BlobDamaged) as error:
-            # Held, so not reclaimed: the store is damaged. Never wrong bytes.
-            raise damage.found(bucket, found.key, error) from error
+
+
+async def _extents(store: Store, opened: Opened) -> AsyncGenerator[bytes | RawExtent, None]:
+    if body := _inline(opened):
+        yield body
+    for piece in opened.pieces:
+        with _never_wrong(opened):
+            if piece.end - piece.start < _HANDED_OVER_BYTES:
+                async with aclosing(store.blobs.read(piece.blob, start=piece.start, end=piece.end)) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
+                continue
+            async with store.blobs.opened(piece.blob) as file:
+                for start in range(piece.start, piece.end, _EXTENT_BYTES):
+                    end = min(start + _EXTENT_BYTES, piece.end)
+                    await file.verify(start, end)
+                    yield RawExtent(file.descriptor, start, end)
+
+
+def _inline(opened: Opened) -> bytes:
+    content, span = opened.found.content, opened.span
+    if not isinstance(content, Inline):
+        return b""
+    return content.body[span.start : span.end] if span else content.body
+
+
+@contextmanager
+def _never_wrong(opened: Opened) -> Iterator[None]:
+    try:
+        yield
+    except (BlobMissing, BlobDamaged) as error:
+        # Held, so not reclaimed: the store is damaged. Never wrong bytes.
+        raise damage.found(opened.bucket, opened.found.key, error) from error
 
 
 async def _span(store: Store, found: Object, request: Any) -> Span | None:

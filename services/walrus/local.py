@@ -11,10 +11,13 @@ from google.protobuf.message_factory import GetMessageClass
 
 from common.rpc.context import current_caller
 from common.rpc.local.server import Download, Handler, Unary, Upload
+from common.rpc.uploads import RawExtent
 from mallee.s3.v1 import object_pb2, service_pb2
 from services.walrus import get
 from services.walrus.s3_service import S3Service
 from services.walrus.store import Store
+
+_Downloading = AbstractAsyncContextManager[tuple[Message, AsyncIterator[bytes | RawExtent]]]
 
 
 def local_handlers(store: Store) -> dict[str, Handler]:
@@ -39,7 +42,5 @@ def _unary(answer: Callable[[Any, Any], Awaitable[Message]]) -> Callable[[Any], 
     return lambda request: answer(request, None)
 
 
-def _get_object(
-    store: Store,
-) -> Callable[[object_pb2.GetObjectRequest], AbstractAsyncContextManager[tuple[Message, AsyncIterator[bytes]]]]:
-    return lambda request: get.opened_object(store, request, current_caller())
+def _get_object(store: Store) -> Callable[[object_pb2.GetObjectRequest], _Downloading]:
+    return lambda request: get.handed_over(store, request, current_caller())

@@ -14,7 +14,6 @@ from typing import Any, Final, TypeVar, TypeVarTuple
 from mallee.common.v1.caller_pb2 import Caller
 from services.walrus import access, errors
 from services.walrus import bucket as bucket_rules
-from services.walrus.digests import Digests
 from services.walrus.drivers.base import BlobId, Bucket, Index, Object
 from services.walrus.drivers.blobs import Blobs
 from services.walrus.drivers.events import Event
@@ -22,8 +21,8 @@ from services.walrus.drivers.events import Event
 Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
 
-# Below this a thread costs more than the digests themselves.
-_HASHED_IN_PLACE_BYTES: Final = 64 << 10
+# Below this a thread costs more than the digests of a chunk.
+IN_PLACE_BYTES: Final = 64 << 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,12 +121,6 @@ class Store:
     @property
     def keeps_garbage(self) -> bool:
         return self._keepers > 0
-
-    async def digest(self, digests: Digests, chunk: bytes) -> None:
-        if len(chunk) <= _HASHED_IN_PLACE_BYTES:
-            digests.update(chunk)
-        else:
-            await self.in_thread(digests.update, chunk)
 
     async def in_thread(self, function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
         """For work that keeps a core busy without the GIL."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, contextmanager
@@ -19,7 +20,7 @@ from common.rpc import context
 from common.rpc.local.channel import LocalCall, LocalChannel
 from common.rpc.local.frames import FRAME_BYTES, Frames, Kind
 from common.rpc.local.server import LocalServer, Unary
-from common.rpc.uploads import RawChunk, header_accepted
+from common.rpc.uploads import RawChunk, RawExtent, header_accepted
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import bucket_pb2, object_pb2
 from services.walrus.local import local_handlers
@@ -104,7 +105,12 @@ async def receive(call: LocalCall) -> tuple[object_pb2.GetObjectOutput, bytes]:
     first = await call.read()
     parts = []
     while (part := await call.read()) is not grpc.aio.EOF:
-        parts.append(part.chunk)
+        if isinstance(part, RawExtent):
+            parts.append(os.pread(part.descriptor, part.end - part.start, part.start))
+            os.close(part.descriptor)
+            call.taken()
+        else:
+            parts.append(part.chunk)
     return first.header, b"".join(parts)
 
 
@@ -200,6 +206,39 @@ async def test_a_reader_that_does_not_read_stops_the_store_and_lets_go_of_the_bl
         await call.read()
         assert stage.store.readers.held
     await eventually(lambda: not stage.store.readers.held)
+
+
+async def test_large_blobs_go_by_descriptor_and_no_more_than_two_extents_ahead(stage: Stage) -> None:
+    await put_bytes(stage.store, "k", BODY * 4)
+    request = object_pb2.GetObjectRequest(bucket="bucket", key="k", range="bytes=1000000-20479998")
+    with opened(stage, "GetObject", object_pb2.GetObjectOutput, request) as call:
+        await call.read()
+        first, second = await call.read(), await call.read()
+        assert isinstance(first, RawExtent)
+        assert (first.start, second.end - first.start) == (1_000_000, 8 * MIB)
+        third = asyncio.ensure_future(call.read())
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not third.done()
+        call.taken()
+        assert (await third).start == second.end
+        for extent in (first, second, third.result()):
+            os.close(extent.descriptor)
+
+
+async def test_damage_is_an_error_and_no_descriptor(stage: Stage) -> None:
+    await put_bytes(stage.store, "k", BODY)
+    (file,) = files_of(stage.root)
+    with file.open("r+b") as blob:
+        blob.seek(2 * MIB)
+        blob.write(b"damage")
+    request = object_pb2.GetObjectRequest(bucket="bucket", key="k")
+    with (
+        opened(stage, "GetObject", object_pb2.GetObjectOutput, request) as call,
+        pytest.raises(CloudError) as caught,
+    ):
+        await receive(call)
+    assert caught.value.code == "InternalError"
 
 
 async def test_a_stop_answers_what_has_begun_and_then_nobody_serves(stage: Stage) -> None:

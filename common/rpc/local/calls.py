@@ -11,6 +11,10 @@ from common.errors import InvalidArgument
 _LENGTHS: Final = struct.Struct("!BHHI")
 
 
+# Of an extent: its first byte in the file, and the one behind its last.
+SPAN: Final = struct.Struct("!QQ")
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     # /package.Service/Method

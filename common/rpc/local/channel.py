@@ -15,10 +15,10 @@ from common.errors import CloudError, Unavailable
 from common.ids import new_request_id
 from common.rpc.context import current_caller, current_request_id
 from common.rpc.errors import from_bytes
-from common.rpc.local.calls import Call
+from common.rpc.local.calls import SPAN, Call
 from common.rpc.local.frames import Frames, Kind
 from common.rpc.local.server import is_ours
-from common.rpc.uploads import ACCEPTED_KEY, RawChunk, RawHeader
+from common.rpc.uploads import ACCEPTED_KEY, RawChunk, RawExtent, RawHeader
 
 # Connections that are kept while nobody uses them.
 _IDLE: Final = 256
@@ -105,15 +105,21 @@ class LocalCall:
         return ()
 
     async def read(self) -> Any:
-        """A RawHeader, a RawChunk, or grpc.aio.EOF. Raises CloudError."""
+        """A RawHeader, a RawChunk, a RawExtent (answer it with `taken`), or grpc.aio.EOF. Raises CloudError."""
         kind, payload = await self._take()
         match kind:
             case Kind.CHUNK:
                 return RawChunk(payload)
             case Kind.MESSAGE:
                 return RawHeader(self._receives.FromString(payload))
+            case Kind.EXTENT:
+                return RawExtent(self._frames.descriptor(), *SPAN.unpack(payload))
         self._note(kind, payload)
         return grpc.aio.EOF
+
+    def taken(self) -> None:
+        """The bytes of an extent have gone. Raises CloudError."""
+        self._put(Kind.TAKEN)
 
     def __await__(self) -> Generator[Any, None, Message]:
         return self._whole().__await__()

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import os
 import socket
 import struct
+from array import array
 from collections import deque
 from collections.abc import Callable
 from typing import Final
@@ -20,6 +22,9 @@ _HEAD: Final = struct.Struct("!IB")
 # As gRPC's messages between members; a chunk of a body is 1 MiB at most.
 FRAME_BYTES: Final = 8 << 20
 _READ_BYTES: Final = 256 << 10
+_INT_BYTES: Final = array("i").itemsize
+# Whoever sends them sends one at a time.
+_ATTACHED_BYTES: Final = socket.CMSG_SPACE(4 * _INT_BYTES)
 # Small frames wait for the end of the loop's turn, so that those of one call go out together; more than this does not.
 _TOGETHER_BYTES: Final = 64 << 10
 # The writer waits while more than this has not gone out, and the reader takes no more while more than that is unread.
@@ -40,6 +45,10 @@ class Kind(enum.IntEnum):
     ERROR = 5
     # From a server: the header of an upload is accepted.
     ACCEPTED = 6
+    # From a server: where in a file the next bytes of the body lie, whose descriptor comes along.
+    EXTENT = 7
+    # From a client: the bytes of an extent have gone.
+    TAKEN = 8
 
 
 Frame = tuple[int, bytes]
@@ -49,6 +58,7 @@ class Frames:
     """One end of a connection. `lost` is called once, when the other end is gone."""
 
     def __init__(self, sock: socket.socket, lost: Callable[[], None] = lambda: None) -> None:
+        """`sock` is this value's from now on."""
         self._loop = asyncio.get_running_loop()
         self._sock = sock
         self._lost = lost
@@ -58,6 +68,8 @@ class Frames:
         self._parts: list[bytes] = []
         self._arrived = 0
         self._paused = False
+        # Of the extents that are not read yet.
+        self._descriptors: deque[int] = deque()
         self._out: list[bytes | memoryview] = []
         self._unsent = 0
         self._flushing = False
@@ -86,6 +98,29 @@ class Frames:
         elif not self._flushing and not self._blocked:
             self._flushing = True
             self._loop.call_soon(self._flush)
+
+    async def hand_over(self, kind: Kind, payload: bytes, descriptor: int) -> None:
+        """A small frame, and a copy of the descriptor with it. Raises ConnectionResetError."""
+        while True:
+            await self.drained(0)
+            try:
+                socket.send_fds(self._sock, [_HEAD.pack(len(payload), kind) + payload], [descriptor])
+            except (BlockingIOError, InterruptedError):
+                # Nothing has gone out. When a byte of ours can, so can this.
+                self._block()
+                self._writer = self._writer or self._loop.create_future()
+                await asyncio.shield(self._writer)
+            except OSError:
+                self._end()
+                raise ConnectionResetError("the connection is closed") from None
+            else:
+                return
+
+    def descriptor(self) -> int:
+        """That of the extent that was taken last; the caller closes it. Raises ConnectionResetError."""
+        if not self._descriptors:
+            raise ConnectionResetError("a frame came without its descriptor")
+        return self._descriptors.popleft()
 
     async def drained(self, most: int = _UNSENT_BYTES) -> None:
         """Waits while more than that has not gone out. Raises ConnectionResetError."""
@@ -121,17 +156,21 @@ class Frames:
             self._loop.remove_writer(self._sock)
         self._sock.close()
         self._out.clear()
+        while self._descriptors:
+            os.close(self._descriptors.popleft())
         for waiting in (self._reader, self._writer):
             if waiting is not None and not waiting.done():
                 waiting.set_result(None)
 
     def _readable(self) -> None:
         try:
-            piece = self._sock.recv(_READ_BYTES)
+            piece, attached, _, _ = self._sock.recvmsg(_READ_BYTES, _ATTACHED_BYTES, socket.MSG_CMSG_CLOEXEC)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
-            piece = b""
+            piece, attached = b"", []
+        for _, _, raw in attached:
+            self._descriptors.extend(array("i", raw[: len(raw) - len(raw) % _INT_BYTES]))
         if not piece:
             self._end()
             return
@@ -177,8 +216,7 @@ class Frames:
             try:
                 sent = self._sock.sendmsg(self._out[:64])
             except (BlockingIOError, InterruptedError):
-                self._blocked = True
-                self._loop.add_writer(self._sock, self._writable)
+                self._block()
                 break
             except OSError:
                 self._end()
@@ -198,6 +236,11 @@ class Frames:
         del self._out[:done]
         if sent:
             self._out[0] = memoryview(self._out[0])[sent:]
+
+    def _block(self) -> None:
+        if not self._blocked:
+            self._blocked = True
+            self._loop.add_writer(self._sock, self._writable)
 
     def _writable(self) -> None:
         self._loop.remove_writer(self._sock)

@@ -22,15 +22,17 @@ from common.log import get_logger
 from common.rpc import context as rpc_context
 from common.rpc.errors import to_bytes
 from common.rpc.interceptor import observed
-from common.rpc.local.calls import Call
+from common.rpc.local.calls import SPAN, Call
 from common.rpc.local.frames import Frames, Kind
-from common.rpc.uploads import RawChunk
+from common.rpc.uploads import RawChunk, RawExtent
 from mallee.common.v1.caller_pb2 import Caller
 
 _log = get_logger(__name__)
 
 _CREDENTIALS: Final = struct.Struct("3i")
 _BACKLOG: Final = 1024
+# So that the next is checked while the last one goes out.
+_EXTENTS_UNDER_WAY: Final = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +53,8 @@ class Upload:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Download:
     request: type[Message]
-    # The header and the bytes.
-    answer: Callable[[Any], AbstractAsyncContextManager[tuple[Message, AsyncIterator[bytes]]]]
+    # The header and the bytes; an extent's descriptor is used until the next one is asked for.
+    answer: Callable[[Any], AbstractAsyncContextManager[tuple[Message, AsyncIterator[bytes | RawExtent]]]]
 
 
 Handler = Unary | Upload | Download
@@ -179,14 +181,30 @@ class _Connection:
             case Download():
                 async with handler.answer(handler.request.FromString(call.message)) as (header, chunks):
                     self._frames.put(Kind.MESSAGE, header.SerializeToString())
-                    async for chunk in chunks:
-                        self._frames.put(Kind.CHUNK, chunk)
-                        await self._frames.drained()
+                    await self._send_chunks(chunks)
             case Upload():
                 context.uploads = True
                 async with aclosing(self._messages(handler, context)) as messages:
                     answer = await handler.answer(messages, context)
                 self._frames.put(Kind.MESSAGE, answer.SerializeToString())
+
+    async def _send_chunks(self, chunks: AsyncIterator[bytes | RawExtent]) -> None:
+        under_way = 0
+        async for chunk in chunks:
+            if isinstance(chunk, RawExtent):
+                await self._frames.hand_over(Kind.EXTENT, SPAN.pack(chunk.start, chunk.end), chunk.descriptor)
+                under_way += 1
+            else:
+                self._frames.put(Kind.CHUNK, chunk)
+                await self._frames.drained()
+            while under_way >= _EXTENTS_UNDER_WAY:
+                under_way -= await self._was_taken()
+        while under_way:
+            under_way -= await self._was_taken()
+
+    async def _was_taken(self) -> bool:
+        kind, _ = await self._frames.take()
+        return kind == Kind.TAKEN
 
     async def _messages(self, handler: Upload, context: _Context) -> AsyncGenerator[Any, None]:
         while True:

@@ -90,7 +90,8 @@ class SqliteIndex:
         await self._change_bucket(bucket.name, lambda db: objects.delete_bucket(db, bucket))
 
     async def find_object(self, bucket: Bucket, key: bytes, version_id: str | None = None) -> Object | Marker | None:
-        return await self._read(lambda db: objects.find_object(db, bucket, key, version_id))
+        # A thread would cost several times what a few pages do, which are in memory but for the coldest.
+        return self._query(lambda db: objects.find_object(db, bucket, key, version_id))
 
     async def put_object(
         self, bucket: Bucket, new: Object, expect: Expectation = ANYTHING, events: Sequence[Event] = NO_EVENTS
