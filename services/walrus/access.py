@@ -40,7 +40,7 @@ def is_everyday(bucket: Bucket, caller: Caller) -> bool:
 def check(bucket: Bucket, request: Any, caller: Caller, now_ms: int) -> None:
     """As far as it can be said without an object. Raises Denied (AccessDenied).
 
-    A request of Scope.OBJECT is decided by `check_object`.
+    A request of Scope.OBJECT or Scope.UPLOAD is decided by `check_object` or `check_upload`.
     """
     if request.expected_bucket_owner not in ("", bucket.account_id):
         raise errors.access_denied()
@@ -49,7 +49,7 @@ def check(bucket: Bucket, request: Any, caller: Caller, now_ms: int) -> None:
     situation = Situation(bucket=bucket, request=request, caller=caller, now_ms=now_ms)
     _check_payer(situation)
     rule = RULES.get(request.DESCRIPTOR.name)
-    if rule is not None and rule.scope is not Scope.OBJECT:
+    if rule is not None and rule.scope in (Scope.BUCKET, Scope.KEY):
         _check(situation, rule)
 
 
@@ -66,6 +66,20 @@ def check_object(bucket: Bucket, request: Any, caller: Caller, now_ms: int, foun
         return
     denied = _verdict(situation, rule.action_of(request), Scope.KEY) is Verdict.DENIED
     if denied or not _may(situation, "s3:ListBucket", Scope.BUCKET):
+        raise errors.access_denied()
+
+
+def check_upload(bucket: Bucket, request: Any, caller: Caller, now_ms: int, initiator_id: str | None) -> None:
+    """Once the upload is found, or not (None). Whoever began it may end it, as long as they may put there."""
+    if is_everyday(bucket, caller):
+        return
+    situation = Situation(bucket=bucket, request=request, caller=caller, now_ms=now_ms)
+    action = RULES[request.DESCRIPTOR.name].action
+    if _may(situation, action, Scope.UPLOAD):
+        return
+    began = initiator_id is None or initiator_id == caller.canonical_user_id
+    denied = _verdict(situation, action, Scope.UPLOAD) is Verdict.DENIED
+    if denied or not began or not _may(situation, "s3:PutObject", Scope.KEY):
         raise errors.access_denied()
 
 
@@ -131,6 +145,7 @@ def _granted(situation: Situation, action: str, scope: Scope) -> bool:
         return False
     ignore_public = ownership.block_of(bucket).ignore_public_acls
     if scope is not Scope.OBJECT:
+        # Of the bucket.
         granted = acl.permissions(ownership.bucket_acl(bucket), caller, ignore_public=ignore_public)
         return acl.allows(granted, action, acl.ON_BUCKET)
     found = situation.found

@@ -19,6 +19,8 @@ class Scope(Enum):
     KEY = "key"
     # An object that is there: its owner, its ACL and its tags have their say.
     OBJECT = "object"
+    # An upload under way: also who began it has.
+    UPLOAD = "upload"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,9 +89,10 @@ _BUCKET: Final = _s3(
 _KEY: Final = _s3(
     """
     PutObject CopyObject=PutObject DeleteObject CreateMultipartUpload=PutObject UploadPart=PutObject
-    UploadPartCopy=PutObject CompleteMultipartUpload=PutObject AbortMultipartUpload ListParts=ListMultipartUploadParts
+    UploadPartCopy=PutObject CompleteMultipartUpload=PutObject
     """
 )
+_UPLOAD: Final = _s3("AbortMultipartUpload ListParts=ListMultipartUploadParts")
 _OBJECT: Final = _s3(
     """
     GetObject HeadObject=GetObject GetObjectAttributes GetObjectTorrent GetObjectAcl PutObjectAcl
@@ -148,6 +151,7 @@ RULES: Final[Mapping[str, Rule]] = {
     **_rules(Scope.BUCKET, _BUCKET),
     **_rules(Scope.KEY, _KEY),
     **_rules(Scope.OBJECT, _OBJECT),
+    **_rules(Scope.UPLOAD, _UPLOAD),
 }
 
 # What a policy may name, whether this cloud does it or not.
@@ -157,6 +161,7 @@ BUCKET_ACTIONS: Final = frozenset(_BUCKET.values()) | frozenset(
 OBJECT_ACTIONS: Final = (
     frozenset(_KEY.values())
     | frozenset(_OBJECT.values())
+    | frozenset(_UPLOAD.values())
     | frozenset(_VERSIONED.values())
     | frozenset(_BYPASS.values())
     | frozenset(

@@ -10,8 +10,6 @@ import re
 
 from common.errors import Denied, InvalidArgument
 from mallee.common.v1.caller_pb2 import Caller
-from services.walrus import errors
-from services.walrus.drivers.base import Bucket
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]\Z")
 _RESERVED_PREFIXES = ("xn--", "sthree-", "amzn-s3-demo-")
@@ -47,12 +45,6 @@ def check_location(constraint: str, region: str) -> None:
         f"to: this cloud's region is {region}.",
         code="IllegalLocationConstraintException",
     )
-
-
-def check_access(bucket: Bucket, caller: Caller, expected_owner: str) -> None:
-    """Its owner alone. `expected_owner`: x-amz-expected-bucket-owner, empty if it was not sent."""
-    if caller.account_id != bucket.account_id or expected_owner not in ("", bucket.account_id):
-        raise errors.access_denied()
 
 
 def caller_or_refuse(caller: Caller | None) -> Caller:

@@ -49,7 +49,7 @@ class Bundles:
             raise InvalidArgument("The stream does not begin with its order.")
         order = first.order
         self._check_ticket(order, node=node, now_s=now_s)
-        await self.store.bucket(order.bucket, Caller(account_id=order.account_id))
+        await self.store.own_bucket(order.bucket, Caller(account_id=order.account_id))
         name = f"bundling-{secrets.token_hex(8)}"
         image = self.folder / name
         parts = self.folder / f"{name}-parts"

@@ -24,8 +24,9 @@ from common.bundle.manifest import Described
 from common.errors import Denied, InvalidArgument, NotFound, WrongState
 from common.log import get_logger
 from mallee.common.v1.caller_pb2 import Caller
+from mallee.s3.v1 import object_pb2
 from services.walrus import bucket as bucket_rules
-from services.walrus import damage
+from services.walrus import damage, errors
 from services.walrus import image as rules
 from services.walrus.bundle import is_manifest, unbundle
 from services.walrus.drivers.base import Bucket, Inline, Object, Pin
@@ -189,10 +190,13 @@ class Images:
     async def _export(self, bucket_name: str, key: bytes, caller: Caller, draft: Path, *, exact: bool = False) -> int:
         """The object's size."""
         with _as_register_image(bucket_name, key):
-            bucket = await self._store.bucket(bucket_name, caller)
+            # As the caller would read it.
+            request = object_pb2.GetObjectRequest(bucket=bucket_name, key=errors.shown(key))
+            bucket = await self._store.bucket_for(request, caller)
             for _ in range(_TRIES):
                 with self._store.readers.lookup():
                     found = await self._store.index.find_object(bucket, key)
+                    self._store.check_object(bucket, request, caller, found if isinstance(found, Object) else None)
                     if not isinstance(found, Object):
                         raise _not_found(bucket_name, key)
                     if await self._copied(bucket, found, draft, exact=exact):

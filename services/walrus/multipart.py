@@ -7,7 +7,7 @@ import secrets
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
-from common.errors import InvalidArgument, Stale
+from common.errors import Denied, InvalidArgument, Stale
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import multipart_pb2
 from services.walrus import conditions, digests, errors, lock, versioning, wire
@@ -29,6 +29,9 @@ async def create_upload(
 ) -> multipart_pb2.CreateMultipartUploadOutput:
     bucket = await store.bucket_for(request, caller)
     assert caller is not None
+    if caller.anonymous:
+        # Nobody could end it.
+        raise Denied("Anonymous users cannot initiate multipart uploads. Please authenticate.", code="AccessDenied")
     key = object_rules.checked_key(request.key)
     algorithm = request.checksum_algorithm.upper()
     if request.checksum_type and not algorithm:
@@ -70,7 +73,7 @@ async def upload_part(
             name="partNumber",
             value=str(request.part_number),
         )
-    upload = await _upload(store, bucket, request)
+    upload = await _upload(store, bucket, request, caller)
     claim = announced(request, stored_algorithm=upload.algorithm)
     if upload.algorithm_chosen and claim.algorithm and claim.algorithm != upload.algorithm:
         raise errors.invalid_request(
@@ -122,7 +125,7 @@ async def abort_upload(
     store: Store, request: multipart_pb2.AbortMultipartUploadRequest, caller: Caller | None
 ) -> multipart_pb2.AbortMultipartUploadOutput:
     bucket = await store.bucket_for(request, caller)
-    upload = await _upload(store, bucket, request)
+    upload = await _upload(store, bucket, request, caller)
     if request.HasField("if_match_initiated_time") and request.if_match_initiated_time != wire.timestamp(
         upload.started_ms
     ):
@@ -136,7 +139,7 @@ async def list_parts(
     store: Store, request: multipart_pb2.ListPartsRequest, caller: Caller | None
 ) -> multipart_pb2.ListPartsOutput:
     bucket = await store.bucket_for(request, caller)
-    upload = await _upload(store, bucket, request)
+    upload = await _upload(store, bucket, request, caller)
     limit = request.max_parts if request.HasField("max_parts") else _PAGE
     if limit < 0 or request.part_number_marker < 0:
         raise errors.invalid_argument(
@@ -171,8 +174,9 @@ async def list_parts(
     return answer
 
 
-async def _upload(store: Store, bucket: Bucket, request: Any) -> Upload:
+async def _upload(store: Store, bucket: Bucket, request: Any, caller: Caller | None) -> Upload:
     found = await store.index.find_upload(bucket, object_rules.checked_key(request.key), request.upload_id)
+    store.check_upload(bucket, request, caller, found)
     if found is None:
         raise errors.no_such_upload(request.upload_id)
     return found

@@ -13,8 +13,7 @@ from typing import Any, Final, TypeVar, TypeVarTuple
 
 from mallee.common.v1.caller_pb2 import Caller
 from services.walrus import access, errors
-from services.walrus import bucket as bucket_rules
-from services.walrus.drivers.base import BlobId, Bucket, Index, Object
+from services.walrus.drivers.base import BlobId, Bucket, Index, Object, Upload
 from services.walrus.drivers.blobs import Blobs
 from services.walrus.drivers.events import Event
 
@@ -63,19 +62,12 @@ class Store:
         self._keepers = 0
         self._hashers = ThreadPoolExecutor(2, thread_name_prefix="walrus-digests")
 
-    async def bucket(self, name: str, caller: Caller | None, expected_owner: str = "") -> Bucket:
-        """Raises NotFound (NoSuchBucket), Denied (AccessDenied)."""
-        known = bucket_rules.caller_or_refuse(caller)
-        found = await self.index.find_bucket(name)
-        if found is None:
-            raise errors.no_such_bucket(name)
-        bucket_rules.check_access(found, known, expected_owner)
-        return found
-
     async def bucket_for(self, request: Any, caller: Caller | None) -> Bucket:
         """The one that a request of mallee.s3.v1 names, if the caller may do that there.
 
-        What depends on an object is decided by `check_object`. Raises NotFound (NoSuchBucket), Denied (AccessDenied).
+        What depends on an object or an upload is decided by `check_object` and `check_upload`.
+
+        Raises NotFound (NoSuchBucket), Denied (AccessDenied).
         """
         found = await self.index.find_bucket(request.bucket)
         if caller is None:
@@ -90,6 +82,21 @@ class Store:
         if caller is None:
             raise errors.access_denied()
         access.check_object(bucket, request, caller, self.now_ms(), found)
+
+    def check_upload(self, bucket: Bucket, request: Any, caller: Caller | None, found: Upload | None) -> None:
+        """As `check_object`, of an upload that is under way."""
+        if caller is None:
+            raise errors.access_denied()
+        access.check_upload(bucket, request, caller, self.now_ms(), found.initiator_id if found else None)
+
+    async def own_bucket(self, name: str, caller: Caller) -> Bucket:
+        """For what an account does with buckets beside S3. Raises NotFound (NoSuchBucket), Denied (AccessDenied)."""
+        found = await self.index.find_bucket(name)
+        if found is None:
+            raise errors.no_such_bucket(name)
+        if not access.is_owner(found, caller):
+            raise errors.access_denied()
+        return found
 
     @contextmanager
     def space(self, size: int, free_bytes: int) -> Iterator[None]:

@@ -74,7 +74,7 @@ async def _check_nothing_left_over(store: Store, root: Path) -> None:
     await reclaimer.sweep_orphans()
     while await reclaimer.collect():
         pass
-    bucket = await store.bucket("bucket", ALICE)
+    bucket = await store.own_bucket("bucket", ALICE)
     named = {path.stem for path in files_of(root)}
     blobs = await store.index.named([BlobId(name) for name in named])
     assert {str(blob) for blob in blobs} == named

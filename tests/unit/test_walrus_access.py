@@ -10,7 +10,7 @@ import pytest
 
 from common.errors import Denied
 from mallee.common.v1.caller_pb2 import Caller, RequestContext
-from mallee.s3.v1 import acl_pb2, bucket_policy_pb2, listing_pb2, object_pb2, service_pb2
+from mallee.s3.v1 import acl_pb2, bucket_policy_pb2, listing_pb2, multipart_pb2, object_pb2, service_pb2
 from services.walrus import access, acl, ownership
 from services.walrus.actions import BUCKET_ACTIONS, OBJECT_ACTIONS, RULES, Scope
 from services.walrus.condition_keys import _KEYS, Situation, context_of
@@ -149,6 +149,29 @@ def test_who_may_not_list_does_not_learn_that_a_key_is_missing() -> None:
     assert not may(bucket(statements=[listing]), GET, BOB, an_object())
     denied = says("s3:GetObject", effect="Deny")
     assert not may(bucket(statements=[denied, listing]), GET, BOB, None)
+
+
+def test_an_upload_is_ended_by_who_began_it_while_they_may_put() -> None:
+    def may_end(where: Bucket, caller: Caller, initiator_id: str | None) -> bool:
+        request = multipart_pb2.AbortMultipartUploadRequest(key="k")
+        with suppress(Denied):
+            access.check(where, request, caller, NOW_MS)
+            access.check_upload(where, request, caller, NOW_MS, initiator_id)
+            return True
+        return False
+
+    putting = bucket(statements=[says("s3:PutObject", principal={"AWS": BOB.account_id})])
+    granting = bucket(owned=ownership.WRITER, grants=granted("a" * 64, ("b" * 64, "WRITE")))
+    for where in (putting, granting):
+        assert may_end(where, BOB, "b" * 64)
+        assert may_end(where, BOB, None)
+        assert not may_end(where, BOB, "a" * 64)
+        assert may_end(where, ANN, "b" * 64)
+        assert not may_end(where, NOBODY, "b" * 64)
+    assert not may_end(bucket(), BOB, "b" * 64)
+    assert may_end(bucket(statements=[says("s3:Abort*", principal={"AWS": BOB.account_id})]), BOB, "a" * 64)
+    denied = [says("s3:PutObject", principal={"AWS": BOB.account_id}), says("s3:Abort*", effect="Deny")]
+    assert not may_end(bucket(statements=denied), BOB, "b" * 64)
 
 
 def test_what_a_write_says_besides_needs_its_own_permission() -> None:
