@@ -21,7 +21,7 @@ _LIBRARIES: Final = (
     "libz.so.1",
 )
 _PROGRAMS: Final = ("usr/sbin/dropbear", "usr/bin/dropbearkey", "usr/bin/dbclient", "usr/lib/openssh/sftp-server")
-_MOUNT_POINTS: Final = ("dev", "proc", "sys", "run", "tmp")
+_MOUNT_POINTS: Final = ("dev", "proc", "sys", "run", "tmp", "mnt")
 _FOLDERS: Final = ("bin", "root/.ssh", "etc/dropbear", "lib/x86_64-linux-gnu", "lib64", "var/lib/mallee", "var/log")
 
 

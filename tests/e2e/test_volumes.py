@@ -31,14 +31,14 @@ def test_a_volume_outlives_the_machine_it_was_plugged_into(lab: Lab) -> None:
     lab.run(first, f"cat /sys/block/$(basename $(readlink -f /dev/sdf))/serial | grep {serial}")
     lab.sums["kept"] = lab.run(
         first,
-        "mke2fs -q /dev/sdf > /dev/null && mkdir -p /mnt && mount /dev/sdf /mnt"
+        "mke2fs -q /dev/sdf > /dev/null && mount /dev/sdf /mnt"
         " && dd if=/dev/urandom of=/mnt/kept bs=1M count=24 conv=fsync 2>/dev/null && sync && sha256sum < /mnt/kept",
     )
     # Pulled out of a machine that is simply no more.
     lab.end(first)
     lab.until_volume(lab.volume_id, "available")
     lab.attach(lab.volume_id, second, "/dev/sdg")
-    assert lab.run(second, "mkdir -p /mnt && mount /dev/sdg /mnt && sha256sum < /mnt/kept") == lab.sums["kept"]
+    assert lab.run(second, "mount /dev/sdg /mnt && sha256sum < /mnt/kept") == lab.sums["kept"]
     lab.booted_id = second
 
 
@@ -54,7 +54,7 @@ def test_a_snapshot_is_taken_while_the_guest_writes_and_used_in_the_other_zone(l
     (reader,) = lab.launch(lab.image_id, THERE)
     copy_id = lab.create(THERE, SnapshotId=lab.snapshot_id)
     lab.attach(copy_id, reader)
-    assert lab.run(reader, "mkdir -p /mnt && mount /dev/sdf /mnt && sha256sum < /mnt/kept") == lab.sums["kept"]
+    assert lab.run(reader, "mount /dev/sdf /mnt && sha256sum < /mnt/kept") == lab.sums["kept"]
     # Incremental: next to nothing has changed since.
     lab.run(writer, "dd if=/dev/urandom of=/mnt/more bs=1k count=100 conv=fsync 2>/dev/null; sync")
     second_id = lab.snapshot(lab.volume_id)
@@ -168,7 +168,7 @@ def test_a_disk_image_becomes_a_snapshot_and_boots(lab: Lab) -> None:
     (lab.booted_id,) = lab.launch(lab.ebs_image_id, HERE, BlockDeviceMappings=[extra, space])
     said = lab.run(
         lab.booted_id,
-        "mkdir -p /mnt && mount /dev/sdf /mnt && sha256sum < /mnt/kept; echo on the root > /root/mine; sync",
+        "mount /dev/sdf /mnt && sha256sum < /mnt/kept; echo on the root > /root/mine; sync",
     )
     assert said == lab.sums["kept"]
     # Space of the node, of its type's size.
