@@ -16,6 +16,8 @@ from ec2_facade.auth.keys import SigningKey
 from ec2_facade.protocol import Operation, Stream
 from mallee.clc.v1 import service_pb2, service_pb2_grpc
 from mallee.common.v1 import caller_pb2
+from mallee.walrus.v1 import service_pb2 as walrus_pb2
+from mallee.walrus.v1 import service_pb2_grpc as walrus_pb2_grpc
 
 
 class Channels(Protocol):
@@ -48,6 +50,11 @@ class Backends:
             raise Unavailable(f"{operation.name} took longer than its deadline") from None
         finally:
             call.cancel()
+
+    async def web_configuration(self, bucket: str) -> walrus_pb2.GetWebConfigurationResponse:
+        """How a bucket meets browsers. Raises CloudError: NotFound (NoSuchBucket), Unavailable."""
+        stub = walrus_pb2_grpc.WalrusServiceStub(self._walrus.channel())
+        return await stub.GetWebConfiguration(walrus_pb2.GetWebConfigurationRequest(bucket=bucket))
 
     def open(self, operation: Operation, message: Message | None = None, *, asks: bool = True) -> Any:
         """The call of a streaming action, as grpc.aio's; use it inside `with cloud_errors()` and cancel it in the end.

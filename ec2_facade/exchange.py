@@ -33,6 +33,10 @@ class Exchange:
         self.status = 0
         self.account_id = ""
         self.sent_bytes = 0
+        # Of the answer, whatever it will be.
+        self.headers: list[tuple[str, str]] = []
+        # A browser's request to a website: what is refused is shown as a page.
+        self.wants_page = False
         self._invited = False
 
     @property
@@ -77,7 +81,7 @@ class Exchange:
 
     def _begin(self, answer: Response) -> web.StreamResponse:
         self.status = answer.status
-        headers: CIMultiDict[str] = CIMultiDict(answer.headers)
+        headers: CIMultiDict[str] = CIMultiDict([*answer.headers, *self.headers])
         headers.setdefault(hdrs.SERVER, _SERVERS.get(self.service, "Mallee"))
         response = web.StreamResponse(status=answer.status, headers=headers)
         if not self._request.content.is_eof() and not self._rest_is_short():

@@ -49,6 +49,7 @@ async def build(ctx: ServiceContext) -> None:
         Backends(clc=clc, walrus=walrus, local=local),
         limits=limits,
         domains=facade.domains,
+        region=config.region,
     )
     ctx.tasks.create_task(follow_access_keys(keys, identities), name="access keys")
     hosts = dict.fromkeys((config.management_address, *facade.listen))

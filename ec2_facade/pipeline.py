@@ -25,6 +25,7 @@ from ec2_facade.limits import Limits
 from ec2_facade.observe import observed
 from ec2_facade.protocol import QueryProtocol, Response, RestXmlProtocol
 from ec2_facade.query import QueryPipeline
+from ec2_facade.s3.page import error_page
 from ec2_facade.s3.pipeline import S3Pipeline
 from ec2_facade.services import QUERY_SERVICES, find_service
 from ec2_facade.unserved import unserved_error
@@ -61,6 +62,7 @@ class Pipeline:
         *,
         limits: Limits,
         domains: Sequence[str],
+        region: str,
     ) -> None:
         self._protocols = protocols
         self._limits = limits
@@ -68,7 +70,7 @@ class Pipeline:
         self._held = HeldBytes(limits.held_bytes)
         self._sts_actions = frozenset(protocols.query["sts"].contract.model.operation_names)
         self._query = QueryPipeline(protocols.query, authentication, backends, limits)
-        self._s3 = S3Pipeline(protocols.s3, authentication, backends, limits, domains=domains)
+        self._s3 = S3Pipeline(protocols.s3, authentication, backends, limits, domains=domains, region=region)
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         exchange = Exchange(request, new_request_id(), self._limits, self._held)
@@ -97,6 +99,8 @@ class Pipeline:
         return web.Response(status=answer.status, headers=dict(answer.headers), body=answer.body)
 
     def _render(self, exchange: Exchange, error: CloudError) -> Response:
+        if exchange.wants_page:
+            return error_page(error, exchange.request_id)
         if exchange.service == "s3":
             return self._protocols.s3.render_error(error, exchange.request_id, exchange.wire.raw_path)
         if protocol := self._protocols.query.get(exchange.service):

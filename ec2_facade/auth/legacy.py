@@ -182,6 +182,9 @@ def _amz_headers(request: WireRequest, *, by_query: bool) -> list[str]:
 
 def _resource(request: WireRequest, host_bucket: str | None) -> str:
     path = f"/{host_bucket}{request.raw_path}" if host_bucket else request.raw_path
+    if path != "/" and path.count("/") == 1:
+        # A bucket alone is signed with a slash behind it, sent or not.
+        path += "/"
     arguments = sorted(
         (name, unquote(value) if equals else None)
         for name, equals, value in (pair.partition("=") for pair in request.raw_query.split("&"))

@@ -129,6 +129,10 @@ _S3_KIND_STATUS: Final[dict[type[CloudError], int]] = {
 }
 
 
+# Elements of S3's errors whose names look like headers'.
+_HYPHENATED: Final = frozenset({"Token-0", "X-Amz-Expires"})
+
+
 def ec2_error(error: CloudError, request_id: str) -> Response:
     body = (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
@@ -158,10 +162,11 @@ def s3_error(error: CloudError, request_id: str, resource: str = "") -> Response
 
     An answer to HEAD keeps the headers alone.
     """
-    code = _S3_CODE.get(error.code, error.code)
-    status = _s3_status(error, code)
+    status, code = s3_refusal(error)
     host_id = s3_host_id(request_id)
-    details = "".join(element(name, value) for name, value in error.details.items() if name.replace("-", "").isalnum())
+    details = "".join(
+        element(name, value) for name, value in error.details.items() if name.isalnum() or name in _HYPHENATED
+    )
     place = element("Resource", resource) if resource and "Resource" not in error.details else ""
     body = (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
@@ -169,11 +174,19 @@ def s3_error(error: CloudError, request_id: str, resource: str = "") -> Response
         f"{element('RequestId', request_id)}{element('HostId', host_id)}</Error>"
     )
     headers = s3_ids(request_id) + [
-        (name, value) for name, value in error.details.items() if "-" in name or name in _HEADERS.get(code, ())
+        (name, value)
+        for name, value in error.details.items()
+        if ("-" in name and name not in _HYPHENATED) or name in _HEADERS.get(code, ())
     ]
     if status == 304:
         return Response(status=status, headers=headers)
     return Response(status=status, headers=[*headers, ("Content-Type", "application/xml")], body=body.encode())
+
+
+def s3_refusal(error: CloudError) -> tuple[int, str]:
+    """Status and code."""
+    code = _S3_CODE.get(error.code, error.code)
+    return _s3_status(error, code), code
 
 
 def s3_ids(request_id: str) -> list[tuple[str, str]]:

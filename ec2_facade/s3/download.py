@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Final
@@ -20,7 +20,7 @@ from common.rpc.uploads import RawExtent
 from ec2_facade.backends import Backends
 from ec2_facade.exchange import Exchange
 from ec2_facade.limits import Limits
-from ec2_facade.protocol import Operation, RestXmlProtocol
+from ec2_facade.protocol import Operation, Response, RestXmlProtocol
 
 # Less is sent with its head in one go, when all of it has come.
 _WHOLE_BYTES: Final = 64 << 10
@@ -35,14 +35,19 @@ async def download(
     operation: Operation,
     message: Message,
     limits: Limits,
+    *,
+    render: Callable[[Message], Response] | None = None,
 ) -> web.StreamResponse:
-    """Raises CloudError while nothing has been sent; later the connection is cut, so that nobody takes it whole."""
+    """Raises CloudError while nothing has been sent; later the connection is cut, so that nobody takes it whole.
+
+    `render`: the header in other words than the protocol's.
+    """
     call = backends.open(operation, message)
     try:
         first = await _read(call, limits)
         if first is None or first.WhichOneof("part") != "header":
             raise Unavailable("The store answered without a header.")
-        answer = protocol.render(operation, first.header, exchange.request_id)
+        answer = render(first.header) if render else protocol.render(operation, first.header, exchange.request_id)
         if first.header.content_length <= _WHOLE_BYTES:
             body = b"".join([chunk async for chunk in _chunks(call, limits) if isinstance(chunk, bytes)])
             if len(body) != first.header.content_length:

@@ -22,9 +22,12 @@ from ec2_facade.s3 import post
 from ec2_facade.s3.address import Address, read_address, read_query
 from ec2_facade.s3.admission import Admission, Proved
 from ec2_facade.s3.content import Content
+from ec2_facade.s3.cors import Cors
 from ec2_facade.s3.digest import check_body
 from ec2_facade.s3.download import download
 from ec2_facade.s3.upload import upload
+from ec2_facade.s3.website import Website, website_of_host
+from ec2_facade.services import bare_host
 from ec2_facade.wire import WireRequest
 
 _CHUNKED = "aws-chunked"
@@ -39,19 +42,30 @@ class S3Pipeline:
         limits: Limits,
         *,
         domains: Sequence[str],
+        region: str,
     ) -> None:
         self._protocol = protocol
         self._admission = Admission(authentication, domains)
         self._backends = backends
         self._limits = limits
         self._domains = domains
+        self._region = region
+        self._cors = Cors(backends)
+        self._website = Website(protocol, backends, limits)
         # Room of their own, so that strangers take none from those who are known.
         self._held_of_strangers = HeldBytes(limits.strangers_held_bytes)
         self._transfers = 0
 
     async def answer(self, exchange: Exchange) -> web.StreamResponse:
         wire = exchange.wire
-        address = read_address(wire, self._domains)
+        if site := website_of_host(bare_host(wire.host), self._domains, self._region):
+            exchange.wants_page = True
+        address = Address(bucket=site, key=None) if site else read_address(wire, self._domains)
+        if wire.method == "OPTIONS":
+            return await self._cors.preflight(exchange, address)
+        await self._cors.tell(exchange, address)
+        if site:
+            return await self._website.answer(exchange, site)
         if address.bucket and address.key is None and wire.method == "POST" and not wire.raw_query:
             return await self._post(exchange, address)
         proved = await self._admission.admit(wire)

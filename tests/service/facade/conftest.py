@@ -96,6 +96,7 @@ async def _open(stack: AsyncExitStack, folder: Path, protocols: Protocols, **lim
         Backends(clc=clc, walrus=walrus),
         limits=bounds,
         domains=DOMAINS,
+        region=REGION,
     )
     tasks = await stack.enter_async_context(Background())
     tasks.start(follow_access_keys(keys, identities, retry_s=0.05))

@@ -25,6 +25,7 @@ from ec2_facade.protocol.model import Contract, Operation, Stream
 from mallee.clc.v1 import service_pb2, service_pb2_grpc
 from mallee.common.v1 import caller_pb2
 from mallee.s3.v1 import object_pb2
+from mallee.walrus.v1 import service_pb2 as walrus_pb2
 from tests.unit.facade.signing import ACCESS_KEY, SECRET, signing_key
 
 ACCOUNT = "123456789012"
@@ -149,6 +150,7 @@ class StandInWalrus(StandInService):
         self.break_download_at: int | None = None
         self.most_received = 0
         self.sent = 0
+        self.web: dict[str, walrus_pb2.GetWebConfigurationResponse] = {}
 
     def method(self, operation: Operation) -> Any:
         special: dict[str, Callable[..., Any]] = {
@@ -157,6 +159,22 @@ class StandInWalrus(StandInService):
             "GetObject": self._get,
         }
         return special.get(operation.name) or super().method(operation)
+
+    def web_handler(self) -> grpc.GenericRpcHandler:
+        async def answer(
+            request: walrus_pb2.GetWebConfigurationRequest, context: Any
+        ) -> walrus_pb2.GetWebConfigurationResponse:
+            if (found := self.web.get(request.bucket)) is None:
+                raise NotFound("The specified bucket does not exist", code="NoSuchBucket")
+            return found
+
+        handler = grpc.unary_unary_rpc_method_handler(
+            answer,
+            request_deserializer=walrus_pb2.GetWebConfigurationRequest.FromString,
+            response_serializer=walrus_pb2.GetWebConfigurationResponse.SerializeToString,
+        )
+        name = walrus_pb2.DESCRIPTOR.services_by_name["WalrusService"].full_name
+        return grpc.method_handlers_generic_handler(name, {"GetWebConfiguration": handler})
 
     async def _put(self, frames: AsyncIterator[Any], context: Any) -> Message:
         header: Any = None
@@ -244,6 +262,7 @@ class Backstage:
         clc.add(service_pb2_grpc.add_IdentityServiceServicer_to_server, self.identities)
         clc.add_generic(*self.ec2.handlers(), *self.sts.handlers())
         walrus = RpcServer(Identity.load(self._folder, "walrus-1")).add_generic(*self.walrus.handlers())
+        walrus.add_generic(self.walrus.web_handler())
         return await self._connect(clc, "clc-1"), await self._connect(walrus, "walrus-1")
 
     async def _connect(self, server: RpcServer, member: str) -> OneChannel:

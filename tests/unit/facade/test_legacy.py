@@ -148,6 +148,11 @@ async def test_amazons_date_stands_for_the_other(moment: str) -> None:
     await admit(WireRequest(method="GET", raw_path="/bucket/key", raw_query="", headers=headers))
 
 
+@pytest.mark.parametrize("path", ["/bucket", "/bucket/"])
+async def test_a_bucket_alone_is_signed_with_a_slash(path: str) -> None:
+    await admit(signed("GET", f"{path}?list-type=2&prefix=x", auth_path="/bucket/"))
+
+
 async def test_the_bucket_of_the_host_is_part_of_what_a_header_signs() -> None:
     await admit(signed("GET", "/key", auth_path="/bucket/key"), host_bucket="bucket")
 

@@ -1,0 +1,195 @@
+"""Browsers at the facade: preflights, what answers say to them, and websites."""
+
+from __future__ import annotations
+
+import http.client
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pytest
+
+from common.errors import Denied
+from mallee.s3.v1 import object_pb2
+from mallee.s3.v1.cors_pb2 import CORSConfiguration, CORSRule
+from mallee.s3.v1.website_pb2 import (
+    Condition,
+    ErrorDocument,
+    IndexDocument,
+    Redirect,
+    RedirectAllRequestsTo,
+    RoutingRule,
+    WebsiteConfiguration,
+)
+from mallee.walrus.v1.service_pb2 import GetWebConfigurationResponse
+from tests.service.facade.conftest import Stage, in_thread
+
+CORS = GetWebConfigurationResponse(
+    cors=CORSConfiguration(
+        cors_rules=[CORSRule(allowed_origins=["http://a.example"], allowed_methods=["GET"], max_age_seconds=5)]
+    )
+)
+SITE = "site.s3-website-us-east-1.localhost"
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def ask(stage: Stage, method: str, path: str, *, host: str = "127.0.0.1", **headers: str) -> Answer:
+    connection = http.client.HTTPConnection("127.0.0.1", stage.port, timeout=15)
+    given = {name.replace("_", "-"): value for name, value in headers.items()}
+    connection.request(method, path, headers={"Host": host, **given})
+    answer = connection.getresponse()
+    found = Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
+    connection.close()
+    return found
+
+
+def store(stage: Stage, key: str, body: bytes, bucket: str = "site") -> None:
+    stage.backstage.walrus.objects[bucket, key] = body, object_pb2.PutObjectRequest(content_type="text/x")
+
+
+def publish(stage: Stage, config: WebsiteConfiguration | None = None) -> None:
+    config = config or WebsiteConfiguration(
+        index_document=IndexDocument(suffix="index.html"), error_document=ErrorDocument(key="error.html")
+    )
+    stage.backstage.walrus.web["site"] = GetWebConfigurationResponse(website=config)
+
+
+async def test_a_browser_may_ask_first(stage: Stage) -> None:
+    stage.backstage.walrus.web["b"] = CORS
+    headers = {"Origin": "http://a.example", "Access_Control_Request_Method": "GET"}
+    answer = await in_thread(ask, stage, "OPTIONS", "/b/k?X-Amz-Signature=x", **headers)
+    assert (answer.status, answer.body) == (200, b"")
+    assert answer.headers["access-control-allow-origin"] == "http://a.example"
+    assert answer.headers["access-control-max-age"] == "5"
+    assert "Origin" in answer.headers["vary"]
+    assert answer.headers["x-amz-request-id"]
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status", "said"),
+    [
+        ("/b/k", {}, 400, "<Message>Insufficient information. Origin request header needed.</Message>"),
+        ("/b/k", {"Origin": "x"}, 400, "<Message>Invalid Access-Control-Request-Method: null</Message>"),
+        ("/b/k", {"Origin": "x", "Access_Control_Request_Method": "FOO"}, 400, "Access-Control-Request-Method: FOO"),
+        ("/b/k", {"Origin": "x", "Access_Control_Request_Method": "GET"}, 403, "This CORS request is not allowed."),
+        ("/b", {"Origin": "x", "Access_Control_Request_Method": "GET"}, 403, "<ResourceType>BUCKET</ResourceType>"),
+        ("/c/k", {"Origin": "x", "Access_Control_Request_Method": "PUT"}, 403, "CORS is not enabled for this bucket."),
+        ("/", {"Origin": "x", "Access_Control_Request_Method": "PUT"}, 403, "CORS is not enabled for this bucket."),
+    ],
+)
+async def test_a_browser_is_told_why_not(
+    stage: Stage, path: str, headers: dict[str, str], status: int, said: str
+) -> None:
+    stage.backstage.walrus.web["b"] = CORS
+    answer = await in_thread(ask, stage, "OPTIONS", path, **headers)
+    assert answer.status == status
+    assert said in answer.body.decode()
+    if status == 403:
+        assert "<Code>AccessForbidden</Code>" in answer.body.decode()
+        assert f"<Method>{headers['Access_Control_Request_Method']}</Method>" in answer.body.decode()
+
+
+async def test_answers_and_refusals_say_who_may_read_them(stage: Stage) -> None:
+    stage.backstage.walrus.web["b"] = CORS
+    store(stage, "k", b"x", "b")
+    for path, status in (("/b/k", 200), ("/b/none", 404)):
+        answer = await in_thread(ask, stage, "GET", path, Origin="http://a.example")
+        assert (answer.status, answer.headers["access-control-allow-origin"]) == (status, "http://a.example")
+    for origin in ("http://other.example", None):
+        headers = {"Origin": origin} if origin else {}
+        answer = await in_thread(ask, stage, "GET", "/b/k", **headers)
+        assert (answer.status, "access-control-allow-origin" in answer.headers) == (200, False)
+    answer = await in_thread(ask, stage, "GET", "/none/k", Origin="http://a.example")
+    assert (answer.status, "access-control-allow-origin" in answer.headers) == (404, False)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"), [("/", b"front"), ("/?a=1", b"front"), ("/dir/", b"in dir"), ("/dir/a%20b", b"a b")]
+)
+async def test_a_website_shows_its_pages(stage: Stage, path: str, body: bytes) -> None:
+    publish(stage)
+    store(stage, "index.html", b"front")
+    store(stage, "dir/index.html", b"in dir")
+    store(stage, "dir/a b", b"a b")
+    for host in (SITE, "site.s3-website.us-east-1.localhost:80"):
+        answer = await in_thread(ask, stage, "GET", path, host=host, Authorization="Basic eDp5")
+        assert (answer.status, answer.body, answer.headers["content-type"]) == (200, body, "text/x")
+    assert all(caller and caller.anonymous for _, _, caller, _ in stage.backstage.walrus.seen)
+    answer = await in_thread(ask, stage, "GET", path, host=SITE, Range="bytes=0-0")
+    assert (answer.status, answer.body) == (206, body[:1])
+
+
+async def test_a_page_that_is_not_there_is_an_error_document(stage: Stage) -> None:
+    publish(stage)
+    store(stage, "error.html", b"sorry")
+    answer = await in_thread(ask, stage, "GET", "/none", host=SITE, Range="bytes=0-0")
+    assert (answer.status, answer.body, answer.headers["content-type"]) == (404, b"sorry", "text/x")
+
+
+async def test_without_an_error_document_the_error_is_a_page(stage: Stage) -> None:
+    publish(stage)
+    answer = await in_thread(ask, stage, "GET", "/no<n>e", host=SITE)
+    assert (answer.status, answer.headers["x-amz-error-code"]) == (404, "NoSuchKey")
+    text = answer.body.decode()
+    assert "<h1>404 Not Found</h1>" in text
+    assert "<li>Key: no&lt;n&gt;e</li>" in text
+    assert "<h3>An Error Occurred While Attempting to Retrieve a Custom Error Document</h3>" in text
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    head = await in_thread(ask, stage, "PUT", "/x", host=SITE)
+    assert (head.status, b"<li>Code: MethodNotAllowed</li>" in head.body) == (405, True)
+
+
+@pytest.mark.parametrize(
+    ("host", "code"),
+    [(SITE.replace("site.", "none.", 1), "NoSuchBucket"), (SITE, "NoSuchWebsiteConfiguration")],
+)
+async def test_a_bucket_that_is_no_website(stage: Stage, host: str, code: str) -> None:
+    stage.backstage.walrus.web["site"] = CORS
+    answer = await in_thread(ask, stage, "GET", "/", host=host)
+    assert (answer.status, f"<li>Code: {code}</li>" in answer.body.decode()) == (404, True)
+
+
+async def test_a_website_sends_browsers_elsewhere(stage: Stage) -> None:
+    everything = RedirectAllRequestsTo(host_name="x.example")
+    publish(stage, WebsiteConfiguration(redirect_all_requests_to=everything))
+    answer = await in_thread(ask, stage, "GET", "/a?b=1", host=SITE)
+    assert (answer.status, answer.headers["location"], answer.body) == (301, "http://x.example/a?b=1", b"")
+    lost = RoutingRule(
+        condition=Condition(http_error_code_returned_equals="404"),
+        redirect=Redirect(host_name="x.example\r\nSet-Cookie: a=b", replace_key_prefix_with="lost/"),
+    )
+    publish(stage, WebsiteConfiguration(index_document=IndexDocument(suffix="i"), routing_rules=[lost]))
+    answer = await in_thread(ask, stage, "GET", "/a", host=SITE)
+    assert answer.status == 301
+    assert answer.headers["location"] == "http://x.example%0D%0ASet-Cookie:%20a=b/lost/a"
+    assert "set-cookie" not in answer.headers
+
+
+async def test_a_refused_page_is_shown_as_such(stage: Stage) -> None:
+    publish(stage, WebsiteConfiguration(index_document=IndexDocument(suffix="i")))
+
+    def refuse(_request: object) -> object:
+        raise Denied("Access Denied", code="AccessDenied")
+
+    stage.backstage.walrus.answers["HeadObject"] = refuse  # type: ignore[assignment]
+    answer = await in_thread(ask, stage, "HEAD", "/a", host=SITE)
+    assert (answer.status, answer.headers["x-amz-error-code"], answer.body) == (403, "AccessDenied", b"")
+
+
+async def test_a_folder_is_found_without_its_slash(stage: Stage) -> None:
+    publish(stage)
+    seen = []
+
+    def head(request: object) -> object:
+        seen.append(request)
+        return object_pb2.HeadObjectOutput(content_length=1)
+
+    stage.backstage.walrus.answers["HeadObject"] = head  # type: ignore[assignment]
+    answer = await in_thread(ask, stage, "GET", "/d%C3%BC/x", host=SITE)
+    assert (answer.status, answer.headers["location"]) == (302, "/d%C3%BC/x/")
+    assert [getattr(request, "key", "") for request in seen] == ["dü/x/index.html"]
