@@ -18,28 +18,19 @@ class Address:
     # None: the bucket itself.
     key: str | None
 
-    def details(self) -> dict[str, str]:
-        """What S3 tells in errors about them."""
-        found = {}
-        if self.bucket is not None:
-            found["BucketName"] = self.bucket
-        if self.key is not None:
-            found["Key"] = self.key
-        return found
-
 
 def read_address(request: WireRequest, domains: Sequence[str]) -> Address:
     """Raises Refused for a path that is no UTF-8: S3's keys are."""
     bucket = bucket_of_host(bare_host(request.host), domains)
     rest = request.raw_path.removeprefix("/")
     if bucket is not None:
-        return Address(bucket=bucket, key=_decode(rest) if rest else None)
+        return Address(bucket=bucket, key=decode_path(rest) if rest else None)
     first, _, key = rest.partition("/")
     if not first:
         if key:
             raise Refused("InvalidBucketName", "The specified bucket is not valid.", status=400)
         return Address(bucket=None, key=None)
-    return Address(bucket=_decode(first), key=_decode(key) if key else None)
+    return Address(bucket=decode_path(first), key=decode_path(key) if key else None)
 
 
 def read_query(request: WireRequest) -> dict[str, str]:
@@ -53,7 +44,8 @@ def read_query(request: WireRequest) -> dict[str, str]:
     return found
 
 
-def _decode(raw: str) -> str:
+def decode_path(raw: str) -> str:
+    """Raises Refused for what is no UTF-8."""
     try:
         return unquote_to_bytes(to_bytes(raw)).decode()
     except UnicodeDecodeError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any, Final
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 from aiohttp import web
 from google.protobuf.message import Message
@@ -22,6 +22,7 @@ from ec2_facade.limits import Limits
 from ec2_facade.protocol import Response, RestXmlProtocol
 from ec2_facade.protocol.errors import s3_ids, s3_refusal
 from ec2_facade.s3 import routing
+from ec2_facade.s3.address import decode_path
 from ec2_facade.s3.admission import request_context
 from ec2_facade.s3.download import download
 from ec2_facade.s3.page import error_page
@@ -68,7 +69,7 @@ class Website:
             message = "The specified method is not allowed against this resource."
             raise Refused("MethodNotAllowed", message, status=405, details={"Method": wire.method})
         config = await self._configuration(bucket)
-        key = unquote(wire.raw_path.removeprefix("/"), errors="replace")
+        key = decode_path(wire.raw_path.removeprefix("/"))
         if elsewhere := routing.before(config, wire, key):
             return await self._send_elsewhere(exchange, elsewhere)
         nobody = Caller(anonymous=True, source_ip=wire.source_ip, request=request_context(wire))

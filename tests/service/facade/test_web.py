@@ -154,6 +154,12 @@ async def test_a_bucket_that_is_no_website(stage: Stage, host: str, code: str) -
     assert (answer.status, f"<li>Code: {code}</li>" in answer.body.decode()) == (404, True)
 
 
+async def test_a_page_whose_name_is_no_text_is_refused(stage: Stage) -> None:
+    publish(stage)
+    answer = await in_thread(ask, stage, "GET", "/%ff", host=SITE)
+    assert (answer.status, b"<li>Code: InvalidURI</li>" in answer.body) == (400, True)
+
+
 async def test_a_website_sends_browsers_elsewhere(stage: Stage) -> None:
     everything = RedirectAllRequestsTo(host_name="x.example")
     publish(stage, WebsiteConfiguration(redirect_all_requests_to=everything))
