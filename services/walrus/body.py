@@ -17,7 +17,7 @@ from services.walrus import digests as checksums
 from services.walrus import errors, wire
 from services.walrus import object as object_rules
 from services.walrus.digests import Digests
-from services.walrus.drivers.base import Checksum, Inline, Single
+from services.walrus.drivers.base import Checksum, Inline, Object, Single
 from services.walrus.drivers.blobs import Staged
 from services.walrus.store import IN_PLACE_BYTES, Store
 
@@ -114,6 +114,48 @@ async def received(
             verified=verified,
             content=content,
             _staged=incoming.staged,
+        )
+
+
+@asynccontextmanager
+async def copied(
+    store: Store, chunks: AsyncIterator[bytes], *, size: int, algorithm: str, may_inline: bool
+) -> AsyncIterator[Body]:
+    """What the store holds already, once more. What was not kept within the context is deleted at its end."""
+    async with AsyncExitStack() as stack:
+        stack.enter_context(store.space(size, await store.blobs.free_bytes()))
+        incoming = _Incoming(store, stack, inline_bytes=store.limits.inline_bytes if may_inline else -1)
+        digests = Digests({algorithm})
+        async for chunk in chunks:
+            await incoming.write(chunk)
+            await store.in_thread(digests.update, chunk)
+        yield Body(
+            size=incoming.size,
+            etag=digests.md5.hex(),
+            checksum=Checksum(algorithm=algorithm, value=digests.value(algorithm)),
+            verified=None,
+            content=await incoming.seal(),
+            _staged=incoming.staged,
+        )
+
+
+@asynccontextmanager
+async def shared(store: Store, found: Object) -> AsyncIterator[Body | None]:
+    """The same bytes under another name; None if the engine cannot do that. For a caller that holds its blob."""
+    assert isinstance(found.content, Single)
+    assert found.checksum is not None
+    async with store.blobs.stage() as staged:
+        if not await staged.share(found.content.blob):
+            yield None
+            return
+        await staged.seal()
+        yield Body(
+            size=found.size,
+            etag=found.etag,
+            checksum=found.checksum,
+            verified=None,
+            content=Single(blob=staged.blob),
+            _staged=staged,
         )
 
 

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1.tagging_pb2 import Tag
-from services.walrus import errors, lock, ownership, tags
+from services.walrus import errors, lock, ownership
+from services.walrus import tags as tag_rules
 from services.walrus.drivers.base import Bucket
 from services.walrus.drivers.versions import Extras
 
 
-def extras_of(bucket: Bucket, request: Any, caller: Caller | None, *, now_ms: int) -> Extras:
-    """Of PutObject, CreateMultipartUpload and CopyObject. The bucket's default retention is not in it."""
+def extras_of(
+    bucket: Bucket, request: Any, caller: Caller | None, *, now_ms: int, tags: Mapping[str, str] | None = None
+) -> Extras:
+    """Of PutObject, CreateMultipartUpload and CopyObject. The bucket's default retention is not in it.
+
+    `tags`: instead of what the request says.
+    """
     owner_id, acl = ownership.of_new_object(bucket, request, caller or Caller(anonymous=True))
     return Extras(
         owner_id=owner_id,
         acl=acl,
-        tags=read_tagging(request.tagging),
+        tags=read_tagging(request.tagging) if tags is None else tags,
         retention=lock.retention_sent(bucket, request, now_ms),
         legal_hold=lock.legal_hold_sent(bucket, request),
     )
@@ -34,7 +41,7 @@ def read_tagging(header: str) -> dict[str, str]:
         raise _not_a_query(header) from None
     if len({name for name, _ in pairs}) < len(pairs):
         raise _not_a_query(header)
-    return tags.checked_tags((Tag(key=name, value=value) for name, value in pairs), most=tags.OBJECT_TAGS)
+    return tag_rules.checked_tags((Tag(key=name, value=value) for name, value in pairs), most=tag_rules.OBJECT_TAGS)
 
 
 def _not_a_query(header: str) -> Exception:

@@ -67,13 +67,8 @@ async def upload_part(
 ) -> multipart_pb2.UploadPartOutput:
     request = (await header_of(store, messages)).header
     bucket = await store.bucket_for(request, caller)
-    if not 1 <= request.part_number <= object_rules.PART_COUNT:
-        raise errors.invalid_argument(
-            f"Part number must be an integer between 1 and {object_rules.PART_COUNT}, inclusive",
-            name="partNumber",
-            value=str(request.part_number),
-        )
-    upload = await _upload(store, bucket, request, caller)
+    checked_part_number(request)
+    upload = await find_upload(store, bucket, request, caller)
     claim = announced(request, stored_algorithm=upload.algorithm)
     if upload.algorithm_chosen and claim.algorithm and claim.algorithm != upload.algorithm:
         raise errors.invalid_request(
@@ -125,7 +120,7 @@ async def abort_upload(
     store: Store, request: multipart_pb2.AbortMultipartUploadRequest, caller: Caller | None
 ) -> multipart_pb2.AbortMultipartUploadOutput:
     bucket = await store.bucket_for(request, caller)
-    upload = await _upload(store, bucket, request, caller)
+    upload = await find_upload(store, bucket, request, caller)
     if request.HasField("if_match_initiated_time") and request.if_match_initiated_time != wire.timestamp(
         upload.started_ms
     ):
@@ -139,7 +134,7 @@ async def list_parts(
     store: Store, request: multipart_pb2.ListPartsRequest, caller: Caller | None
 ) -> multipart_pb2.ListPartsOutput:
     bucket = await store.bucket_for(request, caller)
-    upload = await _upload(store, bucket, request, caller)
+    upload = await find_upload(store, bucket, request, caller)
     limit = request.max_parts if request.HasField("max_parts") else _PAGE
     if limit < 0 or request.part_number_marker < 0:
         raise errors.invalid_argument(
@@ -174,7 +169,18 @@ async def list_parts(
     return answer
 
 
-async def _upload(store: Store, bucket: Bucket, request: Any, caller: Caller | None) -> Upload:
+def checked_part_number(request: Any) -> int:
+    number: int = request.part_number
+    if not 1 <= number <= object_rules.PART_COUNT:
+        raise errors.invalid_argument(
+            f"Part number must be an integer between 1 and {object_rules.PART_COUNT}, inclusive",
+            name="partNumber",
+            value=str(number),
+        )
+    return number
+
+
+async def find_upload(store: Store, bucket: Bucket, request: Any, caller: Caller | None) -> Upload:
     found = await store.index.find_upload(bucket, object_rules.checked_key(request.key), request.upload_id)
     store.check_upload(bucket, request, caller, found)
     if found is None:

@@ -76,6 +76,13 @@ def check_redirect(location: str) -> None:
         )
 
 
+def check_copy_size(size: int) -> None:
+    if size > PUT_BYTES:
+        raise errors.invalid_request(
+            f"The specified copy source is larger than the maximum allowable size for a copy source: {PUT_BYTES}"
+        )
+
+
 def default_only(name: str, value: str, *defaults: str) -> None:
     """For a member that means nothing else here yet: a silent success would be a lie."""
     if value and value not in defaults:

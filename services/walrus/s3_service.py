@@ -13,11 +13,13 @@ from mallee.s3.v1 import (
     bucket_pb2,
     bucket_policy_pb2,
     bucket_setting_pb2,
+    copy_pb2,
     cors_pb2,
     lifecycle_pb2,
     listing_pb2,
     multipart_pb2,
     notification_pb2,
+    object_attributes_pb2,
     object_lock_pb2,
     object_pb2,
     object_tagging_pb2,
@@ -31,12 +33,14 @@ from services.walrus import (
     acls,
     bucket_access,
     buckets,
+    copy,
     delete,
     get,
     lifecycle_calls,
     listing,
     multipart,
     notification_calls,
+    object_attributes,
     object_lock,
     object_tagging,
     policies,
@@ -139,6 +143,21 @@ class S3Service(service_pb2_grpc.S3ServiceServicer):
         self, request: multipart_pb2.ListMultipartUploadsRequest, context: Any
     ) -> multipart_pb2.ListMultipartUploadsOutput:
         return await listing.list_multipart_uploads(self._store, request, current_caller())
+
+    # Copies
+
+    async def CopyObject(self, request: copy_pb2.CopyObjectRequest, context: Any) -> copy_pb2.CopyObjectOutput:
+        return await copy.copy_object(self._store, request, current_caller())
+
+    async def UploadPartCopy(
+        self, request: copy_pb2.UploadPartCopyRequest, context: Any
+    ) -> copy_pb2.UploadPartCopyOutput:
+        return await copy.copy_part(self._store, request, current_caller())
+
+    async def GetObjectAttributes(
+        self, request: object_attributes_pb2.GetObjectAttributesRequest, context: Any
+    ) -> object_attributes_pb2.GetObjectAttributesOutput:
+        return await object_attributes.get_attributes(self._store, request, current_caller())
 
     # Versions
 

@@ -132,6 +132,23 @@ async def test_blobs_are_exported_as_one_file(blobs: Blobs, tmp_path: Path) -> N
     assert not (tmp_path / "none").exists()
 
 
+async def test_the_same_bytes_under_another_name_outlive_the_first(blobs: Blobs) -> None:
+    body = bytes(n % 251 for n in range(MIB + 1))
+    first = await put(blobs, body)
+    async with blobs.stage() as dropped:
+        assert await dropped.share(first)
+        await dropped.seal()
+    async with blobs.stage() as staged:
+        assert await staged.share(first)
+        await staged.seal()
+        staged.keep()
+    assert await all_blobs(blobs) == {first, staged.blob}
+    await blobs.delete([first])
+    assert await read(blobs, staged.blob, 0, len(body)) == body
+    async with blobs.stage() as none:
+        assert not await none.share(first)
+
+
 async def test_there_is_room(blobs: Blobs) -> None:
     assert await blobs.free_bytes() > 0
 

@@ -19,11 +19,13 @@ from mallee.s3.v1 import (
     bucket_pb2,
     bucket_policy_pb2,
     bucket_setting_pb2,
+    copy_pb2,
     cors_pb2,
     lifecycle_pb2,
     listing_pb2,
     multipart_pb2,
     notification_pb2,
+    object_attributes_pb2,
     object_lock_pb2,
     object_pb2,
     object_tagging_pb2,
@@ -36,12 +38,14 @@ from services.walrus import (
     acls,
     bucket_access,
     buckets,
+    copy,
     delete,
     get,
     lifecycle_calls,
     listing,
     multipart,
     notification_calls,
+    object_attributes,
     object_lock,
     object_tagging,
     policies,
@@ -83,6 +87,13 @@ VALUES: dict[str, Any] = {
     "location_constraint": "us-east-1",
     "status": "Enabled",
     "acl": "bucket-owner-full-control",
+    "copy_source": "bucket/k",
+    "copy_source_if_match": "*",
+    "copy_source_range": "bytes=0-1",
+    "metadata_directive": "REPLACE",
+    "tagging_directive": "REPLACE",
+    "expected_source_bucket_owner": ALICE.account_id,
+    "object_attributes": "ETag",
     "version_id": "null",
     "tagging": "a=b",
     "website_redirect_location": "/x",
@@ -93,7 +104,19 @@ VALUES: dict[str, Any] = {
     "mode": "GOVERNANCE",
 }
 # Those that exclude another one, each with what it needs; they are looked at by themselves.
-ALONE = frozenset({"range", "part_number", "if_none_match", "continuation_token", "checksum_type", "upload_id_marker"})
+ALONE = frozenset(
+    {
+        "range",
+        "part_number",
+        "if_none_match",
+        "continuation_token",
+        "checksum_type",
+        "upload_id_marker",
+        "copy_source_if_none_match",
+        "copy_source_if_modified_since",
+        "copy_source_if_unmodified_since",
+    }
+)
 
 # Beside a canned ACL they are refused.
 GRANTS = frozenset({"grant_full_control", "grant_read", "grant_read_acp", "grant_write_acp"})
@@ -131,6 +154,9 @@ CASES: list[tuple[type[Message], UseCase]] = [
     (tagging_pb2.PutBucketTaggingRequest, settings.put_bucket_tagging),
     (tagging_pb2.GetBucketTaggingRequest, settings.get_bucket_tagging),
     (tagging_pb2.DeleteBucketTaggingRequest, settings.delete_bucket_tagging),
+    (copy_pb2.CopyObjectRequest, copy.copy_object),
+    (copy_pb2.UploadPartCopyRequest, copy.copy_part),
+    (object_attributes_pb2.GetObjectAttributesRequest, object_attributes.get_attributes),
     (object_tagging_pb2.PutObjectTaggingRequest, object_tagging.put_tagging),
     (object_tagging_pb2.GetObjectTaggingRequest, object_tagging.get_tagging),
     (object_tagging_pb2.DeleteObjectTaggingRequest, object_tagging.delete_tagging),

@@ -21,6 +21,9 @@ class Staged(Protocol):
 
     async def write(self, chunk: bytes) -> None: ...
 
+    async def share(self, blob: BlobId) -> bool:
+        """Instead of writing: the bytes of that blob, without copying them. False: it cannot, and nothing was done."""
+
     async def seal(self) -> None:
         """The bytes, and the name they are found by, are on disk when it returns."""
 

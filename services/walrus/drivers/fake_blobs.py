@@ -113,6 +113,12 @@ class _FakeStaged:
             raise errors.out_of_space(room, 0)
         self._body += chunk
 
+    async def share(self, blob: BlobId) -> bool:
+        if blob not in self._blobs.sealed:
+            return False
+        self._body = bytearray(self._blobs.sealed[blob])
+        return True
+
     async def seal(self) -> None:
         if self._blobs.faults.failing_seals:
             self._blobs.faults.failing_seals -= 1

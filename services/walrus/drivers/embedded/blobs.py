@@ -188,10 +188,14 @@ class _StagedFile:
         self._size = 0
         self._unflushed = 0
         self._kept = False
+        self._shared = False
         self._sums = pieces.Sums()
 
     async def write(self, chunk: bytes) -> None:
         await self._blobs.run(lambda: self._write(chunk))
+
+    async def share(self, blob: BlobId) -> bool:
+        return await self._blobs.run(lambda: self._share(blob))
 
     async def seal(self) -> None:
         await self._blobs.run(self._seal)
@@ -219,12 +223,27 @@ class _StagedFile:
                 os.posix_fadvise(self._descriptor, start, self._unflushed, os.POSIX_FADV_DONTNEED)
                 self._unflushed = 0
 
+    def _share(self, blob: BlobId) -> bool:
+        """Another name of the same file. One of an earlier Walrus is no file of this kind."""
+        try:
+            os.link(self._blobs.path(blob), self._blobs.staging_path(self.blob))
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            # File systems bound the names of one file, and some know no second one.
+            if error.errno not in (errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP):
+                raise
+            return False
+        self._shared = True
+        return True
+
     def _seal(self) -> None:
         with _disk_errors():
-            self._ensure_open()
-            _write_all(self._descriptor, self._sums.footer())
-            os.fsync(self._descriptor)
-            self._close()
+            if not self._shared:
+                self._ensure_open()
+                _write_all(self._descriptor, self._sums.footer())
+                os.fsync(self._descriptor)
+                self._close()
             path = self._blobs.path(self.blob)
             os.rename(self._blobs.staging_path(self.blob), path)
             fsync_folder(path.parent)

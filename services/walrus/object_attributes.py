@@ -1,0 +1,68 @@
+"""GetObjectAttributes: what is known of an object without its bytes, also of its parts."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mallee.common.v1.caller_pb2 import Caller
+from mallee.s3.v1 import object_attributes_pb2 as pb
+from services.walrus import errors, reading, versioning, wire
+from services.walrus import object as object_rules
+from services.walrus.drivers.base import Assembled, Object
+from services.walrus.store import Store
+
+_NAMES: Final = frozenset({"ETag", "Checksum", "ObjectParts", "StorageClass", "ObjectSize"})
+_PAGE: Final = 1000
+
+
+async def get_attributes(
+    store: Store, request: pb.GetObjectAttributesRequest, caller: Caller | None
+) -> pb.GetObjectAttributesOutput:
+    bucket = await store.bucket_for(request, caller)
+    wanted = frozenset(request.object_attributes)
+    if not wanted or wanted - _NAMES:
+        raise errors.invalid_argument(
+            "Invalid attribute name specified.",
+            name="x-amz-object-attributes",
+            value=",".join(request.object_attributes),
+        )
+    found = await reading.find(store, bucket, object_rules.checked_key(request.key), request, caller)
+    answer = pb.GetObjectAttributesOutput(
+        last_modified=wire.timestamp(found.modified_ms), version_id=versioning.told(bucket, found.version_id)
+    )
+    if "ETag" in wanted:
+        answer.e_tag = found.etag
+    if "Checksum" in wanted:
+        wire.set_checksum(answer.checksum, found.checksum)
+    if "StorageClass" in wanted:
+        answer.storage_class = found.attributes.headers.get("StorageClass", "STANDARD")
+    if "ObjectSize" in wanted:
+        answer.object_size = found.size
+    if "ObjectParts" in wanted and isinstance(found.content, Assembled):
+        answer.object_parts.CopyFrom(await _parts(store, request, found, found.content))
+    return answer
+
+
+async def _parts(
+    store: Store, request: pb.GetObjectAttributesRequest, found: Object, content: Assembled
+) -> pb.GetObjectAttributesParts:
+    limit = request.max_parts if request.HasField("max_parts") else _PAGE
+    if limit < 0 or request.part_number_marker < 0:
+        raise errors.invalid_argument(
+            "Argument max-parts must be an integer between 0 and 2147483647", name="max-parts", value=str(limit)
+        )
+    limit = min(limit, _PAGE)
+    parts = await store.index.list_parts(content.upload_id, after=request.part_number_marker, limit=limit + 1)
+    answer = pb.GetObjectAttributesParts(
+        total_parts_count=content.part_count,
+        part_number_marker=request.part_number_marker,
+        max_parts=limit,
+        is_truncated=bool(limit) and len(parts) > limit,
+    )
+    for part in parts[:limit]:
+        one = answer.parts.add(part_number=part.number, size=part.size)
+        # Parts were digested as the upload said, and the object as its checksum says: the same.
+        if found.checksum is not None and part.checksum.algorithm == found.checksum.algorithm:
+            wire.set_checksum(one, part.checksum, with_kind=False)
+    answer.next_part_number_marker = answer.parts[-1].part_number if answer.parts else 0
+    return answer
