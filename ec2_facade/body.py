@@ -48,6 +48,11 @@ class BodyReader:
         # What its head says of its length; None: nothing.
         self.announced = announced
 
+    @property
+    def empty(self) -> bool:
+        """There is none, and never will be."""
+        return self.received == 0 and self._content.at_eof()
+
     async def pieces(self) -> AsyncIterator[bytes]:
         """What arrives, as it arrives. Raises Refused for a client that stalls, trickles or goes away."""
         window_ends, window_from = self._clock() + self._limits.window_s, 0

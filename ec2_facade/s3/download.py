@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 from common.errors import CloudError, Unavailable
 from common.log import get_logger
 from common.rpc.channel import cloud_errors
+from common.rpc.local.channel import LocalCall
 from common.rpc.uploads import RawExtent
 from ec2_facade.backends import Backends
 from ec2_facade.exchange import Exchange
@@ -79,6 +80,9 @@ async def _chunks(call: Any, limits: Limits) -> AsyncGenerator[bytes | RawExtent
 
 async def _read(call: Any, limits: Limits) -> Any:
     """The next message, None at a good end."""
+    if isinstance(call, LocalCall) and call.waiting:
+        message = await call.read()
+        return None if message is grpc.aio.EOF else message
     try:
         with cloud_errors():
             async with asyncio.timeout(limits.idle_s):

@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 
 from common.rpc import context as rpc_context
 from ec2_facade.auth.authenticate import utc_now
+from ec2_facade.auth.canonical import EMPTY_SHA256, UNSIGNED_PAYLOAD
 from ec2_facade.auth.mechanisms import Authentication
 from ec2_facade.auth.payload import Payload
 from ec2_facade.backends import Backends
@@ -123,6 +124,8 @@ class S3Pipeline:
         return await exchange.send(post.answer(rendered, exchange.wire, address, fields))
 
     async def _read_xml(self, exchange: Exchange, proved: Proved) -> tuple[bytes, dict[str, str]]:
+        if exchange.body.empty and proved.payload.hash in (UNSIGNED_PAYLOAD, EMPTY_SHA256):
+            return b"", {}
         held = self._held_of_strangers if proved.anonymous else None
         raw = await exchange.body.whole(self._limits.xml_bytes, held=held)
 

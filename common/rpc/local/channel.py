@@ -104,6 +104,11 @@ class LocalCall:
         self._note(kind, payload)
         return ()
 
+    @property
+    def waiting(self) -> bool:
+        """`read` has an answer at once."""
+        return self._frames.waiting
+
     async def read(self) -> Any:
         """A RawHeader, a RawChunk, a RawExtent (answer it with `taken`), or grpc.aio.EOF. Raises CloudError."""
         kind, payload = await self._take()

@@ -21,7 +21,9 @@ from typing import Final
 _HEAD: Final = struct.Struct("!IB")
 # As gRPC's messages between members; a chunk of a body is 1 MiB at most.
 FRAME_BYTES: Final = 8 << 20
+# At once: of a large frame, and else. What is asked for is taken from the heap, however little comes.
 _READ_BYTES: Final = 256 << 10
+_SMALL_READ_BYTES: Final = 32 << 10
 _INT_BYTES: Final = array("i").itemsize
 # Whoever sends them sends one at a time.
 _ATTACHED_BYTES: Final = socket.CMSG_SPACE(4 * _INT_BYTES)
@@ -164,7 +166,8 @@ class Frames:
 
     def _readable(self) -> None:
         try:
-            piece, attached, _, _ = self._sock.recvmsg(_READ_BYTES, _ATTACHED_BYTES, socket.MSG_CMSG_CLOEXEC)
+            size = _READ_BYTES if self._arrived > _SMALL_READ_BYTES else _SMALL_READ_BYTES
+            piece, attached, _, _ = self._sock.recvmsg(size, _ATTACHED_BYTES, socket.MSG_CMSG_CLOEXEC)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
