@@ -1,0 +1,159 @@
+"""The gRPC handlers of mallee.s3.v1 about objects and uploads: each is one use case."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from common.rpc.context import current_caller
+from common.rpc.uploads import accepting
+from mallee.s3.v1 import (
+    acl_pb2,
+    copy_pb2,
+    listing_pb2,
+    multipart_pb2,
+    object_attributes_pb2,
+    object_lock_pb2,
+    object_pb2,
+    object_tagging_pb2,
+    service_pb2_grpc,
+)
+from services.walrus import (
+    acls,
+    copy,
+    delete,
+    get,
+    listing,
+    multipart,
+    object_attributes,
+    object_lock,
+    object_tagging,
+    put,
+)
+from services.walrus.store import Store
+
+
+class ObjectHandlers(service_pb2_grpc.S3ServiceServicer):
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def PutObject(
+        self, request_iterator: AsyncIterator[object_pb2.PutObjectStream], context: Any
+    ) -> object_pb2.PutObjectOutput:
+        return await put.put_object(self._store, accepting(aiter(request_iterator), context), current_caller())
+
+    async def GetObject(
+        self, request: object_pb2.GetObjectRequest, context: Any
+    ) -> AsyncIterator[object_pb2.GetObjectStream]:
+        async with get.opened_object(self._store, request, current_caller()) as (header, chunks):
+            yield object_pb2.GetObjectStream(header=header)
+            async for chunk in chunks:
+                yield object_pb2.GetObjectStream(chunk=chunk)
+
+    async def HeadObject(self, request: object_pb2.HeadObjectRequest, context: Any) -> object_pb2.HeadObjectOutput:
+        return await get.head_object(self._store, request, current_caller())
+
+    async def DeleteObject(
+        self, request: object_pb2.DeleteObjectRequest, context: Any
+    ) -> object_pb2.DeleteObjectOutput:
+        return await delete.delete_object(self._store, request, current_caller())
+
+    async def DeleteObjects(
+        self, request: object_pb2.DeleteObjectsRequest, context: Any
+    ) -> object_pb2.DeleteObjectsOutput:
+        return await delete.delete_objects(self._store, request, current_caller())
+
+    async def ListObjects(self, request: listing_pb2.ListObjectsRequest, context: Any) -> listing_pb2.ListObjectsOutput:
+        return await listing.list_objects(self._store, request, current_caller())
+
+    async def ListObjectsV2(
+        self, request: listing_pb2.ListObjectsV2Request, context: Any
+    ) -> listing_pb2.ListObjectsV2Output:
+        return await listing.list_objects_v2(self._store, request, current_caller())
+
+    async def ListObjectVersions(
+        self, request: listing_pb2.ListObjectVersionsRequest, context: Any
+    ) -> listing_pb2.ListObjectVersionsOutput:
+        return await listing.list_object_versions(self._store, request, current_caller())
+
+    async def CreateMultipartUpload(
+        self, request: multipart_pb2.CreateMultipartUploadRequest, context: Any
+    ) -> multipart_pb2.CreateMultipartUploadOutput:
+        return await multipart.create_upload(self._store, request, current_caller())
+
+    async def UploadPart(
+        self, request_iterator: AsyncIterator[multipart_pb2.UploadPartStream], context: Any
+    ) -> multipart_pb2.UploadPartOutput:
+        return await multipart.upload_part(self._store, accepting(aiter(request_iterator), context), current_caller())
+
+    async def CompleteMultipartUpload(
+        self, request: multipart_pb2.CompleteMultipartUploadRequest, context: Any
+    ) -> multipart_pb2.CompleteMultipartUploadOutput:
+        return await multipart.complete_upload(self._store, request, current_caller())
+
+    async def AbortMultipartUpload(
+        self, request: multipart_pb2.AbortMultipartUploadRequest, context: Any
+    ) -> multipart_pb2.AbortMultipartUploadOutput:
+        return await multipart.abort_upload(self._store, request, current_caller())
+
+    async def ListParts(self, request: multipart_pb2.ListPartsRequest, context: Any) -> multipart_pb2.ListPartsOutput:
+        return await multipart.list_parts(self._store, request, current_caller())
+
+    async def ListMultipartUploads(
+        self, request: multipart_pb2.ListMultipartUploadsRequest, context: Any
+    ) -> multipart_pb2.ListMultipartUploadsOutput:
+        return await listing.list_multipart_uploads(self._store, request, current_caller())
+
+    async def CopyObject(self, request: copy_pb2.CopyObjectRequest, context: Any) -> copy_pb2.CopyObjectOutput:
+        return await copy.copy_object(self._store, request, current_caller())
+
+    async def UploadPartCopy(
+        self, request: copy_pb2.UploadPartCopyRequest, context: Any
+    ) -> copy_pb2.UploadPartCopyOutput:
+        return await copy.copy_part(self._store, request, current_caller())
+
+    async def GetObjectAttributes(
+        self, request: object_attributes_pb2.GetObjectAttributesRequest, context: Any
+    ) -> object_attributes_pb2.GetObjectAttributesOutput:
+        return await object_attributes.get_attributes(self._store, request, current_caller())
+
+    async def PutObjectTagging(
+        self, request: object_tagging_pb2.PutObjectTaggingRequest, context: Any
+    ) -> object_tagging_pb2.PutObjectTaggingOutput:
+        return await object_tagging.put_tagging(self._store, request, current_caller())
+
+    async def GetObjectTagging(
+        self, request: object_tagging_pb2.GetObjectTaggingRequest, context: Any
+    ) -> object_tagging_pb2.GetObjectTaggingOutput:
+        return await object_tagging.get_tagging(self._store, request, current_caller())
+
+    async def DeleteObjectTagging(
+        self, request: object_tagging_pb2.DeleteObjectTaggingRequest, context: Any
+    ) -> object_tagging_pb2.DeleteObjectTaggingOutput:
+        return await object_tagging.delete_tagging(self._store, request, current_caller())
+
+    async def PutObjectRetention(
+        self, request: object_lock_pb2.PutObjectRetentionRequest, context: Any
+    ) -> object_lock_pb2.PutObjectRetentionOutput:
+        return await object_lock.put_retention(self._store, request, current_caller())
+
+    async def GetObjectRetention(
+        self, request: object_lock_pb2.GetObjectRetentionRequest, context: Any
+    ) -> object_lock_pb2.GetObjectRetentionOutput:
+        return await object_lock.get_retention(self._store, request, current_caller())
+
+    async def PutObjectLegalHold(
+        self, request: object_lock_pb2.PutObjectLegalHoldRequest, context: Any
+    ) -> object_lock_pb2.PutObjectLegalHoldOutput:
+        return await object_lock.put_legal_hold(self._store, request, current_caller())
+
+    async def GetObjectLegalHold(
+        self, request: object_lock_pb2.GetObjectLegalHoldRequest, context: Any
+    ) -> object_lock_pb2.GetObjectLegalHoldOutput:
+        return await object_lock.get_legal_hold(self._store, request, current_caller())
+
+    async def PutObjectAcl(self, request: acl_pb2.PutObjectAclRequest, context: Any) -> acl_pb2.PutObjectAclOutput:
+        return await acls.put_object_acl(self._store, request, current_caller())
+
+    async def GetObjectAcl(self, request: acl_pb2.GetObjectAclRequest, context: Any) -> acl_pb2.GetObjectAclOutput:
+        return await acls.get_object_acl(self._store, request, current_caller())
