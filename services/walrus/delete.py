@@ -115,6 +115,7 @@ def _check_access(
         key=one.key,
         version_id=one.version_id,
         bypass_governance_retention=request.bypass_governance_retention,
+        request_payer=request.request_payer,
     )
     access.check(bucket, alone, caller, store.now_ms())
 
