@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
-from common import pki
 from common.errors import Unavailable
-from common.etcd.auth import EtcdUser, ensure_auth
+from common.etcd.auth import EtcdUser
 from common.etcd.client import Etcd
 from common.etcd.election import Leaders
 from common.etcd.membership import Membership
@@ -25,49 +21,26 @@ from tests.etcd_fixture import EtcdServer, free_ports
 from tests.eventually import eventually
 from tests.service.cc.fake_node import ZONE, FakeNode, NodeProcess
 from tests.service.cc.stage import spec
+from tests.service.zone_process import etcd_of, make_pki, running
 
 CC = f"cc-{ZONE}"
 NC = f"nc-{ZONE}-1"
+USERS = [
+    EtcdUser(member_id="clc-1", role="clc"),
+    EtcdUser(member_id=CC, role="cc", zone=ZONE),
+    EtcdUser(member_id=NC, role="nc"),
+]
 
 
 @pytest.fixture(scope="module")
 def pki_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("home") / "pki"
-    pki.create_authority(folder)
-    for member, role in (("etcd-1", "etcd"), ("admin", "admin"), ("clc-1", "clc"), (CC, "cc"), (NC, "nc")):
-        pki.issue(folder, member, role, ips=["127.0.0.1"])
-    return folder
+    return make_pki(tmp_path_factory.mktemp("home") / "pki", USERS)
 
 
 @pytest.fixture
 async def etcd_with_users(tmp_path: Path, pki_folder: Path) -> AsyncIterator[EtcdServer]:
-    server = EtcdServer("etcd-1", tmp_path, tls=pki_folder)
-    server.start()
-    try:
-        server.wait_healthy()
-        async with Etcd([server.address], Identity.load(pki_folder, "admin")) as admin:
-            users = (
-                EtcdUser(member_id="clc-1", role="clc"),
-                EtcdUser(member_id=CC, role="cc", zone=ZONE),
-                EtcdUser(member_id=NC, role="nc"),
-            )
-            await ensure_auth(admin, users)
+    async with etcd_of(tmp_path, pki_folder, USERS) as server:
         yield server
-    finally:
-        server.kill()
-
-
-@contextmanager
-def running(config: Path) -> Iterator[subprocess.Popen[bytes]]:
-    command = ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "services.cc.main"]
-    process = subprocess.Popen(
-        [*command, "--config", str(config), "--member", CC], env={**os.environ, "PYTHONPATH": ".:gen"}
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
 
 
 async def _ensure(peers: Peers) -> cc.Placed | None:
@@ -108,11 +81,11 @@ async def test_killed_and_started_again_it_leads_and_knows_its_placements(
             answers.append(placed)
             return placed
 
-        with running(config):
+        with running("services.cc.main", config, CC):
             await answered()
         first_epoch = process.node.epoch
         process.node.specs.clear()
-        with running(config):
+        with running("services.cc.main", config, CC):
             await answered()
         assert answers[0] == answers[1]
         assert process.node.epoch > first_epoch

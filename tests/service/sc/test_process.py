@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from common import pki
 from common.config import CloudConfig
 from common.errors import Unavailable
-from common.etcd.auth import EtcdUser, ensure_auth
+from common.etcd.auth import EtcdUser
 from common.etcd.client import Etcd
 from common.etcd.election import Leaders
 from common.etcd.membership import Membership
@@ -32,49 +28,27 @@ from mallee.sc.v1 import volume_pb2
 from mallee.sc.v1.service_pb2_grpc import StorageControllerServiceStub
 from tests.etcd_fixture import EtcdServer, free_ports
 from tests.service.sc.stage import AVAILABLE, ZONE, spec, volume_id
+from tests.service.zone_process import etcd_of, make_pki, running
 
 if TYPE_CHECKING:
     from mallee.sc.v1.service_pb2_grpc import StorageControllerServiceAsyncStub as Stub
 
 SC = f"sc-{ZONE}"
 NC = f"nc-{ZONE}-1"
-MEMBERS = (("clc-1", "clc"), (SC, "sc"), (NC, "nc"))
+USERS = [
+    EtcdUser(member_id=member, role=role, zone=ZONE) for member, role in (("clc-1", "clc"), (SC, "sc"), (NC, "nc"))
+]
 
 
 @pytest.fixture(scope="module")
 def pki_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("home") / "pki"
-    pki.create_authority(folder)
-    for member, role in (("etcd-1", "etcd"), ("admin", "admin"), *MEMBERS):
-        pki.issue(folder, member, role, ips=["127.0.0.1"])
-    return folder
+    return make_pki(tmp_path_factory.mktemp("home") / "pki", USERS)
 
 
 @pytest.fixture
 async def etcd_with_users(tmp_path: Path, pki_folder: Path) -> AsyncIterator[EtcdServer]:
-    server = EtcdServer("etcd-1", tmp_path, tls=pki_folder)
-    server.start()
-    try:
-        server.wait_healthy()
-        async with Etcd([server.address], Identity.load(pki_folder, "admin")) as admin:
-            users = [EtcdUser(member_id=member, role=role, zone=ZONE) for member, role in MEMBERS]
-            await ensure_auth(admin, users)
+    async with etcd_of(tmp_path, pki_folder, USERS) as server:
         yield server
-    finally:
-        server.kill()
-
-
-@contextmanager
-def running(config: Path) -> Iterator[subprocess.Popen[bytes]]:
-    command = ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "services.sc.main"]
-    process = subprocess.Popen(
-        [*command, "--config", str(config), "--member", SC], env={**os.environ, "PYTHONPATH": ".:gen"}
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
 
 
 class _Caller:
@@ -123,14 +97,14 @@ async def test_killed_and_started_again_it_leads_and_knows_its_volumes(
         caller = _Caller(await stack.enter_async_context(Peers(membership, clc, "sc", ZONE, leaders=leaders)))
         node = await stack.enter_async_context(Peers(membership, nc, "sc", ZONE, leaders=leaders))
         request = sc.RedeemExportRequest(volume_id=volume_id(1), generation=1, host_id=host_id(home))
-        with running(config):
+        with running("services.sc.main", config, SC):
             stub = await caller.leader()
             grant = volume_pb2.Grant(generation=1, node=NC, instance_id="i-1")
             await stub.GrantExport(sc.GrantExportRequest(volume_id=volume_id(1), grant=grant))
             first = await node.leader_stub(StorageControllerServiceStub).RedeemExport(request)
         daemons = _storage_daemons(home)
         assert len(daemons) == (driver == "qsd")
-        with running(config):
+        with running("services.sc.main", config, SC):
             stub = await caller.leader()
             known = await stub.DescribeStorage(sc.DescribeStorageRequest())
             assert [(v.volume_id, v.state, v.grant) for v in known.volumes] == [(volume_id(1), AVAILABLE, grant)]
