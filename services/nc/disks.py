@@ -147,6 +147,8 @@ class DiskReconciler:
         self._acts = Reconciler("nc-disk", self.act, concurrency=AT_ONCE, last_retry_s=_LAST_RETRY_S)
         # (instance, volume) → since when its guest has been asked for it.
         self._asked: dict[tuple[InstanceId, str], float] = {}
+        # Seen with a guest that is to let go of it.
+        self._leaving: set[tuple[InstanceId, str]] = set()
         # → the plan's revision, how often it was refused, and the last words.
         self._refused: dict[tuple[InstanceId, str], tuple[int, int, str]] = {}
         # What stood when acts were last woken, and when: each repeats itself at its own pace.
@@ -192,6 +194,8 @@ class DiskReconciler:
         due = [volume_id for volume_id, step in steps.items() if is_at_work and step is not None]
         if self._is_news(instance_id, (is_at_work, record.spec.disks.revision, frozenset(found.values()))):
             for volume_id in due:
+                if steps[volume_id] is Do.DETACH:
+                    self._leaving.add((instance_id, volume_id))
                 self._acts.nudge(f"{instance_id}/{volume_id}")
         if any(disk.slot < 0 for disk in found.values()):
             return _SOON_S
@@ -210,19 +214,23 @@ class DiskReconciler:
         first, _, volume_id = key.partition("/")
         instance_id = InstanceId(first)
         record = self._store.get(instance_id)
+        was_seen = (instance_id, volume_id) in self._leaving
+        self._leaving.discard((instance_id, volume_id))
         if record is None or not await self._is_at_work(instance_id, record):
             return None
+        wanted = volumes_of(record.spec.disks).get(volume_id)
+        if wanted is None and was_seen:
+            # A moment ago, and letting go of what is not there is nothing: the engine need not be asked again.
+            with context.bind(request_id=record.request_id or None):
+                return await self._take_off(instance_id, volume_id)
         found = await self._found(instance_id)
-        wanted, has = volumes_of(record.spec.disks).get(volume_id), found.get(volume_id)
+        has = found.get(volume_id)
         taken = {disk.slot for other, disk in found.items() if other != volume_id}
         step = next_step(wanted, has, slot_is_free=wanted is None or wanted.slot not in taken)
         with context.bind(request_id=record.request_id or None):
             match step:
                 case Do.DETACH:
-                    self._asked.setdefault((instance_id, volume_id), self._now_s())
-                    await self._hypervisor.detach_disk(instance_id, volume_id)
-                    self.nudge(instance_id)
-                    return BUSY_S
+                    return await self._take_off(instance_id, volume_id)
                 case Do.ATTACH | Do.REFRESH if wanted is not None:
                     self._on_the_way.add((instance_id, volume_id))
                     try:
@@ -231,6 +239,12 @@ class DiskReconciler:
                         self._on_the_way.discard((instance_id, volume_id))
                         self.nudge(instance_id)
         return None
+
+    async def _take_off(self, instance_id: InstanceId, volume_id: str) -> float:
+        self._asked.setdefault((instance_id, volume_id), self._now_s())
+        await self._hypervisor.detach_disk(instance_id, volume_id)
+        self.nudge(instance_id)
+        return BUSY_S
 
     async def _bring(
         self, instance_id: InstanceId, wanted: instance_pb2.Disk, has: AttachedDisk | None, *, revision: int

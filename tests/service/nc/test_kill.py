@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 import signal
 from pathlib import Path
@@ -10,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from common.errors import CloudError
-from mallee.nc.v1 import instance_pb2
+from common.ids import InstanceId
+from mallee.nc.v1 import instance_pb2, service_pb2
+from services.nc.drivers.base import Power
 from services.nc.drivers.fake import FakeHypervisor
 from services.nc.drivers.network_fake import FakeNetwork
-from tests.eventually import becomes
+from tests.eventually import becomes, eventually
 from tests.service.nc.stage import Client, Site, connected, make_site, process
 from tests.unit.nc.specs import spec
 
@@ -96,3 +99,39 @@ async def test_the_engine_outlives_the_node_controller(tmp_path: Path) -> None:
     async with process(site), connected(site) as client:
         told = await client.until(spec().instance_id, instance_pb2.VM_STATE_POWERED_OFF)
         assert told.reason_code == "Client.InstanceInitiatedShutdown"
+
+
+async def test_a_guest_runs_after_its_rest_whenever_the_node_controller_dies(tmp_path: Path) -> None:
+    site, chance = make_site(tmp_path), random.Random(3)
+    made = spec()
+
+    async def rest(client: Client, rest_s: int) -> None:
+        order = service_pb2.RestInstanceRequest(
+            epoch=1, instance_id=made.instance_id, generation=made.generation, grace_s=1, rest_s=rest_s
+        )
+        await client.stub.RestInstance(order)
+
+    async with process(site), connected(site) as client:
+        await client.ensure(made)
+        await client.until(made.instance_id, instance_pb2.VM_STATE_RUNNING)
+    for number in range(KILLS):
+        async with process(site) as node, connected(site) as client:
+            # To its owner it runs all the time.
+            await client.until(made.instance_id, instance_pb2.VM_STATE_RUNNING)
+            await rest(client, 0 if number % 2 else 60)
+            dying = asyncio.ensure_future(node.wait())
+            await asyncio.wait([dying], timeout=chance.random() * 0.1)
+            node.send_signal(signal.SIGKILL)
+            await dying
+    engine = FakeHypervisor(site.paths.fake)
+    async with process(site), connected(site) as client:
+        await client.until(made.instance_id, instance_pb2.VM_STATE_RUNNING)
+        await rest(client, 60)
+        await eventually(lambda: client.seen[made.instance_id].at_rest)
+        assert await engine.power_of(InstanceId(made.instance_id)) is Power.OFF_BY_GUEST
+        await rest(client, 0)
+        await becomes(functools.partial(_runs, engine, made.instance_id))
+
+
+async def _runs(engine: FakeHypervisor, instance_id: str) -> bool:
+    return await engine.power_of(InstanceId(instance_id)) is Power.RUNNING
