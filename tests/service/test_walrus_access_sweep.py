@@ -14,7 +14,7 @@ from google.protobuf.message_factory import GetMessageClass
 from common.errors import CloudError
 from common.rpc.channel import cloud_errors
 from mallee.common.v1.caller_pb2 import Caller
-from mallee.s3.v1 import multipart_pb2, object_pb2, service_pb2
+from mallee.s3.v1 import multipart_pb2, object_attributes_pb2, object_pb2, service_pb2
 from services.walrus import bucket_policy
 from services.walrus.actions import RULES
 from tests.service.walrus_fixtures import certificates, stage
@@ -65,6 +65,8 @@ def _fill(request: Any, upload_id: str) -> None:
     for name, value in values.items():
         if name in request.DESCRIPTOR.fields_by_name:
             setattr(request, name, value)
+    if isinstance(request, object_attributes_pb2.GetObjectAttributesRequest):
+        request.object_attributes.append("ETag")
     if isinstance(request, object_pb2.DeleteObjectsRequest):
         request.delete.objects.add(key="k")
     if isinstance(request, multipart_pb2.CompleteMultipartUploadRequest):
