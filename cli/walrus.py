@@ -16,6 +16,7 @@ from rich.progress import Progress, TextColumn
 from cli.client import Client
 from cli.options import Home, site
 from cli.output import Json, err, gib, out, plain_errors, print_json
+from cli.quota import quota, usage
 from common.config import CloudConfig
 from common.errors import Unavailable
 from common.rpc.channel import cloud_errors, connect
@@ -26,6 +27,8 @@ from mallee.walrus.v1 import upkeep_pb2
 from mallee.walrus.v1.upkeep_pb2_grpc import UpkeepServiceStub
 
 app = typer.Typer(help="The object store.", no_args_is_help=True)
+app.command()(quota)
+app.command()(usage)
 
 
 @app.command()

@@ -88,7 +88,7 @@ async def build(ctx: ServiceContext) -> None:
     backups = Backups(store=store, images=images, staging=root / "staging", member=ctx.member)
     bundles = Bundles(store=store, folder=root / "pins", ticket_key=ticket_key, certificate=certificate, key=opener)
     server.add(add_WalrusServiceServicer_to_server, WalrusService(store, images, bundles))
-    server.add(add_UpkeepServiceServicer_to_server, UpkeepService(scrubber, backups))
+    server.add(add_UpkeepServiceServicer_to_server, UpkeepService(store, scrubber, backups))
     await ctx.serve(server)
     await _serve_locally(ctx, store)
     etcd = await ctx.stack.enter_async_context(Etcd(config.etcd.endpoints, ctx.identity))

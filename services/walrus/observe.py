@@ -18,6 +18,15 @@ _SNAPSHOTS = gauge("mallee_walrus_snapshots", "Snapshots of volumes")
 _UPLOADS = gauge("mallee_walrus_snapshot_uploads", "Snapshots that are being uploaded")
 _BLOCK_BYTES = gauge("mallee_walrus_block_bytes", "Bytes that blocks of snapshots take")
 _WASTE_BYTES = gauge("mallee_walrus_block_waste_bytes", "Bytes of packs that hold no block any more")
+_ACCOUNT_BYTES = gauge(
+    "mallee_walrus_account_bytes",
+    "Bytes of an account's objects and open uploads, as its quota counts them",
+    ("account",),
+)
+_ACCOUNT_OBJECTS = gauge(
+    "mallee_walrus_account_objects", "An account's objects, all versions and markers", ("account",)
+)
+_GARBAGE = gauge("mallee_walrus_garbage_blobs", "Blobs that were let go and are not deleted yet")
 _FREE = gauge("mallee_walrus_free_bytes", "Bytes that may still be written, the reserve included")
 _COMMITS = counter("mallee_walrus_commits", "Transactions of the index")
 _BATCHES = histogram(
@@ -42,5 +51,13 @@ async def follow(store: Store) -> None:
         _UPLOADS.set(kept.uploads)
         _BLOCK_BYTES.set(kept.block_bytes)
         _WASTE_BYTES.set(kept.pack_bytes - kept.block_bytes)
+        accounts = await store.index.quotas.accounts()
+        # Also of accounts that are no more.
+        _ACCOUNT_BYTES.clear()
+        _ACCOUNT_OBJECTS.clear()
+        for held in accounts:
+            _ACCOUNT_BYTES.labels(held.account_id).set(held.size + held.part_bytes)
+            _ACCOUNT_OBJECTS.labels(held.account_id).set(held.objects)
+        _GARBAGE.set(await store.index.inspection.garbage_count())
         _FREE.set(await store.blobs.free_bytes())
         await asyncio.sleep(_PERIOD_S)

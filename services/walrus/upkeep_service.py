@@ -9,7 +9,9 @@ from typing import Any, Final
 
 from mallee.walrus.v1 import upkeep_pb2, upkeep_pb2_grpc
 from services.walrus.backup import Backups
+from services.walrus.drivers.quotas import Quota
 from services.walrus.scrub import Finding, Kind, Pace, Scrubber
+from services.walrus.store import Store
 
 _KINDS: Final = {
     Kind.DAMAGED: upkeep_pb2.FINDING_KIND_DAMAGED,
@@ -20,7 +22,8 @@ _KINDS: Final = {
 
 
 class UpkeepService(upkeep_pb2_grpc.UpkeepServiceServicer):
-    def __init__(self, scrubber: Scrubber, backups: Backups) -> None:
+    def __init__(self, store: Store, scrubber: Scrubber, backups: Backups) -> None:
+        self._store = store
         self._scrubber = scrubber
         self._backups = backups
 
@@ -50,6 +53,32 @@ class UpkeepService(upkeep_pb2_grpc.UpkeepServiceServicer):
                     findings=map(_finding, step.findings),
                     complete=step.complete,
                 )
+
+    async def PutQuota(self, request: upkeep_pb2.PutQuotaRequest, context: Any) -> upkeep_pb2.PutQuotaResponse:
+        quota = Quota(
+            size=request.bytes if request.HasField("bytes") else None,
+            objects=request.objects if request.HasField("objects") else None,
+        )
+        if request.WhichOneof("scope") == "bucket":
+            await self._store.index.quotas.put_bucket(request.bucket, quota)
+        else:
+            await self._store.index.quotas.put_account(request.account_id, quota)
+        return upkeep_pb2.PutQuotaResponse()
+
+    async def DescribeUsage(
+        self, request: upkeep_pb2.DescribeUsageRequest, context: Any
+    ) -> AsyncIterator[upkeep_pb2.DescribeUsageResponse]:
+        quotas = self._store.index.quotas
+        for one in await (quotas.buckets(request.account_id) if request.account_id else quotas.accounts()):
+            yield upkeep_pb2.DescribeUsageResponse(
+                account_id=one.account_id,
+                bucket=one.bucket,
+                objects=one.objects,
+                bytes=one.size,
+                part_bytes=one.part_bytes,
+                quota_bytes=one.quota.size,
+                quota_objects=one.quota.objects,
+            )
 
 
 def _finding(one: Finding) -> upkeep_pb2.StoreFinding:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import ClientError
 
 from tests.cloud_fixture import RunningCloud, command, free_ranges, mallee, new_home
 from tests.eventually import eventually
@@ -54,6 +55,27 @@ def test_the_store_is_compared_and_copied(fake_cloud: RunningCloud, tmp_path: Pa
     assert "mallee down" in refused.stderr
     s3.delete_object(Bucket="copied", Key="k")
     s3.delete_bucket(Bucket="copied")
+
+
+def test_a_quota_is_told_to_clients_and_to_the_operator(fake_cloud: RunningCloud) -> None:
+    s3 = fake_cloud.client("s3")
+    s3.create_bucket(Bucket="limited")
+    shown = fake_cloud.json("walrus", "quota", "--bucket", "limited", "--bytes", "1K", "--objects", "2")
+    assert shown == {"Bucket": "limited", "Bytes": 1024, "Objects": 2}
+    s3.put_object(Bucket="limited", Key="k", Body=bytes(1024))
+    with pytest.raises(ClientError) as caught:
+        s3.put_object(Bucket="limited", Key="l", Body=b"x")
+    assert caught.value.response["Error"]["Code"] == "QuotaExceeded"
+    assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 403
+    admin = fake_cloud.json("accounts", "list")[0]["AccountId"]
+    (held,) = [one for one in fake_cloud.json("walrus", "usage", admin) if one["Bucket"] == "limited"]
+    assert (held["Objects"], held["Bytes"], held["QuotaBytes"], held["QuotaObjects"]) == (1, 1024, 1024, 2)
+    assert any(one["AccountId"] == admin and one["Bytes"] >= 1024 for one in fake_cloud.json("walrus", "usage"))
+    fake_cloud.json("walrus", "quota", "--bucket", "limited")
+    s3.put_object(Bucket="limited", Key="l", Body=b"x")
+    for key in ("k", "l"):
+        s3.delete_object(Bucket="limited", Key=key)
+    s3.delete_bucket(Bucket="limited")
 
 
 def test_nodes_show_used_and_free_room(fake_cloud: RunningCloud) -> None:

@@ -63,6 +63,7 @@ async def test_every_blob_is_needed_by_somebody_until_it_is_let_go(index: Index,
     await index.delete(bucket, [Deletion(what=Removal(key=key)) for key in (b"a/b", b"done")], now_ms=0)
     await index.abort_upload(open_)
     assert (await owners(index)).keys() == packs.keys()
+    assert await index.inspection.garbage_count() == 3
 
 
 async def test_blobs_of_older_versions_are_needed(index: Index, bucket: Bucket) -> None:

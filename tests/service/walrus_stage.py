@@ -93,7 +93,7 @@ async def walrus_stage(root: Path, certificates: Path, limits: Limits = LIMITS) 
         server.add(add_WalrusServiceServicer_to_server, WalrusService(store, images, bundles))
         backups = Backups(store=store, images=images, staging=root / "staging", member="walrus-1")
         scrubber = Scrubber(store=store, pins=root / "pins", bytes_per_s=0, cycle_s=3600)
-        server.add(add_UpkeepServiceServicer_to_server, UpkeepService(scrubber, backups))
+        server.add(add_UpkeepServiceServicer_to_server, UpkeepService(store, scrubber, backups))
         await stack.enter_async_context(server)
         await make_bucket(store)
         yield WalrusStage(

@@ -75,6 +75,9 @@ class FakeInspection:
     async def unsound(self) -> list[str]:
         return []
 
+    async def garbage_count(self) -> int:
+        return len(self._storage().garbage)
+
     async def copy_to(self, path: Path) -> FakeInspection:
         now = deepcopy(self._storage())
         await asyncio.to_thread(path.write_text, repr(now))

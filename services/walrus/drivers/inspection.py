@@ -54,6 +54,9 @@ class Inspection(Protocol):
     async def unsound(self) -> list[str]:
         """What the engine's own check says of itself. May be slow."""
 
+    async def garbage_count(self) -> int:
+        """Blobs that were let go and are not deleted yet."""
+
     async def copy_to(self, path: Path) -> Inspection:
         """All of the index as it stands at some moment within the call, in one new file, durable but for its name,
         while clients write. What comes back reads the copy."""

@@ -50,6 +50,10 @@ class SqliteInspection:
     async def unsound(self) -> list[str]:
         return await self._read(unsound)
 
+    async def garbage_count(self) -> int:
+        query = "SELECT count(*) FROM garbage"
+        return await self._read(lambda db: int(db.execute(query).fetchone()[0]))
+
     async def copy_to(self, path: Path) -> SqliteInspection:
         await asyncio.to_thread(copies.copy_index, self._path, path)
 
