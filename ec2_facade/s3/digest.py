@@ -55,7 +55,7 @@ def check_body(operation: Operation, body: bytes, headers: Mapping[str, str], tr
 def _decode(text: str, length: int) -> bytes:
     try:
         raw = base64.b64decode(text, validate=True)
-    except binascii.Error:
+    except (binascii.Error, ValueError):
         raw = b""
     if len(raw) != length:
         raise Refused("InvalidDigest", "The Content-MD5 or checksum value that you specified is not valid.", status=400)
