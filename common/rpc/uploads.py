@@ -17,14 +17,36 @@ ACCEPTED_KEY: Final = "mallee-header-accepted"
 Frame = TypeVar("Frame")
 
 
-async def accepting(messages: AsyncIterator[Frame], context: Any) -> AsyncIterator[Frame]:
+class Accepting(AsyncIterator[Frame]):
     """The server's side: the messages as they come. Asking for the second one accepts the first."""
-    async for header in messages:
-        yield header
-        break
-    await context.send_initial_metadata(((ACCEPTED_KEY, "1"),))
-    async for message in messages:
-        yield message
+
+    def __init__(self, messages: AsyncIterator[Frame], context: Any) -> None:
+        self._messages = messages
+        self._context = context
+        self._begun = False
+        self._accepted = False
+
+    async def __anext__(self) -> Frame:
+        if self._begun and not self._accepted:
+            self._accepted = True
+            await self._context.send_initial_metadata(((ACCEPTED_KEY, "1"),))
+        message = await anext(self._messages)
+        self._begun = True
+        return message
+
+    @property
+    def takes_file(self) -> bool:
+        """The sender may be given a file to write into, instead of sending chunks."""
+        return bool(getattr(self._context, "takes_file", False)) and not self._accepted
+
+    async def accept_into(self, descriptor: int) -> None:
+        """Accepts the header; the body's bytes will stand in that file, each told of by a RawWritten."""
+        self._accepted = True
+        await self._context.offer(descriptor)
+
+
+def accepting(messages: AsyncIterator[Frame], context: Any) -> Accepting[Frame]:
+    return Accepting(messages, context)
 
 
 async def header_accepted(call: Any) -> bool:
@@ -42,6 +64,18 @@ class RawChunk:
 
     def WhichOneof(self, oneof: str) -> str:
         return "chunk"
+
+
+class RawWritten:
+    """Stands for a chunk that stands in the file which the sender was given, behind the last one."""
+
+    __slots__ = ("length",)
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def WhichOneof(self, oneof: str) -> str:
+        return "written"
 
 
 class RawExtent:

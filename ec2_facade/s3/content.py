@@ -31,6 +31,24 @@ class Content:
     def trailers(self) -> dict[str, str]:
         return self._decoder.trailers if self._decoder else {}
 
+    @property
+    def expected(self) -> int:
+        """How long the client says it is; 0 if it does not."""
+        return self._payload.length or 0
+
+    async def batches(self, size: int) -> AsyncIterator[list[bytes]]:
+        """As it comes, `size` bytes or a little more at a time."""
+        parts: list[bytes] = []
+        waiting = 0
+        async for part in self._parts():
+            parts.append(part)
+            waiting += len(part)
+            if waiting >= size:
+                yield parts
+                parts, waiting = [], 0
+        if parts:
+            yield parts
+
     async def chunks(self, size: int) -> AsyncIterator[bytes]:
         """Of `size` bytes each but the last."""
         parts: list[bytes] = []

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final
 
 from google.protobuf.message import Message
 
@@ -16,6 +16,8 @@ from ec2_facade.backends import Backends
 from ec2_facade.limits import Limits
 from ec2_facade.protocol import Operation
 from ec2_facade.s3.content import Content
+
+_LARGE_BYTES: Final = 1 << 20
 
 
 async def upload(
@@ -32,10 +34,12 @@ async def upload(
     A client that waits is invited to send once Walrus has accepted the header. Walrus may still end it in the middle:
     then the rest of the body stays unread.
     """
-    call = backends.open(operation, asks=invite is not None)
+    # A large body may be given a file to go into, once it is accepted.
+    asks = invite is not None or content.expected >= _LARGE_BYTES
+    call = backends.open(operation, asks=asks)
     try:
         with cloud_errors():
-            if await _begin(call, operation, header, limits, asks=invite is not None):
+            if await _begin(call, operation, header, limits, asks=asks):
                 if invite is not None:
                     await invite()
                 await _send(call, operation, content, limits)
@@ -63,13 +67,30 @@ async def _begin(call: Any, operation: Operation, header: Message, limits: Limit
 async def _send(call: Any, operation: Operation, content: Content, limits: Limits) -> None:
     assert operation.frame_class is not None
     frame = operation.frame_class
-    async for chunk in content.chunks(limits.chunk_bytes):
-        # Into a message it would be copied once more.
-        if not await _write(call, RawChunk(chunk) if isinstance(call, LocalCall) else frame(chunk=chunk), limits):
-            return
+    if isinstance(call, LocalCall) and call.has_file:
+        async for parts in content.batches(limits.chunk_bytes):
+            if not await _write_file(call, parts):
+                return
+    else:
+        async for chunk in content.chunks(limits.chunk_bytes):
+            # Into a message it would be copied once more.
+            message = RawChunk(chunk) if isinstance(call, LocalCall) else frame(chunk=chunk)
+            if not await _write(call, message, limits):
+                return
     end = {"length": content.length, "trailers": content.trailers}
     if await _write(call, frame(end=end), limits):
         await call.done_writing()
+
+
+async def _write_file(call: LocalCall, parts: Sequence[bytes]) -> bool:
+    """False when Walrus has answered already."""
+    try:
+        await call.write_file(parts)
+    except asyncio.InvalidStateError:
+        return False
+    except OSError as error:
+        raise Unavailable(f"The body cannot be written: {error.strerror}") from error
+    return True
 
 
 async def _write(call: Any, message: Message | RawChunk, limits: Limits) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from common.errors import InvalidArgument
+from common.rpc.uploads import Accepting
 from services.walrus import digests as checksums
 from services.walrus import errors, wire
 from services.walrus import object as object_rules
@@ -21,6 +22,8 @@ from services.walrus.drivers.base import Checksum, Inline, Object, Single
 from services.walrus.drivers.blobs import Staged
 from services.walrus.store import IN_PLACE_BYTES, Store
 
+# Bodies from this size on may be written into their blob by who sends them.
+_SHARED_BYTES: Final = 1 << 20
 # Computed when no algorithm was named: one of them may still come as a trailer, and they cost next to nothing.
 _UNNAMED: Final = frozenset({"CRC32", "CRC32C", "CRC64NVME"})
 
@@ -101,6 +104,8 @@ async def received(
         stack.enter_context(store.space(claim.length or 0, await store.blobs.free_bytes()))
         incoming = _Incoming(store, stack, inline_bytes=store.limits.inline_bytes if may_inline else -1)
         digests = Digests({claim.stored_algorithm} | ({claim.algorithm} if claim.algorithm else _UNNAMED))
+        if isinstance(messages, Accepting) and messages.takes_file and (claim.length or 0) >= _SHARED_BYTES:
+            await incoming.share(messages)
         end = await _take_all(store, messages, incoming, digests, most_bytes)
         _check_length(incoming.size, claim, end)
         verified = _check_digests(digests, claim, end.trailers)
@@ -183,6 +188,18 @@ class _Incoming:
         await staged.seal()
         return Single(blob=staged.blob)
 
+    async def share(self, messages: Accepting[Any]) -> None:
+        """Lets the sender write into the blob itself where the engine can. Never what is stored other than sent."""
+        descriptor = await (await self._spill()).lend()
+        if descriptor is not None:
+            await messages.accept_into(descriptor)
+
+    async def written(self, length: int, digests: Digests) -> None:
+        if self.staged is None:
+            raise errors.invalid_request("There is no file that it could stand in.")
+        self.size += length
+        await self.staged.written(length, digests.update)
+
     async def _spill(self) -> Staged:
         if self.staged is None:
             self.staged = await self._stack.enter_async_context(self._store.blobs.stage())
@@ -198,8 +215,13 @@ async def _take_all(
     """The end message. Writing and digesting one chunk run beside each other."""
     while True:
         message = await next_message(store, messages)
-        if message.WhichOneof("part") == "end":
+        part = message.WhichOneof("part")
+        if part == "end":
             return message.end
+        if part == "written":
+            object_rules.check_size(message.length + incoming.size, most_bytes)
+            await incoming.written(message.length, digests)
+            continue
         chunk: bytes = message.chunk
         object_rules.check_size(len(chunk) + incoming.size, most_bytes)
         if len(chunk) <= IN_PLACE_BYTES:

@@ -173,6 +173,51 @@ async def test_who_asks_is_told_that_the_header_is_accepted_before_the_body(stag
     assert await get_bytes(stage.store, "k") == b"abc"
 
 
+@pytest.mark.parametrize("size", [2 * MIB, 9 * MIB + 5])
+async def test_a_large_body_is_written_into_the_blob_that_it_becomes(stage: Stage, size: int) -> None:
+    body = (BODY * 2)[:size]
+    call = uploading(stage, asks=True)
+    await call.write(header(content_length=size))
+    assert await header_accepted(call)
+    assert call.has_file
+    for at in range(0, size, 3 * MIB):
+        half = min(at + 3 * MIB, size) // 2
+        await call.write_file([body[at:half], body[half : at + 3 * MIB]] if half > at else [body[at : at + 3 * MIB]])
+    await call.write(end(size))
+    await call.done_writing()
+    answer = await call
+    call.cancel()
+    assert isinstance(answer, object_pb2.PutObjectOutput)
+    assert answer.e_tag == f'"{hashlib.md5(body).hexdigest()}"'
+    assert await get_bytes(stage.store, "k") == body
+
+
+async def test_what_was_written_and_not_told_of_is_no_part_of_the_object(stage: Stage) -> None:
+    body = BODY[: 2 * MIB]
+    call = uploading(stage, asks=True)
+    await call.write(header(content_length=len(body)))
+    assert await header_accepted(call)
+    await call.write_file([body])
+    os.pwrite(call._file, b"more", len(body))
+    await call.write(end(len(body)))
+    await call.done_writing()
+    await call
+    call.cancel()
+    assert await get_bytes(stage.store, "k") == body
+
+
+async def test_more_is_told_of_than_was_written(stage: Stage) -> None:
+    call = uploading(stage, asks=True)
+    await call.write(header(content_length=2 * MIB))
+    assert await header_accepted(call)
+    await call.write_file([BODY[:MIB]])
+    os.ftruncate(call._file, 1000)
+    with pytest.raises(CloudError):
+        await call
+    call.cancel()
+    await eventually(lambda: files_of(stage.root) == [])
+
+
 async def test_a_refusal_that_crosses_with_the_body_arrives_and_nothing_stays(stage: Stage) -> None:
     call = uploading(stage)
     await call.write(object_pb2.PutObjectStream(header=object_pb2.PutObjectRequest(bucket="none", key="k")))

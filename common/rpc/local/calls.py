@@ -13,6 +13,8 @@ _LENGTHS: Final = struct.Struct("!BHHI")
 
 # Of an extent: its first byte in the file, and the one behind its last.
 SPAN: Final = struct.Struct("!QQ")
+# Of what was written.
+LENGTH: Final = struct.Struct("!Q")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,7 @@ class Call:
     caller: bytes
     # The only message of a call that streams none; of an upload empty, its messages follow.
     message: bytes
-    # The client waits to be told that the header of its upload is accepted.
+    # The client waits to be told that the header of its upload is accepted, and may be given a file for its body.
     asks: bool = False
 
     def to_bytes(self) -> bytes:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,13 +17,16 @@ from common.errors import CloudError, Unavailable
 from common.ids import new_request_id
 from common.rpc.context import current_caller, current_request_id
 from common.rpc.errors import from_bytes
-from common.rpc.local.calls import SPAN, Call
+from common.rpc.local.calls import LENGTH, SPAN, Call
 from common.rpc.local.frames import Frames, Kind
 from common.rpc.local.server import is_ours
 from common.rpc.uploads import ACCEPTED_KEY, RawChunk, RawExtent, RawHeader
 
 # Connections that are kept while nobody uses them.
 _IDLE: Final = 256
+_THREADS: Final = 4
+# What writev takes at once (IOV_MAX).
+_VECTOR: Final = 1024
 
 
 class LocalChannel:
@@ -30,6 +35,7 @@ class LocalChannel:
     def __init__(self, path: Path) -> None:
         self._path = str(path)
         self._idle: list[Frames] = []
+        self.threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="local-bodies")
 
     def connection(self) -> Frames | None:
         """One that no other call uses; None when nobody serves there. `give_back` it, or close it."""
@@ -56,6 +62,7 @@ class LocalChannel:
     def close(self) -> None:
         while self._idle:
             self._idle.pop().close()
+        self.threads.shutdown(wait=False)
 
 
 class LocalCall:
@@ -71,6 +78,9 @@ class LocalCall:
         self._ended = False
         self._gone = False
         self._answer: Message | None = None
+        # The file that the body goes into, and how much of it there is.
+        self._file = -1
+        self._written = 0
 
     def begin(self, message: bytes = b"", *, upload: bool = False, asks: bool = False) -> None:
         """Sends what a call begins with."""
@@ -92,6 +102,26 @@ class LocalCall:
         else:
             await self._send(Kind.MESSAGE, message.SerializeToString())
 
+    @property
+    def has_file(self) -> bool:
+        """The body is to be written by `write_file`; known when the header is accepted."""
+        return self._file >= 0
+
+    async def write_file(self, parts: Sequence[bytes]) -> None:
+        """Raises asyncio.InvalidStateError as `write` does, OSError, CloudError."""
+        if self._frames.waiting:
+            raise asyncio.InvalidStateError("the server has answered")
+        loop = asyncio.get_running_loop()
+        running = loop.run_in_executor(self._channel.threads, _write_all, self._file, parts, self._written)
+        try:
+            length = await asyncio.shield(running)
+        except asyncio.CancelledError:
+            # The descriptor must stay while it is written to.
+            await asyncio.wait([running])
+            raise
+        self._written += length
+        self._put(Kind.WRITTEN, LENGTH.pack(length))
+
     async def done_writing(self) -> None:
         self._put(Kind.END)
         self._sending = False
@@ -100,6 +130,8 @@ class LocalCall:
         """Empty when the call ended instead."""
         kind, payload = await self._take()
         if kind == Kind.ACCEPTED:
+            if payload:
+                self._file = self._frames.descriptor()
             return ((ACCEPTED_KEY, "1"),)
         self._note(kind, payload)
         return ()
@@ -141,6 +173,9 @@ class LocalCall:
         if self._gone:
             return
         self._gone = True
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
         if self._ended and not self._sending:
             self._channel.give_back(self._frames)
         else:
@@ -176,6 +211,17 @@ class LocalCall:
             return await self._frames.take()
         except ConnectionResetError as error:
             raise _cut_off() from error
+
+
+def _write_all(descriptor: int, parts: Sequence[bytes], start: int) -> int:
+    """How many bytes they were."""
+    length = sum(len(part) for part in parts)
+    done = os.pwritev(descriptor, parts[:_VECTOR], start)
+    if done < length:
+        rest = memoryview(b"".join(parts))
+        while done < length:
+            done += os.pwrite(descriptor, rest[done:], start + done)
+    return length
 
 
 def _cut_off() -> CloudError:

@@ -45,12 +45,14 @@ class Kind(enum.IntEnum):
     END = 4
     # From a server, the last: a serialized google.rpc.Status.
     ERROR = 5
-    # From a server: the header of an upload is accepted.
+    # From a server: the header of an upload is accepted; with a payload: the body goes into the file that comes along.
     ACCEPTED = 6
     # From a server: where in a file the next bytes of the body lie, whose descriptor comes along.
     EXTENT = 7
     # From a client: the bytes of an extent have gone.
     TAKEN = 8
+    # From a client: how many more bytes of the body stand in the file.
+    WRITTEN = 9
 
 
 Frame = tuple[int, bytes]

@@ -22,9 +22,9 @@ from common.log import get_logger
 from common.rpc import context as rpc_context
 from common.rpc.errors import to_bytes
 from common.rpc.interceptor import observed
-from common.rpc.local.calls import SPAN, Call
+from common.rpc.local.calls import LENGTH, SPAN, Call
 from common.rpc.local.frames import Frames, Kind
-from common.rpc.uploads import RawChunk, RawExtent
+from common.rpc.uploads import RawChunk, RawExtent, RawWritten
 from mallee.common.v1.caller_pb2 import Caller
 
 _log = get_logger(__name__)
@@ -212,6 +212,8 @@ class _Connection:
             match kind:
                 case Kind.CHUNK:
                     yield RawChunk(payload)
+                case Kind.WRITTEN if len(payload) == LENGTH.size:
+                    yield RawWritten(*LENGTH.unpack(payload))
                 case Kind.MESSAGE:
                     yield handler.frame.FromString(payload)
                 case _:
@@ -234,6 +236,13 @@ class _Context:
         self.uploads = False
         self.ended = False
 
+    @property
+    def takes_file(self) -> bool:
+        return self.asked
+
     async def send_initial_metadata(self, metadata: Any) -> None:
         if self.asked:
             self._frames.put(Kind.ACCEPTED)
+
+    async def offer(self, descriptor: int) -> None:
+        await self._frames.hand_over(Kind.ACCEPTED, b"1", descriptor)

@@ -5,7 +5,7 @@ Implementations pass tests/contract/test_walrus_blobs.py.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,14 @@ class Staged(Protocol):
 
     async def share(self, blob: BlobId) -> bool:
         """Instead of writing: the bytes of that blob, without copying them. False: it cannot, and nothing was done."""
+
+    async def lend(self) -> int | None:
+        """The descriptor of a file that another process writes the bytes into, from the first on; it belongs to this
+        value, and nothing is written to that any more. None: this engine has no such file.
+        """
+
+    async def written(self, length: int, use: Callable[[bytes], None]) -> None:
+        """So many more bytes stand in the lent file. `use` is given them as they are read there, in a thread."""
 
     async def seal(self) -> None:
         """The bytes, and the name they are found by, are on disk when it returns."""

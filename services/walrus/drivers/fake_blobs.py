@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,6 +118,12 @@ class _FakeStaged:
             return False
         self._body = bytearray(self._blobs.sealed[blob])
         return True
+
+    async def lend(self) -> int | None:
+        return None
+
+    async def written(self, length: int, use: Callable[[bytes], None]) -> None:
+        raise AssertionError("nothing was lent")
 
     async def seal(self) -> None:
         if self._blobs.faults.failing_seals:

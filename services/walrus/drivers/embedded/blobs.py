@@ -31,6 +31,8 @@ INDEX: Final = "index.sqlite"
 
 # The disk is set to work this often, so that the fsync of a long upload has little left to wait for.
 _FLUSH_BYTES: Final = 8 << 20
+# Read back at once.
+_READ_BYTES: Final = 1 << 20
 
 
 class FileBlobs:
@@ -190,12 +192,21 @@ class _StagedFile:
         self._kept = False
         self._shared = False
         self._sums = pieces.Sums()
+        self._lent = False
 
     async def write(self, chunk: bytes) -> None:
         await self._blobs.run(lambda: self._write(chunk))
 
     async def share(self, blob: BlobId) -> bool:
         return await self._blobs.run(lambda: self._share(blob))
+
+    async def lend(self) -> int | None:
+        await self._blobs.run(self._ensure_open)
+        self._lent = True
+        return self._descriptor
+
+    async def written(self, length: int, use: Callable[[bytes], None]) -> None:
+        await self._blobs.run(lambda: self._read_back(length, use))
 
     async def seal(self) -> None:
         await self._blobs.run(self._seal)
@@ -211,17 +222,32 @@ class _StagedFile:
             _unlink(self._blobs.path(self.blob))
 
     def _write(self, chunk: bytes) -> None:
+        assert not self._lent
         with _disk_errors():
             self._ensure_open()
             _write_all(self._descriptor, chunk)
-            self._sums.update(chunk)
-            self._unflushed += len(chunk)
-            self._size += len(chunk)
-            if self._unflushed >= _FLUSH_BYTES:
-                # Linux starts writing dirty pages at this advice, and does not wait; it drops clean ones alone.
-                start = self._size - self._unflushed
-                os.posix_fadvise(self._descriptor, start, self._unflushed, os.POSIX_FADV_DONTNEED)
-                self._unflushed = 0
+            self._note(chunk)
+
+    def _read_back(self, length: int, use: Callable[[bytes], None]) -> None:
+        with _disk_errors():
+            end = self._size + length
+            while self._size < end:
+                chunk = os.pread(self._descriptor, min(_READ_BYTES, end - self._size), self._size)
+                if not chunk:
+                    raise errors.store_failed("a body is shorter than what was told of it")
+                use(chunk)
+                self._note(chunk)
+
+    def _note(self, chunk: bytes) -> None:
+        """It stands in the file."""
+        self._sums.update(chunk)
+        self._unflushed += len(chunk)
+        self._size += len(chunk)
+        if self._unflushed >= _FLUSH_BYTES:
+            # Linux starts writing dirty pages at this advice, and does not wait; it drops clean ones alone.
+            start = self._size - self._unflushed
+            os.posix_fadvise(self._descriptor, start, self._unflushed, os.POSIX_FADV_DONTNEED)
+            self._unflushed = 0
 
     def _share(self, blob: BlobId) -> bool:
         """Another name of the same file. One of an earlier Walrus is no file of this kind."""
@@ -241,6 +267,10 @@ class _StagedFile:
         with _disk_errors():
             if not self._shared:
                 self._ensure_open()
+                if self._lent:
+                    # Whatever else was written behind what was told of.
+                    os.ftruncate(self._descriptor, self._size)
+                    os.lseek(self._descriptor, self._size, os.SEEK_SET)
                 _write_all(self._descriptor, self._sums.footer())
                 os.fsync(self._descriptor)
                 self._close()
@@ -250,7 +280,7 @@ class _StagedFile:
 
     def _ensure_open(self) -> None:
         if self._descriptor < 0:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             self._descriptor = os.open(self._blobs.staging_path(self.blob), flags, 0o644)
 
     def _close(self) -> None:
