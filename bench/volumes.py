@@ -142,6 +142,8 @@ def times(user: User) -> bool:
         volume_id = user.volume(Size=1)
         created.append(time.perf_counter() - begun)
         attached.append(took_s(partial(user.attach, volume_id)))
+        # A guest that is still taking a disk in lets go of it only then.
+        user.device(volume_id)
         detached.append(took_s(partial(user.detach, volume_id)))
         user.ec2.delete_volume(VolumeId=volume_id)
     big = user.volume(Size=10)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +12,7 @@ from common import qemu_img
 from common.errors import CloudError, InvalidArgument, NoCapacity, Unavailable
 from common.ids import AccountId, SnapshotId
 from common.log import get_logger
+from common.patience import RoomPatience
 from common.reconcile import Reconciler
 from mallee.sc.v1 import snapshot_pb2
 from mallee.sc.v1.record_pb2 import ExportRecord
@@ -26,15 +27,28 @@ from services.sc.store import Records
 _log = get_logger(__name__)
 
 _AT_ONCE: Final = 2
-_PASSING: Final = (Unavailable, NoCapacity)
+# How often the room for a file that is being written is looked at: far less than the reserve is written meanwhile.
+_LOOK_S: Final = 0.25
 # When the file is written.
 _WRITTEN_PERCENT: Final = 50
 
 
 class ExportTasks:
+    """`reserve_bytes`: of its disk, that no file takes."""
+
     def __init__(
-        self, exports: Records[ExportRecord], sources: Sources, objects: Objects, feed: StorageFeed, *, folder: Path
+        self,
+        exports: Records[ExportRecord],
+        sources: Sources,
+        objects: Objects,
+        feed: StorageFeed,
+        *,
+        folder: Path,
+        reserve_bytes: int,
+        room: RoomPatience,
     ) -> None:
+        self._reserve_bytes = reserve_bytes
+        self._room = room
         self._exports = exports
         self._sources = sources
         self._objects = objects
@@ -106,9 +120,11 @@ class ExportTasks:
         task_id = record.spec.task_id
         try:
             await self._export(record)
-        except _PASSING:
+        except Unavailable:
             raise
         except CloudError as error:
+            if isinstance(error, NoCapacity) and not self._room.is_over(task_id):
+                raise
             _log.warning("an export failed", task=task_id, code=error.code, reason=error.message)
             await self._move(task_id, Phase.FAILING, code=error.code, message=error.message)
             return
@@ -122,7 +138,10 @@ class ExportTasks:
         if not written.exists():
             source = await self._sources.serve(SnapshotId(spec.snapshot_id))
             made = folder / "image.part"
-            await qemu_img.convert_from_nbd(source.socket, source.name, FORMATS[spec.format], made)
+            image_format = FORMATS[spec.format]
+            await self._within_room(
+                made, lambda: qemu_img.convert_from_nbd(source.socket, source.name, image_format, made)
+            )
             await asyncio.to_thread(made.rename, written)
         self._tell(record, _WRITTEN_PERCENT)
 
@@ -132,6 +151,32 @@ class ExportTasks:
         target = spec.target
         await self._objects.store(AccountId(target.account_id), target.bucket, target.key, written, stored)
 
+    async def _within_room(self, made: Path, write: Callable[[], Awaitable[None]]) -> None:
+        """Nobody knows how large the file becomes: it ends, and goes, before it takes what is kept.
+
+        Raises NoCapacity.
+        """
+        await self._check_room(made.parent)
+        writing = asyncio.ensure_future(write())
+        try:
+            while not writing.done():
+                await self._check_room(made.parent)
+                await asyncio.wait([writing], timeout=_LOOK_S)
+            writing.result()
+        except BaseException:
+            writing.cancel()
+            await asyncio.gather(writing, return_exceptions=True)
+            await asyncio.to_thread(made.unlink, missing_ok=True)
+            raise
+
+    async def _check_room(self, folder: Path) -> None:
+        free, kept = (await asyncio.to_thread(shutil.disk_usage, folder)).free, self._reserve_bytes
+        if free < kept:
+            raise NoCapacity(
+                f"There is no room to write the image: {free} bytes are free, and {kept} are kept.",
+                code="ResourceLimitExceeded",
+            )
+
     def _tell(self, record: ExportRecord, percent: int) -> None:
         self._percent[record.spec.task_id] = percent
         self._feed.export(self.observation(record))
@@ -139,6 +184,7 @@ class ExportTasks:
     async def _clean(self, task_id: str) -> None:
         await asyncio.to_thread(shutil.rmtree, self._folder / task_id, ignore_errors=True)
         self._percent.pop(task_id, None)
+        self._room.end(task_id)
 
     async def _move(self, task_id: str, phase: Phase, *, code: str = "", message: str = "") -> None:
         def change(record: ExportRecord | None) -> ExportRecord | None:

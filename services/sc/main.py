@@ -69,6 +69,7 @@ async def build(ctx: ServiceContext) -> None:
         work=paths.work,
         overcommit=ctx.config.sc.overcommit,
         share=1 / len(ctx.config.zones),
+        reserve_bytes=ctx.config.sc.reserve_bytes,
     )
     here = host_id(ctx.config.home_path) if ctx.config.sc.transport == "auto" else ""
     controller = StorageController(zone.name, ctx.member, host_id=here)

@@ -40,6 +40,8 @@ class Parts:
     overcommit: float
     # Of the disk: other zones have the rest.
     share: float = 1.0
+    # Of the disk that `work` is on: what files of exports never take.
+    reserve_bytes: int = 0
     # In seconds, from any moment on.
     clock: Callable[[], float] = time.monotonic
     # Of a snapshot for which Walrus has no room.
@@ -65,7 +67,15 @@ class Term:
             room=RoomPatience(parts.clock),
             full_patience_s=parts.full_patience_s,
         )
-        self.tasks = ExportTasks(store.exports, parts.sources, parts.objects, self.feed, folder=parts.work / "exports")
+        self.tasks = ExportTasks(
+            store.exports,
+            parts.sources,
+            parts.objects,
+            self.feed,
+            folder=parts.work / "exports",
+            reserve_bytes=parts.reserve_bytes,
+            room=RoomPatience(parts.clock),
+        )
         self.volumes = VolumeReconciler(
             store.volumes,
             engine,

@@ -140,6 +140,7 @@ class Blocks:
         self.sent: dict[str, int] = {}
         self.forgotten: list[str] = []
         self.served: set[SnapshotId] = set()
+        self.serves = 0
         # Where those are that are really served.
         self.places: dict[str, NbdSource] = {}
         # Uploads wait here.
@@ -193,6 +194,7 @@ class Blocks:
         if snapshot_id not in self.snapshots:
             raise NotFound(f"Walrus has no {snapshot_id}", code="InvalidSnapshot.NotFound")
         self.served.add(snapshot_id)
+        self.serves += 1
         nowhere = NbdSource(socket=Path("/nowhere"), name=snapshot_id, size_bytes=0)
         return self.places.get(snapshot_id, nowhere)
 
@@ -263,6 +265,7 @@ class Zone:
             import_image=Imports(stage.objects, stage.blocks, reserve_bytes=stage.reserve_bytes).run,
             work=stage.folder / "work",
             overcommit=1.0,
+            reserve_bytes=stage.reserve_bytes,
             clock=lambda: stage.now,
             full_patience_s=stage.full_patience_s,
         )
@@ -365,7 +368,7 @@ class Stage:
         self.blocks = Blocks()
         self.objects = Objects()
         self.faults = Faults()
-        # Of the disk, for imports.
+        # Of the disk, for imports and exports.
         self.reserve_bytes = 0
         self.now = 0.0
         # Of controllers that start from now on.

@@ -200,6 +200,25 @@ async def test_a_snapshot_becomes_an_image(
     assert b"out" in stage.objects.objects
 
 
+async def test_an_export_takes_nothing_of_what_is_kept_and_is_told_when_no_room_comes(
+    stage: Stage, images: Path, tmp_path: Path
+) -> None:
+    stage.reserve_bytes = 1 << 62
+    with _snapshot_served(stage, images, tmp_path) as source:
+        await started(source)
+        zone = await stage.zone()
+        await zone.clc.ExportSnapshot(_export())
+        await eventually(lambda: stage.blocks.serves > 2)
+        assert zone.tasks[TASK].state not in (COMPLETED, FAILED)
+        assert not os.listdir(stage.folder / "work" / "exports" / TASK)
+        stage.now += ROOM_PATIENCE_S
+        await eventually(lambda: zone.tasks[TASK].state == FAILED)
+    assert zone.tasks[TASK].reason_code == "ResourceLimitExceeded"
+    assert "no room to write the image" in zone.tasks[TASK].message
+    assert not os.listdir(stage.folder / "work" / "exports")
+    assert stage.objects.objects == {}
+
+
 async def test_an_export_of_a_snapshot_that_is_not_there_fails(stage: Stage) -> None:
     zone = await stage.zone()
     await zone.clc.ExportSnapshot(_export())
