@@ -64,6 +64,33 @@ def test_a_link_takes_an_object(s3: Any) -> None:
 
 
 @pytest.mark.parametrize("version", ["s3v4", "s3"])
+def test_links_carry_an_upload_in_parts_and_its_end(fake_cloud: RunningCloud, s3: Any, version: str) -> None:
+    client, key = fake_cloud.client("s3", signature_version=version), f"parts of {version}"
+
+    def follow(action: str, method: str, body: bytes | None = None, **more: Any) -> tuple[dict[str, str], str]:
+        status, answer, text = fetch(link(client, action, key, **more), method, body)
+        assert status in (200, 204), text
+        return {name.lower(): value for name, value in answer.getheaders()}, text.decode()
+
+    begun = follow("create_multipart_upload", "POST")[1]
+    upload = begun.partition("<UploadId>")[2].partition("<")[0]
+    etags = [
+        follow("upload_part", "PUT", body, UploadId=upload, PartNumber=number)[0]["etag"]
+        for number, body in ((1, b"x" * (5 << 20)), (2, b"end"))
+    ]
+    parts = "".join(
+        f"<Part><PartNumber>{number}</PartNumber><ETag>{etag}</ETag></Part>" for number, etag in enumerate(etags, 1)
+    )
+    document = f"<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>".encode()
+    follow("complete_multipart_upload", "POST", document, UploadId=upload)
+    assert s3.head_object(Bucket=BUCKET, Key=key)["ContentLength"] == (5 << 20) + 3
+    given_up = follow("create_multipart_upload", "POST")[1].partition("<UploadId>")[2].partition("<")[0]
+    follow("abort_multipart_upload", "DELETE", UploadId=given_up)
+    follow("delete_object", "DELETE")
+    assert fetch(link(client, "head_object", key), "HEAD")[0] == 404
+
+
+@pytest.mark.parametrize("version", ["s3v4", "s3"])
 def test_a_bucket_stands_in_the_host_name(fake_cloud: RunningCloud, s3: Any, version: str) -> None:
     port = fake_cloud.config.facade.port
     keys = fake_cloud.account()

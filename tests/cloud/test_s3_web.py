@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 from typing import Any
 
+import boto3
 import pytest
+from botocore import UNSIGNED
+from botocore.config import Config
 from botocore.exceptions import ClientError
 from urllib3.filepost import encode_multipart_formdata
 
@@ -102,6 +106,25 @@ def test_a_bucket_is_a_website(fake_cloud: RunningCloud, s3: Any) -> None:
     s3.delete_bucket_website(Bucket=BUCKET)
     status, _, body = ask(fake_cloud, "GET", "/", None, Host=SITE)
     assert (status, b"<li>Code: NoSuchWebsiteConfiguration</li>" in body) == (404, True)
+
+
+def test_a_client_without_credentials_does_what_all_may(fake_cloud: RunningCloud, s3: Any) -> None:
+    nobody = boto3.client(
+        "s3",
+        endpoint_url=fake_cloud.endpoint_url,
+        region_name="us-east-1",
+        config=Config(signature_version=UNSIGNED, retries={"total_max_attempts": 1}),
+    )
+    body = os.urandom(3_000_000)
+    nobody.put_object(Bucket=BUCKET, Key="dropped/n", Body=body)
+    assert nobody.get_object(Bucket=BUCKET, Key="dropped/n")["Body"].read() == body
+    assert [entry["Key"] for entry in nobody.list_objects_v2(Bucket=BUCKET, Prefix="dropped/n")["Contents"]]
+    assert refused(nobody.put_object, Bucket=BUCKET, Key="n", Body=b"x") == "AccessDenied"
+    assert refused(nobody.delete_object, Bucket=BUCKET, Key="dropped/n") == "AccessDenied"
+    assert refused(nobody.put_bucket_cors, Bucket=BUCKET, CORSConfiguration={"CORSRules": [RULE]}) == "AccessDenied"
+    assert refused(nobody.get_object, Bucket=BUCKET, Key="dropped/n", ResponseContentType="a/b") == "InvalidRequest"
+    assert refused(nobody.create_bucket, Bucket="nobodys") == "AccessDenied"
+    assert refused(nobody.list_buckets) == "AccessDenied"
 
 
 def test_a_form_of_nobody_is_taken_where_all_may_write(fake_cloud: RunningCloud, s3: Any) -> None:
