@@ -70,6 +70,8 @@ class FacadeConfig:
     domains: tuple[str, ...] = ("localhost", "s3.localhost")
     # How far a client's clock may be off.
     clock_skew_s: int = 900
+    # Addresses and networks of proxies in front: their X-Forwarded-For and X-Forwarded-Proto are believed.
+    trusted_proxies: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,6 +42,7 @@ CHECKS: Final[dict[str, Callable[[Any], object]]] = {
     "sc_metrics_port": _any_port,
     "endpoints": _endpoint,
     "listen": ipaddress.ip_address,
+    "trusted_proxies": ipaddress.ip_network,
     "management_address": ipaddress.IPv4Address,
     "address": ipaddress.IPv4Address,
     "guest_facade_address": ipaddress.IPv4Address,

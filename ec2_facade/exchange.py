@@ -12,6 +12,7 @@ from common.rpc.uploads import RawExtent
 from ec2_facade.body import BodyReader, HeldBytes
 from ec2_facade.limits import Limits
 from ec2_facade.protocol import Response
+from ec2_facade.proxies import Origin, Proxies
 from ec2_facade.sendfile import flushed, send_file
 from ec2_facade.wire import WireRequest, split_target, to_text
 
@@ -20,11 +21,13 @@ _SERVERS = {"s3": "AmazonS3", "ec2": "AmazonEC2"}
 
 
 class Exchange:
-    def __init__(self, request: web.BaseRequest, request_id: str, limits: Limits, held: HeldBytes) -> None:
+    def __init__(
+        self, request: web.BaseRequest, request_id: str, limits: Limits, held: HeldBytes, proxies: Proxies
+    ) -> None:
         self._request = request
         self._limits = limits
         self.request_id = request_id
-        self.wire = wire_request(request)
+        self.wire = wire_request(request, proxies)
         self.body = BodyReader(request.content, limits, held, announced=request.content_length)
         # Known as the pipeline goes; for the access log and the metrics.
         self.service = ""
@@ -149,13 +152,18 @@ _WRITE_BYTES = 128 << 10
 _SHORT_BODY_BYTES = 16 << 10
 
 
-def wire_request(request: web.BaseRequest) -> WireRequest:
+def wire_request(request: web.BaseRequest, proxies: Proxies) -> WireRequest:
     path, query = split_target(request.raw_path)
+    origin = proxies.origin(
+        Origin(address=request.remote or "", secure=request.secure),
+        request.headers.getall("X-Forwarded-For", ()),
+        request.headers.getall("X-Forwarded-Proto", ()),
+    )
     return WireRequest(
         method=request.method,
         raw_path=path,
         raw_query=query,
         headers=tuple((to_text(name).lower(), to_text(value)) for name, value in request.raw_headers),
-        source_ip=request.remote or "",
-        secure=request.secure,
+        source_ip=origin.address,
+        secure=origin.secure,
     )

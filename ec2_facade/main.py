@@ -19,7 +19,9 @@ from ec2_facade.auth.watch import follow_access_keys
 from ec2_facade.backends import Backends, ClcIdentities
 from ec2_facade.limits import Limits
 from ec2_facade.pipeline import Pipeline, Protocols
+from ec2_facade.proxies import Proxies
 from ec2_facade.server import FacadeServer
+from ec2_facade.services import Endpoint
 from mallee.common.v1.caller_pb2 import Member
 
 _STOP_GRACE_S = 5.0
@@ -48,8 +50,7 @@ async def build(ctx: ServiceContext) -> None:
         ),
         Backends(clc=clc, walrus=walrus, local=local),
         limits=limits,
-        domains=facade.domains,
-        region=config.region,
+        endpoint=Endpoint(region=config.region, domains=facade.domains, proxies=Proxies(facade.trusted_proxies)),
     )
     ctx.tasks.create_task(follow_access_keys(keys, identities), name="access keys")
     hosts = dict.fromkeys((config.management_address, *facade.listen))

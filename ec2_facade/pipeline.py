@@ -5,7 +5,6 @@ request id → service → authenticate → parse → caller into metadata → c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -27,7 +26,7 @@ from ec2_facade.protocol import QueryProtocol, Response, RestXmlProtocol
 from ec2_facade.query import QueryPipeline
 from ec2_facade.s3.page import error_page
 from ec2_facade.s3.pipeline import S3Pipeline
-from ec2_facade.services import QUERY_SERVICES, find_service
+from ec2_facade.services import QUERY_SERVICES, Endpoint, find_service
 from ec2_facade.unserved import unserved_error
 
 _log = get_logger(__name__)
@@ -61,22 +60,23 @@ class Pipeline:
         backends: Backends,
         *,
         limits: Limits,
-        domains: Sequence[str],
-        region: str,
+        endpoint: Endpoint,
     ) -> None:
         self._protocols = protocols
         self._limits = limits
-        self._domains = domains
+        self._endpoint = endpoint
         self._held = HeldBytes(limits.held_bytes)
         self._sts_actions = frozenset(protocols.query["sts"].contract.model.operation_names)
         self._query = QueryPipeline(protocols.query, authentication, backends, limits)
-        self._s3 = S3Pipeline(protocols.s3, authentication, backends, limits, domains=domains, region=region)
+        self._s3 = S3Pipeline(protocols.s3, authentication, backends, limits, endpoint)
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        exchange = Exchange(request, new_request_id(), self._limits, self._held)
+        exchange = Exchange(request, new_request_id(), self._limits, self._held, self._endpoint.proxies)
         with rpc_context.bind(request_id=exchange.request_id), observed(exchange):
             try:
-                exchange.service = find_service(exchange.wire, domains=self._domains, sts_actions=self._sts_actions)
+                exchange.service = find_service(
+                    exchange.wire, domains=self._endpoint.domains, sts_actions=self._sts_actions
+                )
                 pipeline = self._s3 if exchange.service == "s3" else self._query
                 return await pipeline.answer(exchange)
             except AuthProblem as problem:

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from ec2_facade.auth.claim import peek_scope
 from ec2_facade.errors import Refused
+from ec2_facade.proxies import Proxies
 from ec2_facade.unserved import speaks_rpc
 from ec2_facade.wire import WireRequest
 
 QUERY_SERVICES = ("ec2", "sts")
 SERVICES = (*QUERY_SERVICES, "s3")
 _FORM = "application/x-www-form-urlencoded"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """How clients reach this cloud."""
+
+    region: str
+    # Virtual-host buckets are BUCKET.<one of these>.
+    domains: Sequence[str]
+    proxies: Proxies = field(default_factory=Proxies)
 
 
 def find_service(request: WireRequest, *, domains: Sequence[str], sts_actions: frozenset[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
 from aiohttp import web
@@ -28,7 +28,7 @@ from ec2_facade.s3.digest import check_body
 from ec2_facade.s3.download import download
 from ec2_facade.s3.upload import upload
 from ec2_facade.s3.website import Website, website_of_host
-from ec2_facade.services import bare_host
+from ec2_facade.services import Endpoint, bare_host
 from ec2_facade.wire import WireRequest
 
 _CHUNKED = "aws-chunked"
@@ -41,16 +41,14 @@ class S3Pipeline:
         authentication: Authentication,
         backends: Backends,
         limits: Limits,
-        *,
-        domains: Sequence[str],
-        region: str,
+        endpoint: Endpoint,
     ) -> None:
         self._protocol = protocol
-        self._admission = Admission(authentication, domains)
+        self._admission = Admission(authentication, endpoint.domains)
         self._backends = backends
         self._limits = limits
-        self._domains = domains
-        self._region = region
+        self._domains = endpoint.domains
+        self._region = endpoint.region
         self._cors = Cors(backends)
         self._website = Website(protocol, backends, limits)
         # Room of their own, so that strangers take none from those who are known.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,9 @@ from ec2_facade.auth.watch import follow_access_keys
 from ec2_facade.backends import Backends, ClcIdentities
 from ec2_facade.limits import Limits
 from ec2_facade.pipeline import Pipeline, Protocols
+from ec2_facade.proxies import Proxies
 from ec2_facade.server import FacadeServer
+from ec2_facade.services import Endpoint
 from tests.eventually import eventually
 from tests.service.facade.stand_in import Backstage, make_certificates
 from tests.unit.facade.signing import ACCESS_KEY, REGION, SECRET
@@ -81,7 +83,9 @@ async def stage(open_stage: Opener) -> Stage:
     return opened
 
 
-async def _open(stack: AsyncExitStack, folder: Path, protocols: Protocols, **limits: Any) -> Stage:
+async def _open(
+    stack: AsyncExitStack, folder: Path, protocols: Protocols, *, proxies: Sequence[str] = (), **limits: Any
+) -> Stage:
     backstage = Backstage(folder, stack)
     clc, walrus = await backstage.start()
     keys, identities, bounds = KeyCache(), ClcIdentities(clc), Limits(**limits)
@@ -95,8 +99,7 @@ async def _open(stack: AsyncExitStack, folder: Path, protocols: Protocols, **lim
         ),
         Backends(clc=clc, walrus=walrus),
         limits=bounds,
-        domains=DOMAINS,
-        region=REGION,
+        endpoint=Endpoint(region=REGION, domains=DOMAINS, proxies=Proxies(proxies)),
     )
     tasks = await stack.enter_async_context(Background())
     tasks.start(follow_access_keys(keys, identities, retry_s=0.05))

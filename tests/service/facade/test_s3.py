@@ -21,7 +21,7 @@ from ec2_facade.limits import MIB
 from mallee.common.v1.caller_pb2 import Caller, RequestContext
 from mallee.s3.v1 import bucket_pb2, multipart_pb2, object_pb2
 from tests.eventually import eventually
-from tests.service.facade.conftest import Stage, in_thread
+from tests.service.facade.conftest import Opener, Stage, in_thread
 from tests.service.facade.signing_client import Wire, raw_exchange
 from tests.unit.facade.signing import ACCESS_KEY, REGION, SECRET, sign_headers
 
@@ -353,6 +353,22 @@ def aws(stage: Stage, *arguments: str) -> str:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+async def test_a_trusted_proxy_tells_who_came_to_it(open_stage: Opener) -> None:
+    def ask(port: int) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=15)
+        headers = {"X-Forwarded-For": "6.6.6.6, 198.18.0.1", "X-Forwarded-Proto": "https"}
+        connection.request("GET", "/b/k", headers=headers)
+        connection.getresponse().read()
+        connection.close()
+
+    for proxies, expected in (((), ("127.0.0.1", False)), (("127.0.0.0/8",), ("198.18.0.1", True))):
+        stage: Stage = await open_stage(proxies=proxies)
+        await in_thread(ask, stage.port)
+        ((_, _, caller, _),) = stage.backstage.walrus.seen
+        assert caller is not None
+        assert (caller.source_ip, caller.request.secure_transport) == expected
 
 
 @pytest.mark.parametrize(
