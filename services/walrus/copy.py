@@ -154,7 +154,11 @@ async def _source(store: Store, request: Any, caller: Caller | None) -> AsyncIte
     """If the caller may read it and the conditions hold. Its blob stays for as long."""
     name, key, version_id = _read_source(request.copy_source)
     ask = object_pb2.GetObjectRequest(
-        bucket=name, key=key, version_id=version_id, expected_bucket_owner=request.expected_source_bucket_owner
+        bucket=name,
+        key=key,
+        version_id=version_id,
+        expected_bucket_owner=request.expected_source_bucket_owner,
+        request_payer=request.request_payer,
     )
     bucket = await store.bucket_for(ask, caller)
     with ExitStack() as stack:
@@ -163,9 +167,9 @@ async def _source(store: Store, request: Any, caller: Caller | None) -> AsyncIte
             if isinstance(found.content, Single):
                 stack.enter_context(store.readers.hold([found.content.blob]))
         _check_conditions(request, found)
-        exact = object_pb2.GetObjectRequest(
-            bucket=name, key=key, version_id=versioning.shown(found.version_id), if_match=wire.quoted(found.etag)
-        )
+        # Named as it was asked for: a version by its id needs another permission.
+        exact = object_pb2.GetObjectRequest(if_match=wire.quoted(found.etag))
+        exact.MergeFrom(ask)
         yield Source(bucket=bucket, found=found, request=exact)
 
 
