@@ -33,8 +33,10 @@ clean-cloud:  ## removes the cloud and all that it made on this machine; asks fi
 test:  ## everything that this machine can prove
 	deploy/test.sh $(PYTEST)
 
-chaos:  ## kills, pauses, fills and cuts for MINUTES each of two clouds, and tells what was lost
+chaos:  ## kills the store a hundred times, and kills, pauses, fills and cuts for MINUTES each of two clouds
 	deploy/setup.sh test >/dev/null
+	MALLEE_KILLS=100 MALLEE_CRASHES=500 PYTHONPATH=.:gen .venv/bin/python -m pytest -q -p no:cacheprovider \
+		tests/service/test_walrus_crash.py tests/service/test_walrus_crash_model.py
 	MALLEE_SEED=$(SEED) MALLEE_CHAOS_MINUTES=$(MINUTES) PYTHONPATH=.:gen .venv/bin/python -m pytest -q -s \
 		-p no:cacheprovider tests/cloud/test_chaos.py tests/e2e/test_chaos.py
 

@@ -74,6 +74,7 @@ def test_it_is_ended_before_the_call_that_is_told(crash: Crash, tmp_path: Path) 
 _ROUND = st.tuples(CHANGES, st.integers(0, 300), st.sampled_from(["open", "changes", "changes", "changes"]))
 
 
+@pytest.mark.timeout(120 + 5 * _EXAMPLES)
 @given(rounds=st.lists(_ROUND, min_size=1, max_size=3))
 @settings(
     max_examples=_EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck), print_blob=False
