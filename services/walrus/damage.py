@@ -7,13 +7,15 @@ from common.log import get_logger
 from common.metrics import counter
 from services.walrus import errors
 from services.walrus.drivers.base import Bucket
+from services.walrus.drivers.versions import NULL_SHOWN
 
 _log = get_logger(__name__)
 _DAMAGED = counter("mallee_walrus_damaged_reads", "Objects that were read and are not what was written any more")
 
 
-def found(bucket: Bucket, key: bytes, cause: Exception) -> CloudError:
-    """The error to raise. `cause` names the blob."""
+def found(bucket: Bucket, key: bytes, version_id: str | None, cause: Exception) -> CloudError:
+    """The error to raise. `cause` names the blob; `version_id` None: the newest."""
     _DAMAGED.inc()
-    _log.error("an object is damaged", bucket=bucket.name, key=errors.shown(key), why=str(cause))
+    version = version_id or ("newest" if version_id is None else NULL_SHOWN)
+    _log.error("an object is damaged", bucket=bucket.name, key=errors.shown(key), version=version, why=str(cause))
     return errors.damaged(key, str(cause))

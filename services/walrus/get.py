@@ -183,7 +183,7 @@ def _never_wrong(opened: Opened) -> Iterator[None]:
         yield
     except (BlobMissing, BlobDamaged) as error:
         # Held, so not reclaimed: the store is damaged. Never wrong bytes.
-        raise damage.found(opened.bucket, opened.found.key, error) from error
+        raise damage.found(opened.bucket, opened.found.key, opened.found.version_id, error) from error
 
 
 async def _span(store: Store, found: Object, request: Any) -> Span | None:

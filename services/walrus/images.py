@@ -222,7 +222,7 @@ class Images:
             except BlobMissing:
                 return False
             except BlobDamaged as error:
-                raise damage.found(bucket, found.key, error) from error
+                raise damage.found(bucket, found.key, found.version_id, error) from error
         return True
 
     async def _examine(self, draft: Path, size: int, wanted: rules.Kind | None) -> tuple[str, rules.Looks]:

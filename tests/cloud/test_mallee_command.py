@@ -162,10 +162,15 @@ async def test_each_process_may_be_killed_and_comes_back(fake_cloud: RunningClou
     assert fake_cloud.client("sts").get_caller_identity()["Account"] == fake_cloud.account().account_id
 
 
-def test_what_was_kept_is_there_after_down_and_up(fake_cloud: RunningCloud) -> None:
+def test_what_was_kept_and_what_was_restored_is_there_after_down_and_up(
+    fake_cloud: RunningCloud, tmp_path: Path
+) -> None:
     s3 = fake_cloud.client("s3")
     s3.create_bucket(Bucket="kept-through-the-night")
     s3.put_object(Bucket="kept-through-the-night", Key="note", Body=b"still here")
+    s3.put_object(Bucket="kept-through-the-night", Key="large", Body=bytes(100_000))
+    assert fake_cloud.json("walrus", "backup", str(tmp_path / "backup"))["Findings"] == []
+    s3.delete_object(Bucket="kept-through-the-night", Key="large")
     assert fake_cloud.json("down") == {"Home": str(fake_cloud.home), "State": "down"}
     down = fake_cloud.mallee("status", "--json", check=False)
     assert down.returncode == 1
@@ -173,8 +178,12 @@ def test_what_was_kept_is_there_after_down_and_up(fake_cloud: RunningCloud) -> N
     refused = fake_cloud.mallee("accounts", "list", check=False)
     assert refused.returncode == 1
     assert "mallee up" in refused.stderr
+    restored = fake_cloud.json("walrus", "restore", str(tmp_path / "backup"), "--replace")
+    assert restored["Findings"] == []
+    assert restored["Blobs"] > 0
     fake_cloud.up()
     assert s3.get_object(Bucket="kept-through-the-night", Key="note")["Body"].read() == b"still here"
+    assert s3.get_object(Bucket="kept-through-the-night", Key="large")["Body"].read() == bytes(100_000)
 
 
 def test_a_cloud_grows_takes_its_operators_types_and_does_not_shrink() -> None:
@@ -315,7 +324,7 @@ def test_commands_without_a_cloud_say_how_to_make_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "command",
     ["up", "down", "destroy", "status", "nodes", "credentials", "accounts create", "accounts list", "accounts delete",
-     "images install"],
+     "images install", "walrus scrub", "walrus backup", "walrus restore", "walrus quota", "walrus usage"],
 )  # fmt: skip
 def test_each_command_speaks_json(command: str) -> None:
     assert "--json" in mallee(*command.split(), "--help").stdout

@@ -29,6 +29,7 @@ CHANGES: st.SearchStrategy[list[Change]] = st.lists(
             _FILLS,
             st.sampled_from(["complete", "complete", "abort", "leave"]),
         ),
+        st.tuples(st.just("copy"), _KEYS, _KEYS),
         st.tuples(st.just("delete"), _KEYS),
         st.tuples(st.just("remove"), _KEYS, st.integers(0, 3)),
         st.tuples(st.just("versioning"), st.sampled_from(["Enabled", "Enabled", "Suspended"])),
@@ -55,6 +56,9 @@ class Model:
                 return self._with(key, body_of(size, fill))
             case ["upload", key, sizes, fill, "complete"]:
                 return self._with(key, b"".join(body_of(size, fill) for size in sizes))
+            case ["copy", source, key]:
+                body = self.versions.get(source, ((None, False),))[0][0]
+                return self if body is None or source == key else self._with(key, body)
             case ["delete", key]:
                 return self._with(key, None) if self.versioning else self._set(key, self._without_null(key))
             case ["remove", key, place]:

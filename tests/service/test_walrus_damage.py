@@ -69,7 +69,7 @@ async def test_damage_in_the_first_bytes_is_an_answer_and_further_on_an_end(
         await get.opened_object(store, request, ALICE).__aenter__()
     assert damaged_reads() == before + 2
     said = capsys.readouterr()
-    assert all(word in said.out + said.err for word in ("bucket=bucket", "key=k", path.stem))
+    assert all(word in said.out + said.err for word in ("bucket=bucket", "key=k", "version=null", path.stem))
 
 
 @pytest.mark.parametrize("harm", ["flipped", "cut", "gone"])

@@ -15,11 +15,13 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mallee.s3.v1 import multipart_pb2, object_pb2, versioning_pb2
-from services.walrus import delete, multipart, settings
+from common.errors import NotFound
+from mallee.s3.v1 import copy_pb2, multipart_pb2, object_pb2, versioning_pb2
+from services.walrus import copy, delete, multipart, settings
 from services.walrus.drivers.base import Scan
 from services.walrus.reclaim import Reclaimer
 from services.walrus.store import Store
@@ -67,6 +69,8 @@ async def _change(store: Store, change: Change) -> None:
             await put_bytes(store, key, body_of(size, fill))
         case ["upload", key, sizes, fill, end]:
             await _upload(store, key, [body_of(size, fill) for size in sizes], end)
+        case ["copy", source, key]:
+            await _copy(store, source, key)
         case ["delete", key]:
             await delete.delete_object(store, object_pb2.DeleteObjectRequest(bucket="bucket", key=key), ALICE)
         case ["remove", key, place]:
@@ -81,6 +85,14 @@ async def _change(store: Store, change: Change) -> None:
             await reclaimer.collect()
         case _:
             raise AssertionError(change)
+
+
+async def _copy(store: Store, source: str, key: str) -> None:
+    if source == key:
+        return
+    request = copy_pb2.CopyObjectRequest(bucket="bucket", key=key, copy_source=f"bucket/{source}")
+    with suppress(NotFound):
+        await copy.copy_object(store, request, ALICE)
 
 
 async def _upload(store: Store, key: str, bodies: list[bytes], end: str) -> None:

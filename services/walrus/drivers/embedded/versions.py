@@ -44,7 +44,7 @@ def found(
     try:
         return _found(db, bucket, key, version_id)
     except BodyDamaged as error:
-        raise damage.found(bucket, key, error) from error
+        raise damage.found(bucket, key, version_id, error) from error
 
 
 def _found(
