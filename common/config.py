@@ -102,17 +102,17 @@ class CcConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventTargetConfig:
-    """Where buckets may send notifications: an ARN of SNS, SQS or Lambda that ends in its name means its address."""
+    """Where buckets may send notifications: an ARN of SNS, SQS or Lambda that ends in its name means its URL."""
 
     name: str
     # http://host:port/path
-    address: str
+    url: str
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,80}", self.name):
             raise ConfigError(f"name: expected letters, digits, - and _, found {self.name!r}")
-        if not re.match(r"https?://[^/]", self.address):
-            raise ConfigError(f"address: expected http://host:port/path, found {self.address!r}")
+        if not re.match(r"https?://[^/]", self.url):
+            raise ConfigError(f"url: expected http://host:port/path, found {self.url!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +128,8 @@ class WalrusConfig:
     scrub_bytes_per_s: int = 16 << 20
     # How long a day of lifecycle rules lasts. Less than 86,400 is for those who try their rules.
     lifecycle_day_s: float = 86400.0
+    # How often server access logs become objects of their target buckets.
+    access_log_s: float = 300.0
     event_targets: tuple[EventTargetConfig, ...] = ()
 
     def __post_init__(self) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Sequence
 
 from aiohttp import HttpVersion11, hdrs, web
 from multidict import CIMultiDict
@@ -15,6 +16,7 @@ from ec2_facade.protocol import Response
 from ec2_facade.proxies import Origin, Proxies
 from ec2_facade.sendfile import flushed, send_file
 from ec2_facade.wire import WireRequest, split_target, to_text
+from mallee.common.v1.caller_pb2 import Caller
 
 # What AWS's own front ends call themselves.
 _SERVERS = {"s3": "AmazonS3", "ec2": "AmazonEC2"}
@@ -35,6 +37,14 @@ class Exchange:
         self.code = ""
         self.status = 0
         self.account_id = ""
+        self.caller: Caller | None = None
+        # Of S3: what the request is about.
+        self.bucket = ""
+        self.key: str | None = None
+        self.answer_headers: Sequence[tuple[str, str]] = ()
+        # Until the answer began.
+        self.turnaround_s = 0.0
+        self._began = time.monotonic()
         self.sent_bytes = 0
         # Of the answer, whatever it will be.
         self.headers: list[tuple[str, str]] = []
@@ -84,6 +94,8 @@ class Exchange:
 
     def _begin(self, answer: Response) -> web.StreamResponse:
         self.status = answer.status
+        self.answer_headers = answer.headers
+        self.turnaround_s = time.monotonic() - self._began
         headers: CIMultiDict[str] = CIMultiDict([*answer.headers, *self.headers])
         headers.setdefault(hdrs.SERVER, _SERVERS.get(self.service, "Mallee"))
         response = web.StreamResponse(status=answer.status, headers=headers)

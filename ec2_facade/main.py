@@ -20,6 +20,7 @@ from ec2_facade.backends import Backends, ClcIdentities
 from ec2_facade.limits import Limits
 from ec2_facade.pipeline import Pipeline, Protocols
 from ec2_facade.proxies import Proxies
+from ec2_facade.s3.access_log import AccessLog
 from ec2_facade.server import FacadeServer
 from ec2_facade.services import Endpoint
 from mallee.common.v1.caller_pb2 import Member
@@ -41,6 +42,8 @@ async def build(ctx: ServiceContext) -> None:
     local = LocalChannel(socket_path(config, "walrus"))
     ctx.stack.callback(local.close)
     identities = ClcIdentities(clc)
+    access_log = AccessLog(walrus)
+    ctx.tasks.create_task(access_log.run(), name="access log")
     pipeline = Pipeline(
         Protocols.load(),
         Authentication(
@@ -51,6 +54,7 @@ async def build(ctx: ServiceContext) -> None:
         Backends(clc=clc, walrus=walrus, local=local),
         limits=limits,
         endpoint=Endpoint(region=config.region, domains=facade.domains, proxies=Proxies(facade.trusted_proxies)),
+        note=access_log.note,
     )
     ctx.tasks.create_task(follow_access_keys(keys, identities), name="access keys")
     hosts = dict.fromkeys((config.management_address, *facade.listen))

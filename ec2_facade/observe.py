@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 
@@ -24,8 +24,8 @@ IN_FLIGHT = metrics.gauge("mallee_http_in_flight", "Requests being answered now"
 
 
 @contextmanager
-def observed(exchange: Exchange) -> Iterator[None]:
-    """Around the answering of one request; what is known of it then is counted and logged, however it ends."""
+def observed(exchange: Exchange, note: Callable[[Exchange, float], None]) -> Iterator[None]:
+    """Around the answering of one request; what is known of it then is counted, logged and noted, however it ends."""
     began = time.monotonic()
     IN_FLIGHT.inc()
     ended = "Aborted"
@@ -34,7 +34,9 @@ def observed(exchange: Exchange) -> Iterator[None]:
         ended = exchange.code or "OK"
     finally:
         IN_FLIGHT.dec()
-        _record(exchange, ended, time.monotonic() - began)
+        took_s = time.monotonic() - began
+        _record(exchange, ended, took_s)
+        note(exchange, took_s)
 
 
 def _record(exchange: Exchange, ended: str, took_s: float) -> None:

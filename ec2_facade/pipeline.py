@@ -5,6 +5,7 @@ request id → service → authenticate → parse → caller into metadata → c
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -61,7 +62,10 @@ class Pipeline:
         *,
         limits: Limits,
         endpoint: Endpoint,
+        note: Callable[[Exchange, float], None] = lambda exchange, took_s: None,
     ) -> None:
+        """`note` hears of every request that was answered, and how long it took."""
+        self._note = note
         self._protocols = protocols
         self._limits = limits
         self._endpoint = endpoint
@@ -72,7 +76,7 @@ class Pipeline:
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         exchange = Exchange(request, new_request_id(), self._limits, self._held, self._endpoint.proxies)
-        with rpc_context.bind(request_id=exchange.request_id), observed(exchange):
+        with rpc_context.bind(request_id=exchange.request_id), observed(exchange, self._note):
             try:
                 exchange.service = find_service(
                     exchange.wire, domains=self._endpoint.domains, sts_actions=self._sts_actions

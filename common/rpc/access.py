@@ -49,6 +49,7 @@ ACCESS: Final = Access(
         "/mallee.clc.v1.AdministrationService": _only("admin"),
         "/mallee.walrus.v1.WalrusService": _only("clc"),
         "/mallee.walrus.v1.UpkeepService": _only("admin"),
+        "/mallee.walrus.v1.AccessLogService": _only("facade"),
         "/mallee.cc.v1.ClusterControllerService": _only("clc"),
         "/mallee.nc.v1.NodeControllerService": _only("cc"),
         "/mallee.sc.v1.StorageControllerService": _only("clc"),

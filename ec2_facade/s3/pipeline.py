@@ -60,6 +60,7 @@ class S3Pipeline:
         if site := website_of_host(bare_host(wire.host), self._domains, self._region):
             exchange.wants_page = True
         address = Address(bucket=site, key=None) if site else read_address(wire, self._domains)
+        exchange.bucket, exchange.key = address.bucket or "", address.key
         if wire.method == "OPTIONS":
             return await self._cors.preflight(exchange, address)
         await self._cors.tell(exchange, address)
@@ -68,7 +69,7 @@ class S3Pipeline:
         if address.bucket and address.key is None and wire.method == "POST" and not wire.raw_query:
             return await self._post(exchange, address)
         proved = await self._admission.admit(wire)
-        exchange.account_id = proved.caller.account_id
+        exchange.account_id, exchange.caller = proved.caller.account_id, proved.caller
         query, headers = read_query(wire), object_headers(wire, proved.payload)
         operation = self._protocol.route(wire.method, address.bucket, address.key, query, headers)
         exchange.action = operation.name
@@ -111,7 +112,7 @@ class S3Pipeline:
         await form.read_fields()
         fields, bucket = post.expanded(form), address.bucket or ""
         caller = await self._admission.admit_form(exchange.wire, form.fields)
-        exchange.account_id = caller.account_id
+        exchange.account_id, exchange.caller = caller.account_id, caller
         policy = post.check_fields(fields, bucket, now=utc_now())
         header = post.put_request(self._protocol, operation, bucket, fields)
         content = post.file_content(form, policy, self._limits)

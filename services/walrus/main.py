@@ -19,9 +19,12 @@ from common.rpc.local.server import LocalServer
 from common.rpc.server import RpcServer
 from mallee.common.v1.caller_pb2 import Member
 from mallee.s3.v1.service_pb2_grpc import add_S3ServiceServicer_to_server
+from mallee.walrus.v1.access_log_pb2_grpc import add_AccessLogServiceServicer_to_server
 from mallee.walrus.v1.service_pb2_grpc import add_WalrusServiceServicer_to_server
 from mallee.walrus.v1.upkeep_pb2_grpc import add_UpkeepServiceServicer_to_server
 from services.walrus import observe
+from services.walrus.access_log import AccessLog
+from services.walrus.access_log_service import AccessLogService
 from services.walrus.backup import Backups
 from services.walrus.bundle_image import Bundles
 from services.walrus.drivers.base import StoreTooNew
@@ -57,7 +60,7 @@ async def build(ctx: ServiceContext) -> None:
         raise ConfigError(str(error)) from error
     ctx.stack.push_async_callback(index.close)
     limits = Limits(inline_bytes=config.walrus.inline_bytes, reserve_bytes=config.walrus.reserve_bytes)
-    targets = {target.name: target.address for target in config.walrus.event_targets}
+    targets = {target.name: target.url for target in config.walrus.event_targets}
     store = Store(index=index, blobs=blobs, region=config.region, limits=limits, event_targets=targets)
     ctx.stack.push_async_callback(store.close)
     reclaimer = Reclaimer(store)
@@ -73,6 +76,9 @@ async def build(ctx: ServiceContext) -> None:
     teller = Teller(store)
     store.tell = teller.nudge
     _keep(ctx, "tell", teller.run)
+    access_log = AccessLog(store, root / "access-logs", delivery_s=config.walrus.access_log_s)
+    store.logging_changed = access_log.settings_changed
+    _keep(ctx, "access log", access_log.run)
     _keep(ctx, "figures", functools.partial(observe.follow, store))
     scrubber = Scrubber(
         store=store,
@@ -89,6 +95,7 @@ async def build(ctx: ServiceContext) -> None:
     bundles = Bundles(store=store, folder=root / "pins", ticket_key=ticket_key, certificate=certificate, key=opener)
     server.add(add_WalrusServiceServicer_to_server, WalrusService(store, images, bundles))
     server.add(add_UpkeepServiceServicer_to_server, UpkeepService(store, scrubber, backups))
+    server.add(add_AccessLogServiceServicer_to_server, AccessLogService(access_log))
     await ctx.serve(server)
     await _serve_locally(ctx, store)
     etcd = await ctx.stack.enter_async_context(Etcd(config.etcd.endpoints, ctx.identity))

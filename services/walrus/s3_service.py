@@ -13,6 +13,7 @@ from mallee.s3.v1 import (
     bucket_setting_pb2,
     cors_pb2,
     lifecycle_pb2,
+    logging_pb2,
     notification_pb2,
     object_lock_pb2,
     report_pb2,
@@ -25,6 +26,7 @@ from services.walrus import (
     bucket_access,
     buckets,
     lifecycle_calls,
+    logging_calls,
     notification_calls,
     object_lock,
     policies,
@@ -186,6 +188,16 @@ class S3Service(ObjectHandlers):
         return await lifecycle_calls.delete_lifecycle(self._store, request, current_caller())
 
     # Logs and notifications
+
+    async def PutBucketLogging(
+        self, request: logging_pb2.PutBucketLoggingRequest, context: Any
+    ) -> logging_pb2.PutBucketLoggingResponse:
+        return await logging_calls.put_bucket_logging(self._store, request, current_caller())
+
+    async def GetBucketLogging(
+        self, request: logging_pb2.GetBucketLoggingRequest, context: Any
+    ) -> logging_pb2.GetBucketLoggingOutput:
+        return await logging_calls.get_bucket_logging(self._store, request, current_caller())
 
     async def PutBucketNotificationConfiguration(
         self, request: notification_pb2.PutBucketNotificationConfigurationRequest, context: Any

@@ -53,6 +53,8 @@ class Store:
     reclaim: Callable[[], None] = lambda: None
     # Told when a step added events.
     tell: Callable[[], None] = lambda: None
+    # Told when other buckets are to be logged.
+    logging_changed: Callable[[], None] = lambda: None
     # Told when a bucket has other lifecycle rules.
     expire: Callable[[], None] = lambda: None
 

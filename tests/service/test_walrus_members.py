@@ -23,6 +23,7 @@ from mallee.s3.v1 import (
     cors_pb2,
     lifecycle_pb2,
     listing_pb2,
+    logging_pb2,
     multipart_pb2,
     notification_pb2,
     object_attributes_pb2,
@@ -43,6 +44,7 @@ from services.walrus import (
     get,
     lifecycle_calls,
     listing,
+    logging_calls,
     multipart,
     notification_calls,
     object_attributes,
@@ -69,6 +71,7 @@ KEPT_WHOLE = {
     "BucketLifecycleConfiguration",
     "CORSConfiguration",
     "WebsiteConfiguration",
+    "BucketLoggingStatus",
     "NotificationConfiguration",
 }
 
@@ -194,6 +197,8 @@ CASES: list[tuple[type[Message], UseCase]] = [
     (website_pb2.PutBucketWebsiteRequest, web_calls.put_website),
     (website_pb2.GetBucketWebsiteRequest, web_calls.get_website),
     (website_pb2.DeleteBucketWebsiteRequest, web_calls.delete_website),
+    (logging_pb2.PutBucketLoggingRequest, logging_calls.put_bucket_logging),
+    (logging_pb2.GetBucketLoggingRequest, logging_calls.get_bucket_logging),
     (notification_pb2.PutBucketNotificationConfigurationRequest, notification_calls.put_notification),
     (notification_pb2.GetBucketNotificationConfigurationRequest, notification_calls.get_notification),
     (report_pb2.GetBucketAnalyticsConfigurationRequest, reports.find_none),
