@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import secrets
+import sys
 import time
 from collections.abc import Awaitable, Callable
 
@@ -43,6 +44,7 @@ from services.walrus.tell import Teller
 from services.walrus.upkeep_service import UpkeepService
 
 _STOP_GRACE_S = 2.0
+_SWITCH_S = 0.0005
 
 _log = get_logger(__name__)
 
@@ -129,6 +131,9 @@ async def _serve_locally(ctx: ServiceContext, store: Store) -> None:
 
 
 def main() -> None:
+    # The index's writer needs the interpreter back after each statement: with the default of 5 ms it waits for the loop
+    # longer than for the disk.
+    sys.setswitchinterval(_SWITCH_S)
     run_service("walrus", build)
 
 
