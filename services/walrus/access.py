@@ -48,8 +48,8 @@ def check(bucket: Bucket, request: Any, caller: Caller, now_ms: int) -> None:
         return
     situation = Situation(bucket=bucket, request=request, caller=caller, now_ms=now_ms)
     _check_payer(situation)
-    rule = RULES.get(request.DESCRIPTOR.name)
-    if rule is not None and rule.scope in (Scope.BUCKET, Scope.KEY):
+    rule = RULES[request.DESCRIPTOR.name]
+    if rule.scope in (Scope.BUCKET, Scope.KEY):
         _check(situation, rule)
 
 
@@ -84,18 +84,8 @@ def check_upload(bucket: Bucket, request: Any, caller: Caller, now_ms: int, init
 
 
 def _check(situation: Situation, rule: Rule) -> None:
-    request = situation.request
-    needed = {rule.action_of(request)}
-    needed.update(action for member, action in rule.besides.items() if _says(request, member))
-    if not all(_may(situation, action, rule.scope) for action in needed):
+    if not all(_may(situation, action, rule.scope) for action in rule.needed(situation.request)):
         raise errors.access_denied()
-
-
-def _says(request: Any, member: str) -> bool:
-    field = request.DESCRIPTOR.fields_by_name.get(member)
-    if field is None:
-        return False
-    return request.HasField(member) if field.message_type is not None else bool(getattr(request, member))
 
 
 def _may(situation: Situation, action: str, scope: Scope) -> bool:

@@ -21,19 +21,39 @@ class Scope(Enum):
     OBJECT = "object"
     # An upload under way: also who began it has.
     UPLOAD = "upload"
+    # Several keys, each of which is decided by itself.
+    EACH = "each"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
     action: str
     scope: Scope
-    # Instead, for a request that names a version.
-    versioned: str = ""
+    # A request that names a version needs the actions of versions.
+    versioned: bool = False
     # Member of the request -> the action that it needs besides.
     besides: Mapping[str, str]
+    # An action that is always needed besides.
+    also: str = ""
 
     def action_of(self, request: Any) -> str:
-        return self.versioned if self.versioned and request.version_id else self.action
+        return self._named(self.action, request)
+
+    def needed(self, request: Any) -> set[str]:
+        """All that the caller must be allowed."""
+        found = {action for member, action in self.besides.items() if _says(request, member)}
+        return found | {self._named(action, request) for action in (self.action, self.also) if action}
+
+    def _named(self, action: str, request: Any) -> str:
+        versioned = self.versioned and request.version_id
+        return _VERSIONED[action] if versioned else action
+
+
+def _says(request: Any, member: str) -> bool:
+    field = request.DESCRIPTOR.fields_by_name.get(member)
+    if field is None:
+        return False
+    return request.HasField(member) if field.message_type is not None else bool(getattr(request, member))
 
 
 def _s3(names: str) -> dict[str, str]:
@@ -132,6 +152,7 @@ _BESIDES: Final[Mapping[str, Mapping[str, str]]] = {
     "DeleteObject": _BYPASS,
     "PutObjectRetention": _BYPASS,
 }
+_ALSO: Final[Mapping[str, str]] = {"GetObjectAttributes": "s3:GetObject"}
 
 
 def _rules(scope: Scope, actions: Mapping[str, str]) -> dict[str, Rule]:
@@ -139,19 +160,21 @@ def _rules(scope: Scope, actions: Mapping[str, str]) -> dict[str, Rule]:
         f"{operation}Request": Rule(
             action=action,
             scope=scope,
-            versioned=_VERSIONED.get(action, "") if operation not in _BUCKET else "",
+            versioned=action in _VERSIONED,
             besides=_BESIDES.get(operation, {}),
+            also=_ALSO.get(operation, ""),
         )
         for operation, action in actions.items()
     }
 
 
-# By the name of the request's message. DeleteObjects is decided key by key, as so many DeleteObject.
+# By the name of the request's message.
 RULES: Final[Mapping[str, Rule]] = {
     **_rules(Scope.BUCKET, _BUCKET),
     **_rules(Scope.KEY, _KEY),
     **_rules(Scope.OBJECT, _OBJECT),
     **_rules(Scope.UPLOAD, _UPLOAD),
+    **_rules(Scope.EACH, _s3("DeleteObjects=DeleteObject")),
 }
 
 # What a policy may name, whether this cloud does it or not.

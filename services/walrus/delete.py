@@ -8,7 +8,7 @@ from typing import Any, Final
 from common.errors import CloudError
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import object_pb2
-from services.walrus import access, conditions, errors, versioning, wire
+from services.walrus import access, conditions, errors, ownership, versioning, wire
 from services.walrus import object as object_rules
 from services.walrus.drivers.base import Bucket
 from services.walrus.drivers.versions import NULL, Bypass, Deletion, Expectation, Gone, Marker, Removal
@@ -89,12 +89,11 @@ def _deletion(
     key = object_rules.checked_key(one.key)
     version_id = versioning.asked(one.version_id)
     if version_id is None and versioning.state_of(bucket):
-        owner = caller.canonical_user_id if caller else ""
         marker = Marker(
             key=key,
             version_id=versioning.new_id(bucket),
             modified_ms=store.now_ms(),
-            owner_id="" if owner == bucket.owner_id else owner,
+            owner_id=ownership.writer_of(bucket, caller) if caller else "",
         )
         return Deletion(what=marker, expect=expect, events=removed(store, bucket, marker, caller))
     what = Removal(key=key, version_id=version_id or NULL, bypass=bypass)

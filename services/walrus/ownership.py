@@ -88,6 +88,14 @@ def check_takes_acl(bucket: Bucket, wanted: AccessControlPolicy) -> None:
         raise errors.access_denied()
 
 
+def writer_of(bucket: Bucket, caller: Caller) -> str:
+    """Who owns what the caller writes, as it is kept: empty is the bucket's owner."""
+    if is_enforced(bucket):
+        return ""
+    writer = acl.ANONYMOUS_ID if caller.anonymous else caller.canonical_user_id
+    return "" if writer == bucket.owner_id else writer
+
+
 def of_new_object(bucket: Bucket, request: Any, caller: Caller) -> tuple[str, bytes]:
     """Owner and ACL of what the request writes, as they are kept: empty is the bucket's owner, and private.
 
@@ -97,7 +105,7 @@ def of_new_object(bucket: Bucket, request: Any, caller: Caller) -> tuple[str, by
         if acl.is_asked_for(request):
             _check_asks_for_nothing(bucket, request)
         return "", b""
-    writer = acl.ANONYMOUS_ID if caller.anonymous else caller.canonical_user_id or bucket.owner_id
+    writer = writer_of(bucket, caller) or bucket.owner_id
     handed_over = ownership_of(bucket) == PREFERRED and request.acl == acl.BUCKET_OWNER_FULL_CONTROL
     owner_id = bucket.owner_id if handed_over else writer
     wanted = acl.of_headers(request, owner_id=owner_id, bucket=bucket)

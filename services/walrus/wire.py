@@ -7,7 +7,7 @@ from typing import Any, Final
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from mallee.s3.v1 import bucket_pb2
-from services.walrus import errors
+from services.walrus import errors, ownership
 from services.walrus.digests import COMPOSITE, FULL_OBJECT
 from services.walrus.drivers.base import Bucket, Checksum
 
@@ -93,5 +93,6 @@ def seconds_of(request: Any, field: str) -> int | None:
 
 
 def owner(bucket: Bucket, owner_id: str = "") -> bucket_pb2.Owner:
-    """`owner_id`: of an object in it."""
-    return bucket_pb2.Owner(id=owner_id or bucket.owner_id)
+    """`owner_id`: of who wrote an object in it, and owns it where the bucket's owner does not own everything."""
+    theirs = owner_id and not ownership.is_enforced(bucket)
+    return bucket_pb2.Owner(id=owner_id if theirs else bucket.owner_id)

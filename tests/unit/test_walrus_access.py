@@ -10,7 +10,17 @@ import pytest
 
 from common.errors import Denied
 from mallee.common.v1.caller_pb2 import Caller, RequestContext
-from mallee.s3.v1 import acl_pb2, bucket_policy_pb2, listing_pb2, multipart_pb2, object_pb2, service_pb2
+from mallee.s3.v1 import (
+    acl_pb2,
+    bucket_policy_pb2,
+    listing_pb2,
+    multipart_pb2,
+    object_attributes_pb2,
+    object_lock_pb2,
+    object_pb2,
+    object_tagging_pb2,
+    service_pb2,
+)
 from services.walrus import access, acl, ownership
 from services.walrus.actions import BUCKET_ACTIONS, OBJECT_ACTIONS, RULES, Scope
 from services.walrus.condition_keys import _KEYS, Situation, context_of
@@ -23,8 +33,8 @@ GET = object_pb2.GetObjectRequest(bucket="b", key="k")
 PUT = object_pb2.PutObjectRequest(bucket="b", key="k")
 LIST = listing_pb2.ListObjectsV2Request(bucket="b", prefix="p/")
 
-# Not decided by a bucket that is there, or decided key by key.
-ELSEWHERE = {"CreateBucketRequest", "ListBucketsRequest", "DeleteObjectsRequest"}
+# Not about a bucket that is there.
+ELSEWHERE = {"CreateBucketRequest", "ListBucketsRequest"}
 
 
 def may(where: Bucket, request: Any, caller: Caller, found: Object | None = None) -> bool:
@@ -48,11 +58,29 @@ def test_every_request_of_the_contract_has_its_rule() -> None:
 
 
 def test_every_action_of_a_rule_may_stand_in_a_policy() -> None:
-    for rule in RULES.values():
+    for name, rule in RULES.items():
         known = BUCKET_ACTIONS if rule.scope is Scope.BUCKET else OBJECT_ACTIONS
-        assert {rule.action, rule.versioned, *rule.besides.values()} - {""} <= known
-    assert RULES["GetObjectRequest"].versioned == "s3:GetObjectVersion"
-    assert RULES["DeleteObjectTaggingRequest"].versioned == "s3:DeleteObjectVersionTagging"
+        assert {rule.action, *rule.besides.values()} <= known, name
+
+
+def test_what_a_request_needs() -> None:
+    attributes = object_attributes_pb2.GetObjectAttributesRequest()
+    rule = RULES["GetObjectAttributesRequest"]
+    assert rule.needed(attributes) == {"s3:GetObject", "s3:GetObjectAttributes"}
+    attributes.version_id = "v"
+    assert rule.needed(attributes) == {"s3:GetObjectVersion", "s3:GetObjectVersionAttributes"}
+    tagging = object_tagging_pb2.DeleteObjectTaggingRequest(version_id="v")
+    assert RULES["DeleteObjectTaggingRequest"].needed(tagging) == {"s3:DeleteObjectVersionTagging"}
+    retention = object_lock_pb2.PutObjectRetentionRequest(bypass_governance_retention=True, version_id="v")
+    wanted = {"s3:PutObjectRetention", "s3:BypassGovernanceRetention"}
+    assert RULES["PutObjectRetentionRequest"].needed(retention) == wanted
+    put = object_pb2.PutObjectRequest(tagging="a=b", object_lock_mode="GOVERNANCE", grant_read="id=x")
+    assert RULES["PutObjectRequest"].needed(put) == {
+        "s3:PutObject",
+        "s3:PutObjectAcl",
+        "s3:PutObjectTagging",
+        "s3:PutObjectRetention",
+    }
 
 
 @pytest.mark.parametrize("request_", [GET, PUT, LIST], ids=["get", "put", "list"])
