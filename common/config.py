@@ -133,6 +133,8 @@ class WalrusConfig:
     event_targets: tuple[EventTargetConfig, ...] = ()
 
     def __post_init__(self) -> None:
+        if not 0 < self.scrub_days < math.inf:
+            raise ConfigError("scrub_days: expected more than 0")
         if not 1 <= self.lifecycle_day_s <= 86400:
             raise ConfigError("lifecycle_day_s: expected 1 to 86400")
 

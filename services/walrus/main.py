@@ -53,7 +53,10 @@ async def build(ctx: ServiceContext) -> None:
     config = ctx.config
     root = config.home_path / "walrus"
     blobs = FileBlobs(root)
-    await blobs.open()
+    try:
+        await blobs.open()
+    except BlockingIOError as error:
+        raise ConfigError(f"another process works on {root}") from error
     ctx.stack.push_async_callback(blobs.close)
     index = SqliteIndex(root / "index.sqlite", on_commit=observe.committed)
     try:
