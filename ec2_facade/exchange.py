@@ -166,11 +166,10 @@ _SHORT_BODY_BYTES = 16 << 10
 
 def wire_request(request: web.BaseRequest, proxies: Proxies) -> WireRequest:
     path, query = split_target(request.raw_path)
-    origin = proxies.origin(
-        Origin(address=request.remote or "", secure=request.secure),
-        request.headers.getall("X-Forwarded-For", ()),
-        request.headers.getall("X-Forwarded-Proto", ()),
-    )
+    origin = Origin(address=request.remote or "", secure=request.secure)
+    if proxies:
+        forwarded_for = request.headers.getall("X-Forwarded-For", ())
+        origin = proxies.origin(origin, forwarded_for, request.headers.getall("X-Forwarded-Proto", ()))
     return WireRequest(
         method=request.method,
         raw_path=path,

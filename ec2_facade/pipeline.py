@@ -68,19 +68,18 @@ class Pipeline:
         self._note = note
         self._protocols = protocols
         self._limits = limits
-        self._endpoint = endpoint
+        self._proxies = endpoint.proxies
+        self._domains = endpoint.s3_domains()
         self._held = HeldBytes(limits.held_bytes)
         self._sts_actions = frozenset(protocols.query["sts"].contract.model.operation_names)
         self._query = QueryPipeline(protocols.query, authentication, backends, limits)
         self._s3 = S3Pipeline(protocols.s3, authentication, backends, limits, endpoint)
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        exchange = Exchange(request, new_request_id(), self._limits, self._held, self._endpoint.proxies)
+        exchange = Exchange(request, new_request_id(), self._limits, self._held, self._proxies)
         with rpc_context.bind(request_id=exchange.request_id), observed(exchange, self._note):
             try:
-                exchange.service = find_service(
-                    exchange.wire, domains=self._endpoint.domains, sts_actions=self._sts_actions
-                )
+                exchange.service = find_service(exchange.wire, domains=self._domains, sts_actions=self._sts_actions)
                 pipeline = self._s3 if exchange.service == "s3" else self._query
                 return await pipeline.answer(exchange)
             except AuthProblem as problem:

@@ -20,8 +20,12 @@ class Proxies:
     def __init__(self, trusted: Iterable[str] = ()) -> None:
         self._trusted = tuple(ipaddress.ip_network(network) for network in trusted)
 
+    def __bool__(self) -> bool:
+        """There are some."""
+        return bool(self._trusted)
+
     def origin(self, peer: Origin, forwarded_for: Sequence[str], forwarded_proto: Sequence[str]) -> Origin:
-        """`forwarded_*`: the values of X-Forwarded-For and X-Forwarded-Proto. Each proxy has added to their right end."""
+        """`forwarded_*`: the values of X-Forwarded-For and X-Forwarded-Proto, to whose right end each proxy adds."""
         if not self._trusted or not self._trusts(peer.address):
             return peer
         address = peer.address

@@ -21,9 +21,14 @@ class Endpoint:
     """How clients reach this cloud."""
 
     region: str
-    # Virtual-host buckets are BUCKET.<one of these>.
+    # Virtual-host buckets are BUCKET.<one of these>, websites BUCKET.s3-website-REGION.<one of these>.
     domains: Sequence[str]
     proxies: Proxies = field(default_factory=Proxies)
+
+    def s3_domains(self) -> tuple[str, ...]:
+        """All under which buckets stand: also those that AWS's clients make with the region."""
+        named = [form.format(self.region) for form in ("s3.{}", "s3-{}", "s3.dualstack.{}")]
+        return (*self.domains, *(f"{name}.{domain}" for name in named for domain in self.domains))
 
 
 def find_service(request: WireRequest, *, domains: Sequence[str], sts_actions: frozenset[str]) -> str:

@@ -6,7 +6,7 @@ from http import HTTPStatus
 
 from common.errors import CloudError
 from ec2_facade.protocol import Response
-from ec2_facade.protocol.errors import s3_host_id, s3_ids, s3_refusal
+from ec2_facade.protocol.errors import s3_error, s3_host_id, s3_ids, s3_refusal
 from ec2_facade.protocol.text import NOT_XML, quote_attribute
 
 
@@ -14,7 +14,7 @@ def error_page(error: CloudError, request_id: str, *, document: CloudError | Non
     """`document`: why the bucket's own error document could not be shown."""
     status, code = s3_refusal(error)
     if status == HTTPStatus.NOT_MODIFIED:
-        return Response(status=status, headers=s3_ids(request_id))
+        return s3_error(error, request_id)
     told = {"Code": code, "Message": error.message, **error.details}
     told |= {"RequestId": request_id, "HostId": s3_host_id(request_id)}
     title = f"{status} {HTTPStatus(status).phrase}"

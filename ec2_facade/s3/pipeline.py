@@ -44,11 +44,11 @@ class S3Pipeline:
         endpoint: Endpoint,
     ) -> None:
         self._protocol = protocol
-        self._admission = Admission(authentication, endpoint.domains)
+        self._admission = Admission(authentication, endpoint.s3_domains())
         self._backends = backends
         self._limits = limits
-        self._domains = endpoint.domains
-        self._region = endpoint.region
+        self._endpoint = endpoint
+        self._domains = endpoint.s3_domains()
         self._cors = Cors(backends)
         self._website = Website(protocol, backends, limits)
         # Room of their own, so that strangers take none from those who are known.
@@ -57,7 +57,7 @@ class S3Pipeline:
 
     async def answer(self, exchange: Exchange) -> web.StreamResponse:
         wire = exchange.wire
-        if site := website_of_host(bare_host(wire.host), self._domains, self._region):
+        if site := website_of_host(bare_host(wire.host), self._endpoint.domains, self._endpoint.region):
             exchange.wants_page = True
         address = Address(bucket=site, key=None) if site else read_address(wire, self._domains)
         exchange.bucket, exchange.key = address.bucket or "", address.key

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from common.errors import Denied
+from common.errors import Denied, WrongState
 from mallee.s3.v1 import object_pb2
 from mallee.s3.v1.cors_pb2 import CORSConfiguration, CORSRule
 from mallee.s3.v1.website_pb2 import (
@@ -122,6 +122,17 @@ async def test_a_website_shows_its_pages(stage: Stage, path: str, body: bytes) -
     assert all(caller and caller.anonymous for _, _, caller, _ in stage.backstage.walrus.seen)
     answer = await in_thread(ask, stage, "GET", path, host=SITE, Range="bytes=0-0")
     assert (answer.status, answer.body) == (206, body[:1])
+
+
+async def test_a_page_that_the_browser_has_is_not_sent_again(stage: Stage) -> None:
+    publish(stage)
+
+    def not_modified(_request: object) -> object:
+        raise WrongState("Not Modified", code="NotModified", details={"ETag": '"e"'})
+
+    stage.backstage.walrus.answers["HeadObject"] = not_modified  # type: ignore[assignment]
+    answer = await in_thread(ask, stage, "HEAD", "/a", host=SITE, If_None_Match='"e"')
+    assert (answer.status, answer.headers["etag"], answer.body) == (304, '"e"', b"")
 
 
 async def test_a_page_that_is_not_there_is_an_error_document(stage: Stage) -> None:

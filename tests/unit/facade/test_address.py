@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ec2_facade.errors import Refused
 from ec2_facade.s3.address import Address, read_address, read_query
-from ec2_facade.services import find_service
+from ec2_facade.services import Endpoint, bucket_of_host, find_service
 from ec2_facade.wire import WireRequest, split_target
 from tests.unit.facade.signing import ENDPOINT, sign_headers
 
@@ -58,6 +58,25 @@ def test_keys_that_are_no_text_are_refused(target: str) -> None:
     with pytest.raises(Refused) as caught:
         read_address(request(target), _DOMAINS)
     assert caught.value.code == "InvalidURI"
+
+
+@pytest.mark.parametrize(
+    ("host", "bucket"),
+    [
+        ("b.localhost", "b"),
+        ("b.c.s3.localhost", "b.c"),
+        ("b.s3.us-east-1.localhost", "b"),
+        ("b.s3-us-east-1.localhost", "b"),
+        ("b.s3.dualstack.us-east-1.localhost", "b"),
+        ("s3.us-east-1.localhost", None),
+        ("s3-us-east-1.localhost", None),
+        ("s3.localhost", None),
+        ("elsewhere", None),
+    ],
+)
+def test_every_name_that_awss_clients_give_an_endpoint(host: str, bucket: str | None) -> None:
+    endpoint = Endpoint(region="us-east-1", domains=("localhost", "s3.localhost"))
+    assert bucket_of_host(host, endpoint.s3_domains()) == bucket
 
 
 def test_queries_are_read_as_s3_reads_them() -> None:
