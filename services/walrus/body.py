@@ -132,8 +132,7 @@ async def copied(
         incoming = _Incoming(store, stack, inline_bytes=store.limits.inline_bytes if may_inline else -1)
         digests = Digests({algorithm})
         async for chunk in chunks:
-            await incoming.write(chunk)
-            await store.in_thread(digests.update, chunk)
+            await _take(store, incoming, digests, chunk)
         yield Body(
             size=incoming.size,
             etag=digests.md5.hex(),
@@ -224,11 +223,15 @@ async def _take_all(
             continue
         chunk: bytes = message.chunk
         object_rules.check_size(len(chunk) + incoming.size, most_bytes)
-        if len(chunk) <= IN_PLACE_BYTES:
-            await incoming.write(chunk)
-            digests.update(chunk)
-        else:
-            await asyncio.gather(incoming.write(chunk), store.in_thread(digests.update, chunk))
+        await _take(store, incoming, digests, chunk)
+
+
+async def _take(store: Store, incoming: _Incoming, digests: Digests, chunk: bytes) -> None:
+    if len(chunk) <= IN_PLACE_BYTES:
+        await incoming.write(chunk)
+        digests.update(chunk)
+    else:
+        await asyncio.gather(incoming.write(chunk), store.in_thread(digests.update, chunk))
 
 
 async def next_message(store: Store, messages: AsyncIterator[Any]) -> Any:

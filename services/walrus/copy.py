@@ -156,7 +156,7 @@ async def _source(store: Store, request: Any, caller: Caller | None) -> AsyncIte
     ask = object_pb2.GetObjectRequest(
         bucket=name,
         key=key,
-        version_id=version_id,
+        version_id=version_id or None,
         expected_bucket_owner=request.expected_source_bucket_owner,
         request_payer=request.request_payer,
     )

@@ -22,6 +22,7 @@ async def delete_object(
     store: Store, request: object_pb2.DeleteObjectRequest, caller: Caller | None
 ) -> object_pb2.DeleteObjectOutput:
     bucket = await store.bucket_for(request, caller)
+    versioning.asked_by(request)
     expect = replace(
         conditions.expectation(request.if_match, ""),
         size=request.if_match_size if request.HasField("if_match_size") else None,
@@ -112,7 +113,7 @@ def _check_access(
     alone = object_pb2.DeleteObjectRequest(
         bucket=bucket.name,
         key=one.key,
-        version_id=one.version_id,
+        version_id=one.version_id or None,
         bypass_governance_retention=request.bypass_governance_retention,
         request_payer=request.request_payer,
     )

@@ -18,7 +18,7 @@ async def find(store: Store, bucket: Bucket, key: bytes, request: Any, caller: C
 
     Raises Denied, NotFound (NoSuchKey, NoSuchVersion), WrongState (MethodNotAllowed) for a marker that was named.
     """
-    asked = versioning.asked(request.version_id)
+    asked = versioning.asked_by(request)
     found = await store.index.find_object(bucket, key, asked)
     store.check_object(bucket, request, caller, found if isinstance(found, Object) else None)
     if isinstance(found, Object):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from typing import Final
+from typing import Any, Final
 
 from mallee.s3.v1.versioning_pb2 import VersioningConfiguration
 from services.walrus import configs, errors
@@ -39,6 +39,13 @@ def asked(version_id: str) -> str | None:
     if not _ID.match(version_id):
         raise errors.invalid_argument("Invalid version id specified", name="versionId", value=version_id)
     return version_id
+
+
+def asked_by(request: Any) -> str | None:
+    """Of a request about one object."""
+    if request.HasField("version_id") and not request.version_id:
+        raise errors.invalid_argument("Version id cannot be the empty string", name="versionId", value="")
+    return asked(request.version_id)
 
 
 def shown(version_id: str) -> str:

@@ -71,7 +71,7 @@ async def put(store: Store, key: str, body: bytes, **members: Any) -> str:
 
 
 async def remove(store: Store, key: str, version_id: str = "", **members: Any) -> object_pb2.DeleteObjectOutput:
-    request = object_pb2.DeleteObjectRequest(bucket="bucket", key=key, version_id=version_id, **members)
+    request = object_pb2.DeleteObjectRequest(bucket="bucket", key=key, version_id=version_id or None, **members)
     return await delete.delete_object(store, request, ALICE)
 
 
@@ -127,7 +127,8 @@ async def test_a_marker_is_no_object(store: Store) -> None:
     assert error.details["Allow"] == "DELETE"
     assert await get_bytes(store, "k", version_id=first) == b"first"
     await refused("NoSuchVersion", get_bytes(store, "k", version_id="0" * 32))
-    await refused("InvalidArgument", get_bytes(store, "k", version_id="nonsense"))
+    for wrong in ("nonsense", ""):
+        await refused("InvalidArgument", get_bytes(store, "k", version_id=wrong))
     page = await versions(store)
     assert [(one.version_id, one.is_latest) for one in page.delete_markers] == [(marked.version_id, True)]
     await refused(
@@ -210,7 +211,7 @@ async def test_tags_are_of_one_version(store: Store) -> None:
     await put(store, "k", b"2")
 
     async def tags(version_id: str = "") -> dict[str, str]:
-        request = object_tagging_pb2.GetObjectTaggingRequest(bucket="bucket", key="k", version_id=version_id)
+        request = object_tagging_pb2.GetObjectTaggingRequest(bucket="bucket", key="k", version_id=version_id or None)
         return {tag.key: tag.value for tag in (await object_tagging.get_tagging(store, request, ALICE)).tag_set}
 
     assert await tags(first) == {"a": "1", "b": "ü x"}
