@@ -157,17 +157,18 @@ class ExportTasks:
         Raises NoCapacity.
         """
         await self._check_room(made.parent)
-        writing = asyncio.ensure_future(write())
+        writing, whole = asyncio.ensure_future(write()), False
         try:
             while not writing.done():
                 await self._check_room(made.parent)
                 await asyncio.wait([writing], timeout=_LOOK_S)
             writing.result()
-        except BaseException:
-            writing.cancel()
-            await asyncio.gather(writing, return_exceptions=True)
-            await asyncio.to_thread(made.unlink, missing_ok=True)
-            raise
+            whole = True
+        finally:
+            if not whole:
+                writing.cancel()
+                await asyncio.gather(writing, return_exceptions=True)
+                await asyncio.to_thread(made.unlink, missing_ok=True)
 
     async def _check_room(self, folder: Path) -> None:
         free, kept = (await asyncio.to_thread(shutil.disk_usage, folder)).free, self._reserve_bytes

@@ -7,6 +7,7 @@ import secrets
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 from common.config import ConfigError
 from common.etcd.client import Etcd
@@ -52,47 +53,19 @@ _log = get_logger(__name__)
 async def build(ctx: ServiceContext) -> None:
     config = ctx.config
     root = config.home_path / "walrus"
-    blobs = FileBlobs(root)
-    try:
-        await blobs.open()
-    except BlockingIOError as error:
-        raise ConfigError(f"another process works on {root}") from error
-    ctx.stack.push_async_callback(blobs.close)
-    index = SqliteIndex(root / "index.sqlite", on_commit=observe.committed)
-    try:
-        await index.open()
-    except StoreTooNew as error:
-        raise ConfigError(str(error)) from error
-    ctx.stack.push_async_callback(index.close)
-    limits = Limits(inline_bytes=config.walrus.inline_bytes, reserve_bytes=config.walrus.reserve_bytes)
-    targets = {target.name: target.url for target in config.walrus.event_targets}
-    store = Store(index=index, blobs=blobs, region=config.region, limits=limits, event_targets=targets)
-    ctx.stack.push_async_callback(store.close)
-    reclaimer = Reclaimer(store)
-    store.reclaim = reclaimer.nudge
+    store = await _open_store(ctx, root)
     ticket_key = (config.pki_path / "ticket.key").read_bytes()
     certificate, opener = load_self_signed(config.pki_path, BUNDLE_OPENER)
     images = Images(store, root / "pins", ticket_key=ticket_key, opener=opener, now_s=time.time)
     await images.open()
-    _keep(ctx, "reclaim", reclaimer.run)
-    expirer = Expirer(store, Calendar(day_ms=round(config.walrus.lifecycle_day_s * 1000)))
-    store.expire = expirer.nudge
-    _keep(ctx, "expire", expirer.run)
-    teller = Teller(store)
-    store.tell = teller.nudge
-    _keep(ctx, "tell", teller.run)
     access_log = AccessLog(store, root / "access-logs", delivery_s=config.walrus.access_log_s)
-    store.logging_changed = access_log.settings_changed
-    _keep(ctx, "access log", access_log.run)
-    _keep(ctx, "figures", functools.partial(observe.follow, store))
     scrubber = Scrubber(
         store=store,
         pins=root / "pins",
         bytes_per_s=config.walrus.scrub_bytes_per_s,
         cycle_s=config.walrus.scrub_days * 86_400,
     )
-    if config.walrus.scrub_bytes_per_s:
-        _keep(ctx, "scrub", scrubber.run)
+    _start_workers(ctx, store, access_log, scrubber)
     address = f"{config.management_address}:{config.walrus.port}"
     server = RpcServer(ctx.identity, addresses=[address])
     server.add(add_S3ServiceServicer_to_server, S3Service(store))
@@ -114,6 +87,45 @@ async def build(ctx: ServiceContext) -> None:
             boot_id=secrets.token_hex(8),
         )
     )
+
+
+async def _open_store(ctx: ServiceContext, root: Path) -> Store:
+    config = ctx.config
+    blobs = FileBlobs(root)
+    try:
+        await blobs.open()
+    except BlockingIOError as error:
+        raise ConfigError(f"another process works on {root}") from error
+    ctx.stack.push_async_callback(blobs.close)
+    index = SqliteIndex(root / "index.sqlite", on_commit=observe.committed)
+    try:
+        await index.open()
+    except StoreTooNew as error:
+        raise ConfigError(str(error)) from error
+    ctx.stack.push_async_callback(index.close)
+    limits = Limits(inline_bytes=config.walrus.inline_bytes, reserve_bytes=config.walrus.reserve_bytes)
+    targets = {target.name: target.url for target in config.walrus.event_targets}
+    store = Store(index=index, blobs=blobs, region=config.region, limits=limits, event_targets=targets)
+    ctx.stack.push_async_callback(store.close)
+    return store
+
+
+def _start_workers(ctx: ServiceContext, store: Store, access_log: AccessLog, scrubber: Scrubber) -> None:
+    """What Walrus does by itself, each told by the store when there is something to do."""
+    reclaimer = Reclaimer(store)
+    store.reclaim = reclaimer.nudge
+    _keep(ctx, "reclaim", reclaimer.run)
+    expirer = Expirer(store, Calendar(day_ms=round(ctx.config.walrus.lifecycle_day_s * 1000)))
+    store.expire = expirer.nudge
+    _keep(ctx, "expire", expirer.run)
+    teller = Teller(store)
+    store.tell = teller.nudge
+    _keep(ctx, "tell", teller.run)
+    store.logging_changed = access_log.settings_changed
+    _keep(ctx, "access log", access_log.run)
+    _keep(ctx, "figures", functools.partial(observe.follow, store))
+    if ctx.config.walrus.scrub_bytes_per_s:
+        _keep(ctx, "scrub", scrubber.run)
 
 
 def _keep(ctx: ServiceContext, name: str, work: Callable[[], Awaitable[None]]) -> None:
