@@ -24,6 +24,7 @@ async def list_objects(
     store: Store, request: listing_pb2.ListObjectsRequest, caller: Caller | None
 ) -> listing_pb2.ListObjectsOutput:
     bucket = await store.bucket_for(request, caller)
+    _check_optional(request)
     shown = _shower(request.encoding_type)
     limit = _limit(request, "max_keys", "max-keys")
     scan = Scan(
@@ -52,6 +53,7 @@ async def list_objects_v2(
     store: Store, request: listing_pb2.ListObjectsV2Request, caller: Caller | None
 ) -> listing_pb2.ListObjectsV2Output:
     bucket = await store.bucket_for(request, caller)
+    _check_optional(request)
     shown = _shower(request.encoding_type)
     limit = _limit(request, "max_keys", "max-keys")
     after = request.start_after.encode() or None
@@ -81,6 +83,7 @@ async def list_object_versions(
     store: Store, request: listing_pb2.ListObjectVersionsRequest, caller: Caller | None
 ) -> listing_pb2.ListObjectVersionsOutput:
     bucket = await store.bucket_for(request, caller)
+    _check_optional(request)
     shown = _shower(request.encoding_type)
     limit = _limit(request, "max_keys", "max-keys")
     if request.version_id_marker and not request.key_marker:
@@ -230,6 +233,15 @@ def _limit(request: Any, field: str, name: str) -> int:
             f"Argument {name} must be an integer between 0 and 2147483647", name=name, value=str(asked)
         )
     return min(asked, _PAGE)
+
+
+def _check_optional(request: Any) -> None:
+    """RestoreStatus is shown of what is being restored, and nothing is: archives can be read at any time here."""
+    for name in request.optional_object_attributes:
+        if name != "RestoreStatus":
+            raise errors.invalid_argument(
+                "Invalid attribute name specified.", name="x-amz-optional-object-attributes", value=name
+            )
 
 
 def _shower(encoding: str) -> Callable[[bytes], str]:

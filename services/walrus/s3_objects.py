@@ -16,6 +16,7 @@ from mallee.s3.v1 import (
     object_lock_pb2,
     object_pb2,
     object_tagging_pb2,
+    restore_pb2,
     service_pb2_grpc,
 )
 from services.walrus import (
@@ -29,6 +30,7 @@ from services.walrus import (
     object_lock,
     object_tagging,
     put,
+    restore_object,
 )
 from services.walrus.store import Store
 
@@ -116,6 +118,11 @@ class ObjectHandlers(service_pb2_grpc.S3ServiceServicer):
         self, request: object_attributes_pb2.GetObjectAttributesRequest, context: Any
     ) -> object_attributes_pb2.GetObjectAttributesOutput:
         return await object_attributes.get_attributes(self._store, request, current_caller())
+
+    async def RestoreObject(
+        self, request: restore_pb2.RestoreObjectRequest, context: Any
+    ) -> restore_pb2.RestoreObjectOutput:
+        return await restore_object.restore_object(self._store, request, current_caller())
 
     async def PutObjectTagging(
         self, request: object_tagging_pb2.PutObjectTaggingRequest, context: Any

@@ -1,4 +1,4 @@
-"""Copies of objects and of parts, and what is told of an object without its bytes."""
+"""Copies of objects and of parts, what is told of an object without its bytes, and archives."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from mallee.s3.v1 import copy_pb2, object_attributes_pb2, object_pb2
-from services.walrus import copy, delete, object_attributes
+from mallee.s3.v1 import copy_pb2, object_attributes_pb2, object_pb2, restore_pb2
+from services.walrus import copy, delete, object_attributes, restore_object
 from services.walrus.drivers.base import Object, Single
 from services.walrus.reclaim import Reclaimer
 from services.walrus.store import Store
@@ -197,3 +197,21 @@ async def test_attributes_are_told_without_the_bytes(store: Store) -> None:
     await refused("InvalidArgument", ask("Nonsense"))
     await refused("InvalidArgument", ask())
     await refused("NoSuchKey", ask("ETag", key="never"))
+
+
+async def test_only_archives_are_restored_and_they_need_not_be(store: Store) -> None:
+    await put_bytes(store, "warm", b"x")
+    await put_bytes(store, "cold", b"x", storage_class="GLACIER")
+
+    async def restore(key: str, days: int = 1, tier: str = "Bulk") -> None:
+        request = restore_pb2.RestoreObjectRequest(bucket="bucket", key=key)
+        request.restore_request.days = days
+        request.restore_request.glacier_job_parameters.tier = tier
+        await restore_object.restore_object(store, request, ALICE)
+
+    await restore("cold")
+    error = await refused("InvalidObjectState", restore("warm"))
+    assert error.details["StorageClass"] == "STANDARD"
+    await refused("NoSuchKey", restore("never"))
+    await refused("MalformedXML", restore("cold", days=0))
+    await refused("MalformedXML", restore("cold", tier="Slow"))
