@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from common.errors import Denied
 from common.policy.evaluate import Request, Verdict, evaluate
 from common.policy.principal import Identity
 from mallee.common.v1.caller_pb2 import Caller
@@ -84,8 +85,21 @@ def check_upload(bucket: Bucket, request: Any, caller: Caller, now_ms: int, init
 
 
 def _check(situation: Situation, rule: Rule) -> None:
-    if not all(_may(situation, action, rule.scope) for action in rule.needed(situation.request)):
-        raise errors.access_denied()
+    for action in sorted(rule.needed(situation.request)):
+        if not _may(situation, action, rule.scope):
+            raise _denied(situation, action, rule.scope)
+
+
+def _denied(situation: Situation, action: str, scope: Scope) -> Denied:
+    """Owners are told what keeps them out, others nothing."""
+    kept_out = _verdict(situation, action, scope) is Verdict.DENIED
+    if not kept_out or not is_owner(situation.bucket, situation.caller):
+        return errors.access_denied()
+    return Denied(
+        f"User: {situation.caller.arn} is not authorized to perform: {action} on resource: "
+        f'"{_resource(situation, scope)}" with an explicit deny in a resource-based policy',
+        code="AccessDenied",
+    )
 
 
 def _may(situation: Situation, action: str, scope: Scope) -> bool:
@@ -108,25 +122,27 @@ def _verdict(situation: Situation, action: str, scope: Scope) -> Verdict:
     body = bucket.configs.get(bucket_policy.KIND)
     if body is None:
         return Verdict.SILENT
-    resource = bucket_policy.ARN + bucket.name
-    if scope is not Scope.BUCKET:
-        resource += f"/{situation.request.key}"
     who = Identity(
         account_id=caller.account_id,
         arn=caller.arn,
         user_id=caller.user_id,
         canonical_user_id=caller.canonical_user_id,
     )
-    request = Request(who=who, action=action, resource=resource, context=context_of(situation))
+    request = Request(who=who, action=action, resource=_resource(situation, scope), context=context_of(situation))
     return evaluate(bucket_policy.read(body), request)
+
+
+def _resource(situation: Situation, scope: Scope) -> str:
+    bucket = bucket_policy.ARN + situation.bucket.name
+    return bucket if scope is Scope.BUCKET else f"{bucket}/{situation.request.key}"
 
 
 def _counts(bucket: Bucket, action: str) -> bool:
     """Whether a policy's word lets others in: not a public one where those are restricted, nor about policies."""
     if action in _ONLY_OWNER:
         return False
-    policy = bucket_policy.read(bucket.configs[bucket_policy.KIND])
-    return not (ownership.block_of(bucket).restrict_public_buckets and bucket_policy.is_public(policy))
+    restricted = ownership.block_of(bucket).restrict_public_buckets
+    return not (restricted and bucket_policy.opens(bucket.configs[bucket_policy.KIND]))
 
 
 def _granted(situation: Situation, action: str, scope: Scope) -> bool:

@@ -65,6 +65,11 @@ def read(body: bytes) -> Policy:
 
 
 @lru_cache(maxsize=1024)
+def opens(body: bytes) -> bool:
+    """The policy of that text is public."""
+    return is_public(read(body))
+
+
 def is_public(policy: Policy) -> bool:
     """A statement allows something to callers whom nothing in it makes known."""
     return any(one.effect is Effect.ALLOW and _is_open(one) for one in policy.statements)

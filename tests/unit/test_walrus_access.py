@@ -114,6 +114,14 @@ def test_a_public_policy_lets_nobody_in_where_public_buckets_are_restricted() ->
     assert who_may(bucket(statements=statements[1:]), PUT) == {"owner", "other"}
 
 
+def test_an_owner_is_told_what_a_policy_denies_and_others_are_not() -> None:
+    where = bucket(statements=[says("s3:GetObject", effect="Deny")])
+    for caller, words in ((ANN, "with an explicit deny in a resource-based policy"), (BOB, "Access Denied")):
+        with pytest.raises(Denied, match=words) as caught:
+            access.check_object(where, GET, caller, NOW_MS, an_object())
+        assert ('s3:GetObject on resource: "arn:aws:s3:::b/k"' in caught.value.message) is (caller is ANN)
+
+
 def test_the_owner_can_always_repair_the_policy() -> None:
     locked = bucket(statements=[says("s3:*", "b*", effect="Deny")])
     for request in (
