@@ -104,7 +104,9 @@ def answer(client: Any, action: str, parameters: dict[str, Any]) -> tuple[int, s
         return None
     except UNSENDABLE:
         return None
-    return done["ResponseMetadata"]["HTTPStatusCode"], ""
+    # DeleteObjects refuses key by key.
+    refused = done.get("Errors", []) if action == "DeleteObjects" else []
+    return done["ResponseMetadata"]["HTTPStatusCode"], refused[0]["Code"] if refused else ""
 
 
 def test_nonsense_is_a_clients_mistake_and_changes_nothing(fake_cloud: RunningCloud, theirs: Any) -> None:
