@@ -72,7 +72,8 @@ class Website:
         key = decode_path(wire.raw_path.removeprefix("/"))
         if elsewhere := routing.before(config, wire, key):
             return await self._send_elsewhere(exchange, elsewhere)
-        nobody = Caller(anonymous=True, source_ip=wire.source_ip, request=request_context(wire))
+        exchange.key = key
+        exchange.caller = nobody = Caller(anonymous=True, source_ip=wire.source_ip, request=request_context(wire))
         with rpc_context.bind(caller=nobody):
             try:
                 return await self._show(exchange, bucket, _page(config, key))

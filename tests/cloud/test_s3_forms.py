@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import os
 from typing import Any
@@ -45,6 +46,23 @@ def test_a_browser_brings_an_object_with_a_signed_form(fake_cloud: RunningCloud,
     status, answer = post(fake_cloud, made, body * 2)
     assert (status, b"<Code>EntityTooLarge</Code>" in answer) == (400, True)
     assert s3.head_object(Bucket=BUCKET, Key="dir/f")["ContentLength"] == len(body)
+
+
+def test_a_form_says_what_its_file_is_and_is_held_to_it(fake_cloud: RunningCloud, s3: Any) -> None:
+    for name, value, code in (
+        ("Content-MD5", base64.b64encode(b"x" * 16).decode(), b"BadDigest"),
+        ("x-amz-checksum-crc32", base64.b64encode(b"1234").decode(), b"BadDigest"),
+        ("x-amz-storage-class", "NONE", b"InvalidStorageClass"),
+        ("key", "k" * 1025, b"KeyTooLongError"),
+    ):
+        conditions: list[Any] = [{name: value}] if name != "key" else [["starts-with", "$key", ""]]
+        made = s3.generate_presigned_post(BUCKET, "held", Conditions=conditions)["fields"]
+        status, answer = post(fake_cloud, made | {name: value}, b"bytes")
+        assert (status, b"<Code>%s</Code>" % code in answer) == (400, True), answer
+    xml = "<Tagging><TagSet><Tag><Key>a b</Key><Value>1&amp;2</Value></Tag></TagSet></Tagging>"
+    made = s3.generate_presigned_post(BUCKET, "held", Conditions=[{"tagging": xml}])["fields"]
+    assert post(fake_cloud, made | {"tagging": xml}, b"bytes")[0] == 204
+    assert s3.get_object_tagging(Bucket=BUCKET, Key="held")["TagSet"] == [{"Key": "a b", "Value": "1&2"}]
 
 
 def test_a_form_of_nobody_is_refused_where_nothing_is_open(fake_cloud: RunningCloud, s3: Any) -> None:
