@@ -19,10 +19,10 @@ async def restore_object(
     store: Store, request: pb.RestoreObjectRequest, caller: Caller | None
 ) -> pb.RestoreObjectOutput:
     bucket = await store.bucket_for(request, caller)
+    found = await reading.find(store, bucket, object_rules.checked_key(request.key), request, caller)
     wanted = request.restore_request
     if wanted.days < 1 or {wanted.tier, wanted.glacier_job_parameters.tier} - _TIERS:
         raise errors.malformed_xml()
-    found = await reading.find(store, bucket, object_rules.checked_key(request.key), request, caller)
     storage_class = found.attributes.headers.get("StorageClass", "STANDARD")
     if storage_class not in _ARCHIVES:
         raise WrongState(
