@@ -16,7 +16,7 @@ from urllib.parse import unquote
 from common.errors import CloudError, NotFound, WrongState
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import copy_pb2, object_pb2, object_tagging_pb2
-from services.walrus import conditions, digests, errors, get, lock, reading, versioning, wire
+from services.walrus import conditions, digests, errors, get, lifecycle, lock, reading, versioning, wire
 from services.walrus import object as object_rules
 from services.walrus.body import Body, copied, shared
 from services.walrus.drivers.base import Attributes, Bucket, Object, Part, Single, Upload
@@ -52,7 +52,7 @@ async def copy_object(
         with suppress(_Replaced):
             async with _source(store, request, caller) as source:
                 new = await _put_copy(store, bucket, request, caller, source)
-            return _object_copied(bucket, source, new)
+            return _object_copied(store, bucket, source, new)
     raise _always_replaced()
 
 
@@ -119,8 +119,9 @@ async def _put_part(
     return part
 
 
-def _object_copied(bucket: Bucket, source: Source, new: Object) -> copy_pb2.CopyObjectOutput:
+def _object_copied(store: Store, bucket: Bucket, source: Source, new: Object) -> copy_pb2.CopyObjectOutput:
     answer = copy_pb2.CopyObjectOutput(
+        expiration=lifecycle.expiration_of(bucket, new, store.calendar),
         version_id=versioning.told(bucket, new.version_id),
         copy_source_version_id=versioning.told(source.bucket, source.found.version_id),
     )

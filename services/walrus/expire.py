@@ -29,7 +29,7 @@ from services.walrus.drivers.versions import (
     Removal,
     new_version_id,
 )
-from services.walrus.lifecycle import Calendar, Rules, Version
+from services.walrus.lifecycle import Rules, Version
 from services.walrus.store import Store
 from services.walrus.tell import removed
 
@@ -42,10 +42,9 @@ _EXPIRED: Final = counter(
 class Expirer:
     """`run` works, without end; `nudge` tells it that rules changed."""
 
-    def __init__(self, store: Store, calendar: Calendar, *, page: int = 1000) -> None:
+    def __init__(self, store: Store, *, page: int = 1000) -> None:
         self._store = store
         self._page = page
-        self._calendar = calendar
         self._nudged = asyncio.Event()
 
     def nudge(self) -> None:
@@ -58,7 +57,7 @@ class Expirer:
                 # One that is deleted meanwhile has nothing left to expire.
                 with contextlib.suppress(NotFound):
                     await self.sweep(bucket)
-            day_ms = self._calendar.day_ms
+            day_ms = self._store.calendar.day_ms
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout((day_ms - self._store.now_ms() % day_ms) / 1000):
                     await self._nudged.wait()
@@ -67,7 +66,7 @@ class Expirer:
         configuration = configs.find(bucket, BucketLifecycleConfiguration)
         if configuration is None:
             return
-        rules, now_ms = Rules(configuration, self._calendar), self._store.now_ms()
+        rules, now_ms = Rules(configuration, self._store.calendar), self._store.now_ms()
         due: list[Deletion] = []
         async for entry, version in self._versions(bucket, rules):
             if rules.is_due(version, now_ms):

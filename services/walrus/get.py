@@ -12,11 +12,12 @@ from common.errors import InvalidArgument, Unavailable
 from common.rpc.uploads import RawExtent
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import object_pb2
-from services.walrus import damage, errors, reading, versioning, wire
+from services.walrus import damage, errors, lifecycle, reading, versioning, wire
 from services.walrus import object as object_rules
 from services.walrus.conditions import ReadConditions
 from services.walrus.drivers.base import Assembled, BlobId, Bucket, Inline, Object, Single
 from services.walrus.drivers.blobs import BlobDamaged, BlobMissing
+from services.walrus.lifecycle import Calendar
 from services.walrus.ranges import Span, span_of
 from services.walrus.store import Store
 
@@ -57,7 +58,7 @@ async def head_object(
     found = await reading.find(store, bucket, object_rules.checked_key(request.key), request, caller)
     _conditions(request).check(found)
     span = await _span(store, found, request)
-    return _header(object_pb2.HeadObjectOutput(), request, bucket, found, span)
+    return _header(object_pb2.HeadObjectOutput(), request, bucket, found, span, store.calendar)
 
 
 @asynccontextmanager
@@ -110,7 +111,7 @@ async def found_object(
             else:
                 raise Unavailable("The object is replaced too often to be read. Please try again.", code="SlowDown")
             stack.enter_context(store.readers.hold(piece.blob for piece in pieces))
-        header = _header(object_pb2.GetObjectOutput(), request, bucket, found, span)
+        header = _header(object_pb2.GetObjectOutput(), request, bucket, found, span, store.calendar)
         yield Opened(bucket=bucket, found=found, span=span, pieces=pieces, header=header)
 
 
@@ -215,7 +216,9 @@ def _conditions(request: Any) -> ReadConditions:
     )
 
 
-def _header(answer: Answer, request: Any, bucket: Bucket, found: Object, span: Span | None) -> Answer:
+def _header(
+    answer: Answer, request: Any, bucket: Bucket, found: Object, span: Span | None, calendar: Calendar
+) -> Answer:
     answer.accept_ranges = "bytes"
     answer.e_tag = wire.quoted(found.etag)
     answer.last_modified.CopyFrom(wire.timestamp(found.modified_ms))
@@ -231,6 +234,8 @@ def _header(answer: Answer, request: Any, bucket: Bucket, found: Object, span: S
         answer.content_type = object_rules.DEFAULT_CONTENT_TYPE
     answer.metadata.update(found.attributes.metadata)
     _describe_version(answer, bucket, found)
+    if not request.version_id and (expiration := lifecycle.expiration_of(bucket, found, calendar)):
+        answer.expiration = expiration
     if request.HasField("part_number") and isinstance(found.content, Assembled):
         answer.parts_count = found.content.part_count
     # A checksum is of the whole object: with a part of it clients would compare the wrong thing.

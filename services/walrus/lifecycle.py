@@ -9,13 +9,16 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
+from email.utils import formatdate
 from typing import Final
+from urllib.parse import quote
 
 from google.protobuf.message import Message
 
 from common.errors import InvalidArgument
 from mallee.s3.v1.lifecycle_pb2 import BucketLifecycleConfiguration, LifecycleRule, LifecycleRuleFilter
-from services.walrus import errors, tags
+from services.walrus import configs, errors, tags
+from services.walrus.drivers.base import Bucket, Object
 
 DAY_MS: Final = 24 * 3600 * 1000
 _RULES: Final = 1000
@@ -141,6 +144,19 @@ def _bound(chosen: LifecycleRuleFilter, field: str) -> int | None:
         if _given(place, field):
             return int(getattr(place, field))
     return None
+
+
+def expiration_of(bucket: Bucket, current: Object, calendar: Calendar) -> str | None:
+    """x-amz-expiration of a current version. None: no rule ever takes it."""
+    configuration = configs.find(bucket, BucketLifecycleConfiguration)
+    if configuration is None:
+        return None
+    version = Version(key=current.key, size=current.size, modified_ms=current.modified_ms, tags=current.tags)
+    expiry = Rules(configuration, calendar).expires(version)
+    if expiry is None:
+        return None
+    at_ms, rule_id = expiry
+    return f'expiry-date="{formatdate(at_ms // 1000, usegmt=True)}", rule-id="{quote(rule_id)}"'
 
 
 def checked(configuration: BucketLifecycleConfiguration) -> BucketLifecycleConfiguration:

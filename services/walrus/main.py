@@ -105,7 +105,10 @@ async def _open_store(ctx: ServiceContext, root: Path) -> Store:
     ctx.stack.push_async_callback(index.close)
     limits = Limits(inline_bytes=config.walrus.inline_bytes, reserve_bytes=config.walrus.reserve_bytes)
     targets = {target.name: target.url for target in config.walrus.event_targets}
-    store = Store(index=index, blobs=blobs, region=config.region, limits=limits, event_targets=targets)
+    calendar = Calendar(day_ms=round(config.walrus.lifecycle_day_s * 1000))
+    store = Store(
+        index=index, blobs=blobs, region=config.region, limits=limits, calendar=calendar, event_targets=targets
+    )
     ctx.stack.push_async_callback(store.close)
     return store
 
@@ -115,7 +118,7 @@ def _start_workers(ctx: ServiceContext, store: Store, access_log: AccessLog, scr
     reclaimer = Reclaimer(store)
     store.reclaim = reclaimer.nudge
     _keep(ctx, "reclaim", reclaimer.run)
-    expirer = Expirer(store, Calendar(day_ms=round(ctx.config.walrus.lifecycle_day_s * 1000)))
+    expirer = Expirer(store)
     store.expire = expirer.nudge
     _keep(ctx, "expire", expirer.run)
     teller = Teller(store)

@@ -10,7 +10,7 @@ from typing import Any, Final
 from common.errors import Denied, InvalidArgument, Stale
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import multipart_pb2
-from services.walrus import conditions, digests, errors, lock, versioning, wire
+from services.walrus import conditions, digests, errors, lifecycle, lock, versioning, wire
 from services.walrus import object as object_rules
 from services.walrus.body import announced, received
 from services.walrus.drivers.base import Assembled, Bucket, Checksum, Object, Part, Single, Upload
@@ -112,7 +112,10 @@ async def complete_upload(
         except Stale:
             continue
         store.changed(events)
-        return _completion(bucket, request, new.etag, new.checksum, new.version_id)
+        answer = _completion(bucket, request, new.etag, new.checksum, new.version_id)
+        if expiration := lifecycle.expiration_of(bucket, new, store.calendar):
+            answer.expiration = expiration
+        return answer
     raise errors.store_failed("parts of the upload are replaced all the time")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import object_pb2
-from services.walrus import conditions, lock, versioning, wire
+from services.walrus import conditions, lifecycle, lock, versioning, wire
 from services.walrus import object as object_rules
 from services.walrus.body import Body, announced, next_message, received
 from services.walrus.drivers.base import Bucket, Object
@@ -50,7 +50,11 @@ async def put_object(
         await committed(store, body, store.index.put_object(bucket, new, expect, events))
     store.changed(events)
     version_id = versioning.told(bucket, new.version_id)
-    answer = object_pb2.PutObjectOutput(e_tag=wire.quoted(new.etag), version_id=version_id)
+    answer = object_pb2.PutObjectOutput(
+        e_tag=wire.quoted(new.etag),
+        version_id=version_id,
+        expiration=lifecycle.expiration_of(bucket, new, store.calendar),
+    )
     wire.set_checksum(answer, new.checksum)
     return answer
 

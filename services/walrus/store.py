@@ -16,6 +16,7 @@ from services.walrus import access, errors
 from services.walrus.drivers.base import BlobId, Bucket, Index, Object, Upload
 from services.walrus.drivers.blobs import Blobs
 from services.walrus.drivers.events import Event
+from services.walrus.lifecycle import Calendar
 
 Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
@@ -49,6 +50,8 @@ class Store:
     # Name -> address of what notifications may go to; the operator's.
     event_targets: Mapping[str, str] = field(default_factory=dict)
     now_ms: Callable[[], int] = _now_ms
+    # Of lifecycle rules.
+    calendar: Calendar = field(default_factory=Calendar)
     # Told when blobs were let go.
     reclaim: Callable[[], None] = lambda: None
     # Told when a step added events.

@@ -5,21 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
 import pytest
 from google.protobuf.json_format import ParseDict
 
+from mallee.s3.v1 import object_pb2
 from mallee.s3.v1.lifecycle_pb2 import BucketLifecycleConfiguration
 from mallee.s3.v1.versioning_pb2 import VersioningConfiguration
-from services.walrus import configs
+from services.walrus import configs, get
 from services.walrus.drivers.base import Attributes, Bucket, Inline, Object, Scan, Summary
 from services.walrus.drivers.versions import Deletion, Marker, Removal, Retention
 from services.walrus.expire import Expirer
 from services.walrus.lifecycle import DAY_MS, Calendar
+from services.walrus.put import put_object
 from services.walrus.store import Store
-from tests.walrus_store import begin_upload, make_bucket, opened_store
+from tests.walrus_store import ALICE, begin_upload, complete, make_bucket, opened_store, stream, upload_part
 
 START = 1000 * DAY_MS + 5
 
@@ -87,7 +90,7 @@ async def emptied(store: Store) -> None:
 
 
 async def sweep(store: Store, *, page: int = 1000) -> None:
-    await Expirer(store, Calendar(), page=page).sweep(await find(store))
+    await Expirer(store, page=page).sweep(await find(store))
 
 
 async def test_objects_go_when_their_days_are_over(store: Store, clock: Clock) -> None:
@@ -222,12 +225,13 @@ async def test_what_was_stored_meanwhile_stays(store: Store, clock: Clock) -> No
         return await whole(bucket, deletions, now_ms=now_ms)
 
     store.index.delete = overtaken  # type: ignore[assignment,method-assign]
-    await Expirer(store, Calendar()).sweep(bucket)
+    await Expirer(store).sweep(bucket)
     assert await there(store) == [("k", "null")]
 
 
 async def test_it_works_at_every_midnight_and_when_rules_change(store: Store, clock: Clock) -> None:
-    expirer = Expirer(store, Calendar(day_ms=1000))
+    store.calendar = Calendar(day_ms=1000)
+    expirer = Expirer(store)
     store.expire = expirer.nudge
     async with asyncio.TaskGroup() as tasks, asyncio.timeout(20):
         running = tasks.create_task(expirer.run())
@@ -241,3 +245,23 @@ async def test_it_works_at_every_midnight_and_when_rules_change(store: Store, cl
         clock.now_ms += 5000
         await emptied(store)
         running.cancel()
+
+
+async def test_objects_say_when_they_expire(store: Store, clock: Clock) -> None:
+    rules = ({"expiration": {"days": 2}, "filter": {"tag": {"key": "a", "value": "b"}}}, {"expiration": {"days": 9}})
+    await configure(store, *rules)
+    midnight = formatdate((START // DAY_MS + 10) * DAY_MS // 1000, usegmt=True)
+    told = f'expiry-date="{midnight}", rule-id="r1"'
+    header = object_pb2.PutObjectRequest(bucket="bucket", key="k", content_length=3)
+    answer = await put_object(store, stream(object_pb2.PutObjectStream, header, b"abc"), ALICE)
+    assert answer.expiration == told
+    head = object_pb2.HeadObjectRequest(bucket="bucket", key="k")
+    assert (await get.head_object(store, head, ALICE)).expiration == told
+    upload_id = await begin_upload(store, "large")
+    etag = await upload_part(store, "large", upload_id, 1, b"abc")
+    assert (await complete(store, "large", upload_id, {1: etag})).expiration == told
+    await put(store, "tagged", tags={"a": "b"})
+    head = object_pb2.HeadObjectRequest(bucket="bucket", key="tagged")
+    assert 'rule-id="r0"' in (await get.head_object(store, head, ALICE)).expiration
+    await configure(store, {"expiration": {"days": 2}, "filter": {"prefix": "other"}})
+    assert not (await get.head_object(store, head, ALICE)).HasField("expiration")
