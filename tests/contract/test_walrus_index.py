@@ -326,6 +326,21 @@ async def test_parts_belong_to_an_upload_until_it_is_completed(index: Index, buc
     assert len(await index.garbage(10)) == 4
 
 
+async def test_of_many_parts_those_that_hold_the_bytes_are_found(index: Index, bucket: Bucket) -> None:
+    upload = an_upload(bucket)
+    await index.create_upload(upload)
+    # Numbers with gaps, and parts without a byte.
+    parts = [a_part(1 + 33 * n, size=n % 3) for n in range(300)]
+    await asyncio.gather(*(index.put_part(upload, part) for part in parts))
+    size = sum(part.size for part in parts)
+    content = Assembled(upload_id="u1", part_count=len(parts))
+    await index.complete_upload(bucket, upload, parts, an_object(b"k", content, size=size), Expectation())
+    placed = await index.list_parts("u1", limit=1000)
+    for start, end in ((0, size), (0, 1), (size - 1, size), (100, 101), (99, 250), (size // 2, size // 2 + 3)):
+        wanted = [part for part in placed if part.start < end and part.start + part.size > start]
+        assert await index.parts_of(content, start=start, end=end) == wanted
+
+
 async def test_an_aborted_upload_lets_go_of_its_parts(index: Index, bucket: Bucket) -> None:
     upload = an_upload(bucket)
     await index.create_upload(upload)
