@@ -14,7 +14,7 @@ from google.protobuf.message_factory import GetMessageClass
 from common.errors import CloudError
 from common.rpc.channel import cloud_errors
 from mallee.common.v1.caller_pb2 import Caller
-from mallee.s3.v1 import multipart_pb2, object_attributes_pb2, object_pb2, service_pb2
+from mallee.s3.v1 import multipart_pb2, object_attributes_pb2, object_pb2, restore_pb2, service_pb2
 from services.walrus import bucket_policy
 from services.walrus.actions import RULES
 from tests.service.walrus_fixtures import certificates, stage
@@ -61,10 +61,13 @@ async def outcome(stage: WalrusStage, method: MethodDescriptor, caller: Caller, 
 
 
 def _fill(request: Any, upload_id: str) -> None:
+    """Well-formed, so that nothing but access refuses it before it looks at what is there."""
     values = {"bucket": "bucket", "key": "k", "upload_id": upload_id, "part_number": 1, "copy_source": "bucket/k"}
     for name, value in values.items():
         if name in request.DESCRIPTOR.fields_by_name:
             setattr(request, name, value)
+    if isinstance(request, restore_pb2.RestoreObjectRequest):
+        request.restore_request.days = 1
     if isinstance(request, object_attributes_pb2.GetObjectAttributesRequest):
         request.object_attributes.append("ETag")
     if isinstance(request, object_pb2.DeleteObjectsRequest):
