@@ -41,7 +41,7 @@ async def put_object_acl(store: Store, request: pb.PutObjectAclRequest, caller: 
         private = acl.is_owners_alone(wanted, owner_id)
         return replace(found, acl=b"" if private else configs.body_of(wanted))
 
-    await reading.change(store, bucket, request, caller, changed)
+    await reading.change(store, bucket, request, caller, changed, event="s3:ObjectAcl:Put")
     return pb.PutObjectAclOutput()
 
 

@@ -11,6 +11,7 @@ from mallee.s3.v1 import object_tagging_pb2 as pb
 from mallee.s3.v1.tagging_pb2 import Tag
 from services.walrus import object as object_rules
 from services.walrus import reading, tags, versioning
+from services.walrus.drivers.base import Object
 from services.walrus.store import Store
 
 
@@ -18,7 +19,7 @@ async def put_tagging(
     store: Store, request: pb.PutObjectTaggingRequest, caller: Caller | None
 ) -> pb.PutObjectTaggingOutput:
     wanted = tags.checked_tags(request.tagging.tag_set, most=tags.OBJECT_TAGS)
-    return pb.PutObjectTaggingOutput(version_id=await _change(store, request, caller, wanted))
+    return pb.PutObjectTaggingOutput(version_id=await _change(store, request, caller, wanted, "Put"))
 
 
 async def get_tagging(
@@ -35,10 +36,14 @@ async def get_tagging(
 async def delete_tagging(
     store: Store, request: pb.DeleteObjectTaggingRequest, caller: Caller | None
 ) -> pb.DeleteObjectTaggingOutput:
-    return pb.DeleteObjectTaggingOutput(version_id=await _change(store, request, caller, {}))
+    return pb.DeleteObjectTaggingOutput(version_id=await _change(store, request, caller, {}, "Delete"))
 
 
-async def _change(store: Store, request: Any, caller: Caller | None, wanted: Mapping[str, str]) -> str | None:
+async def _change(store: Store, request: Any, caller: Caller | None, wanted: Mapping[str, str], how: str) -> str | None:
     bucket = await store.bucket_for(request, caller)
-    changed = await reading.change(store, bucket, request, caller, lambda now: replace(now, tags=wanted))
+
+    def tagged(now: Object) -> Object:
+        return replace(now, tags=wanted)
+
+    changed = await reading.change(store, bucket, request, caller, tagged, event=f"s3:ObjectTagging:{how}")
     return versioning.told(bucket, changed.version_id)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mallee.common.v1.caller_pb2 import Caller
-from services.walrus import access, errors, versioning
+from mallee.s3.v1.notification_pb2 import NotificationConfiguration
+from services.walrus import access, configs, errors, versioning
 from services.walrus import object as object_rules
 from services.walrus.drivers.base import Bucket, Object
+from services.walrus.drivers.events import NO_EVENTS, Event
 from services.walrus.drivers.versions import Marker
 from services.walrus.store import Store
+from services.walrus.tell import events_of
 
 
 async def find(store: Store, bucket: Bucket, key: bytes, request: Any, caller: Caller | None) -> Object:
@@ -31,16 +34,33 @@ async def find(store: Store, bucket: Bucket, key: bytes, request: Any, caller: C
 
 
 async def change(
-    store: Store, bucket: Bucket, request: Any, caller: Caller | None, changed: Callable[[Object], Object]
+    store: Store,
+    bucket: Bucket,
+    request: Any,
+    caller: Caller | None,
+    changed: Callable[[Object], Object],
+    *,
+    event: str = "",
 ) -> Object:
-    """The version as it is now, if the caller may change it so; raises as `find` and as `changed` does."""
-    key = object_rules.checked_key(request.key)
+    """The version as it is now, if the caller may change it so; raises as `find` and as `changed` does.
+
+    `event`: what is told of it (s3:ObjectTagging:Put and its like).
+    """
+    key, version_id = object_rules.checked_key(request.key), versioning.asked_by(request)
 
     def allowed(found: Object) -> Object:
         store.check_object(bucket, request, caller, found)
         return changed(found)
 
-    if caller is None or not access.is_everyday(bucket, caller):
+    events: Sequence[Event] = NO_EVENTS
+    told = bool(event) and configs.find(bucket, NotificationConfiguration) is not None
+    if told or caller is None or not access.is_everyday(bucket, caller):
         # Who may not know what is there learns nothing from the change either.
-        await find(store, bucket, key, request, caller)
-    return await store.index.change_object(bucket, key, versioning.asked(request.version_id), allowed)
+        now = await find(store, bucket, key, request, caller)
+        if told:
+            # It is changed in the version that is told of, or not at all.
+            version_id = now.version_id
+            events = events_of(store, bucket, event, caller, key, version_id=version_id, etag=now.etag)
+    done = await store.index.change_object(bucket, key, version_id, allowed, events)
+    store.changed(events)
+    return done

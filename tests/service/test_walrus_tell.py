@@ -13,9 +13,9 @@ import pytest
 from aiohttp import web
 from google.protobuf.json_format import ParseDict
 
-from mallee.s3.v1 import notification_pb2, object_pb2
+from mallee.s3.v1 import copy_pb2, notification_pb2, object_pb2, object_tagging_pb2
 from mallee.s3.v1.notification_pb2 import NotificationConfiguration
-from services.walrus import delete, notification_calls
+from services.walrus import copy, delete, notification_calls, object_tagging
 from services.walrus.store import Store
 from services.walrus.tell import Teller
 from tests.walrus_store import ALICE, begin_upload, complete, make_bucket, opened_store, put_bytes, upload_part
@@ -118,6 +118,24 @@ async def test_what_happens_is_told_with_what_s3_tells(tmp_path: Path, target: T
         order = [one["s3"]["object"]["sequencer"] for one in target.records]
         assert order == sorted(order)
         assert len(set(order)) == 3
+
+
+async def test_changes_beside_the_bytes_are_told_in_their_order(tmp_path: Path, target: Target) -> None:
+    async with telling(tmp_path, {"hook": target.address}) as store:
+        await make_bucket(store)
+        await configure(store, "s3:ObjectTagging:*", "s3:ObjectCreated:Copy")
+        await put_bytes(store, "k", b"abc")
+        put = object_tagging_pb2.PutObjectTaggingRequest(bucket="bucket", key="k")
+        put.tagging.tag_set.add(key="a", value="b")
+        await object_tagging.put_tagging(store, put, ALICE)
+        await copy.copy_object(
+            store, copy_pb2.CopyObjectRequest(bucket="bucket", key="c", copy_source="bucket/k"), ALICE
+        )
+        gone = object_tagging_pb2.DeleteObjectTaggingRequest(bucket="bucket", key="c")
+        await object_tagging.delete_tagging(store, gone, ALICE)
+        await target.until(lambda: len(target.records) >= 3)
+        assert target.seen() == [("ObjectTagging:Put", "k"), ("ObjectCreated:Copy", "c"), ("ObjectTagging:Delete", "c")]
+        assert target.records[0]["s3"]["object"]["eTag"] == "900150983cd24fb0d6963f7d28e17f72"
 
 
 async def test_a_target_that_fails_holds_up_nobody_else_and_loses_nothing(tmp_path: Path, target: Target) -> None:
