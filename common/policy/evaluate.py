@@ -47,11 +47,16 @@ def applies(statement: Statement, request: Request) -> bool:
     context = request.context
     return (
         statement.principals.include(request.who) != statement.other_principals
-        and _any(statement.actions, request.action, context) != statement.other_actions
-        and _any(statement.resources, request.resource, context) != statement.other_resources
+        and _speaks_of(statement, statement.actions, request.action, context, others=statement.other_actions)
+        and _speaks_of(statement, statement.resources, request.resource, context, others=statement.other_resources)
         and all(condition.holds(context) for condition in statement.conditions)
     )
 
 
-def _any(patterns: tuple[Pattern, ...], value: str, context: Context) -> bool:
-    return any(one.matches(value, context) for one in patterns)
+def _speaks_of(
+    statement: Statement, patterns: tuple[Pattern, ...], value: str, context: Context, *, others: bool
+) -> bool:
+    if others and statement.effect is Effect.ALLOW and not all(one.resolves(context) for one in patterns):
+        # What it would leave out is not known, so it allows nothing.
+        return False
+    return any(one.matches(value, context) for one in patterns) != others

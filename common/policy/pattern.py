@@ -53,9 +53,9 @@ class Pattern:
         tokens = _resolved(self.tokens, context)
         return tokens is not None and _expression(tokens, self.ignore_case).match(value) is not None
 
-    @property
-    def has_variables(self) -> bool:
-        return any(isinstance(token, Variable) for token in self.tokens)
+    def resolves(self, context: Context) -> bool:
+        """The request has a value for each of its variables; else it matches nothing."""
+        return _resolved(self.tokens, context) is not None
 
     @property
     def is_fixed(self) -> bool:

@@ -120,7 +120,14 @@ def test_actions_match_without_case_and_notaction_is_all_others(pattern: str, ma
 )
 def test_resources_match_with_case_and_notresource_is_all_others(pattern: str, matching: bool) -> None:
     assert (said(statement(Resource=pattern), keys={"username": "a"}) is Verdict.ALLOWED) is matching
-    assert (said(without("Resource", NotResource=pattern), keys={"username": "a"}) is Verdict.ALLOWED) is not matching
+    others = without("Resource", NotResource=pattern, Effect="Deny")
+    assert (said(others, keys={"username": "a"}) is Verdict.DENIED) is not matching
+
+
+def test_others_than_an_unknown_resource_are_denied_but_never_allowed() -> None:
+    unknown = "arn:aws:s3:::bucket/${aws:none}/*"
+    assert said(without("Resource", NotResource=unknown)) is Verdict.SILENT
+    assert said(without("Resource", NotResource=unknown, Effect="Deny")) is Verdict.DENIED
 
 
 def test_a_denial_wins_wherever_it_stands() -> None:
