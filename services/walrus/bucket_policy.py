@@ -59,12 +59,12 @@ def check(text: str, bucket: str) -> Policy:
 
 
 # By its text, so that each state of a bucket's policy is read once.
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=4096)
 def read(body: bytes) -> Policy:
     return parse(body.decode())
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=4096)
 def opens(body: bytes) -> bool:
     """The policy of that text is public."""
     return is_public(read(body))
