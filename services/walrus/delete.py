@@ -59,6 +59,8 @@ async def delete_objects(
                 modified_s=wire.seconds_of(one, "last_modified_time"),
             )
             _check_access(store, bucket, request, one, caller)
+            if one.HasField("version_id") and not versioning.is_one(one.version_id):
+                raise errors.no_such_version(object_rules.checked_key(one.key), one.version_id)
             deletions[place] = _deletion(store, bucket, one, caller, expect=expect, bypass=_bypass(request))
         except CloudError as refusal:
             outcomes[place] = refusal

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Final
 
-from common.errors import InvalidArgument
 from mallee.s3.v1.object_lock_pb2 import ObjectLockConfiguration
 from services.walrus import configs, errors, wire
 from services.walrus.drivers.base import Bucket, Object
@@ -39,10 +38,12 @@ def check_configuration(wanted: ObjectLockConfiguration) -> None:
         raise errors.malformed_xml()
     name, length = ("Days", default.days) if default.HasField("days") else ("Years", default.years)
     if length < 1:
-        raise InvalidArgument("Default retention period must be a positive integer value.", code="InvalidArgument")
+        raise errors.invalid_argument(
+            "Default retention period must be a positive integer value.", name=name, value=str(length)
+        )
     if length > _LONGEST[name]:
-        raise InvalidArgument(
-            f"Default retention period too large: at most {_LONGEST[name]} {name}.", code="InvalidArgument"
+        raise errors.invalid_argument(
+            f"Default retention period must be at most {_LONGEST[name]} {name.lower()}.", name=name, value=str(length)
         )
 
 

@@ -30,15 +30,18 @@ def new_id(bucket: Bucket) -> str:
     return secrets.token_hex(16) if state_of(bucket) == ENABLED else NULL
 
 
+def is_one(version_id: str) -> bool:
+    """By its form: whether there could be one."""
+    return version_id == NULL_SHOWN or bool(_ID.match(version_id))
+
+
 def asked(version_id: str) -> str | None:
     """As a client says it; empty: the newest one, None. Raises InvalidArgument."""
     if not version_id:
         return None
-    if version_id == NULL_SHOWN:
-        return NULL
-    if not _ID.match(version_id):
+    if not is_one(version_id):
         raise errors.invalid_argument("Invalid version id specified", name="versionId", value=version_id)
-    return version_id
+    return NULL if version_id == NULL_SHOWN else version_id
 
 
 def asked_by(request: Any) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -137,6 +138,25 @@ async def test_expectations_are_about_the_newest_object(index: Index, bucket: Bu
         assert await do(index, bucket, Removal(key=b"k", version_id="a"), expect=expect) == ["PreconditionFailed"]
     right = Expectation(size=3, modified_s=1)
     assert await do(index, bucket, Removal(key=b"k", version_id="a"), expect=right) == ["OBJECT"]
+
+
+async def test_writers_side_by_side_end_in_one_order(index: Index, bucket: Bucket) -> None:
+    async def write(number: int) -> None:
+        await index.put_object(bucket, version(b"k", f"v{number:02}"))
+        if number % 3 == 0:
+            await do(index, bucket, marker(b"k", f"m{number:02}"))
+        if number % 4 == 0:
+            assert await do(index, bucket, Removal(key=b"k", version_id=f"v{number:02}")) == ["OBJECT"]
+
+    await asyncio.gather(*(write(number) for number in range(24)))
+    names = await stack(index, bucket)
+    gone = {f"v{number:02}" for number in range(0, 24, 4)}
+    assert set(names) == {f"v{n:02}" for n in range(24)} - gone | {f"!m{n:02}" for n in range(0, 24, 3)}
+    assert len(names) == len(set(names)) == (await index.usage()).objects
+    newest = await index.find_object(bucket, b"k")
+    assert newest is not None
+    assert newest.version_id == names[0].removeprefix("!")
+    assert await stack(index, bucket) == names
 
 
 async def test_a_locked_version_stays(index: Index, bucket: Bucket) -> None:

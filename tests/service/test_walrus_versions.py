@@ -152,6 +152,7 @@ async def test_many_are_deleted_each_in_its_way(store: Store) -> None:
     request.delete.objects.add(key="a", e_tag='"wrong"')
     request.delete.objects.add(key="a", size=7)
     request.delete.objects.add(key="a", version_id="nonsense")
+    request.delete.objects.add(key="a", version_id="")
     answer = await delete.delete_objects(store, request, ALICE)
     assert [(done.key, done.version_id, done.delete_marker) for done in answer.deleted] == [
         ("a", one, False),
@@ -161,7 +162,8 @@ async def test_many_are_deleted_each_in_its_way(store: Store) -> None:
     assert [(error.key, error.code) for error in answer.errors] == [
         ("a", "PreconditionFailed"),
         ("a", "PreconditionFailed"),
-        ("a", "InvalidArgument"),
+        ("a", "NoSuchVersion"),
+        ("a", "NoSuchVersion"),
     ]
     assert await get_bytes(store, "a", version_id=two) == b"2"
 
