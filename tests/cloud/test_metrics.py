@@ -44,6 +44,8 @@ async def test_prometheus_scrapes_every_service(fake_cloud: RunningCloud, tmp_pa
         assert await one('sum(mallee_http_requests_total{action="DescribeRegions"})') >= 1
         # What every service answers by RPC shows its latency by method and code.
         assert await one("count(count by (instance) (mallee_rpc_seconds_count))") >= 4
+        # To its owner, and to its storage controller.
+        assert await one('mallee_volumes{state="in-use"}') >= 1
         assert await one('sum(mallee_sc_volumes{state="available"})') >= 1
         assert await one("sum(mallee_sc_promised_bytes)") >= 3 << 30
         assert await one("sum(mallee_sc_total_bytes)") > await one("sum(mallee_sc_used_bytes)") >= 0
