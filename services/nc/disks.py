@@ -222,7 +222,7 @@ class DiskReconciler:
         if wanted is None and was_seen:
             # A moment ago, and letting go of what is not there is nothing: the engine need not be asked again.
             with context.bind(request_id=record.request_id or None):
-                return await self._take_off(instance_id, volume_id)
+                return await self._take_off(instance_id, volume_id, record)
         found = await self._found(instance_id)
         has = found.get(volume_id)
         taken = {disk.slot for other, disk in found.items() if other != volume_id}
@@ -230,7 +230,7 @@ class DiskReconciler:
         with context.bind(request_id=record.request_id or None):
             match step:
                 case Do.DETACH:
-                    return await self._take_off(instance_id, volume_id)
+                    return await self._take_off(instance_id, volume_id, record)
                 case Do.ATTACH | Do.REFRESH if wanted is not None:
                     self._on_the_way.add((instance_id, volume_id))
                     try:
@@ -240,9 +240,10 @@ class DiskReconciler:
                         self.nudge(instance_id)
         return None
 
-    async def _take_off(self, instance_id: InstanceId, volume_id: str) -> float:
+    async def _take_off(self, instance_id: InstanceId, volume_id: str, record: record_pb2.InstanceRecord) -> float:
         self._asked.setdefault((instance_id, volume_id), self._now_s())
-        await self._hypervisor.detach_disk(instance_id, volume_id)
+        forced = volume_id in record.spec.disks.forced_volume_ids
+        await self._hypervisor.detach_disk(instance_id, volume_id, forced=forced)
         self.nudge(instance_id)
         return BUSY_S
 

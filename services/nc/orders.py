@@ -241,6 +241,7 @@ def check_disks(plan: instance_pb2.DiskPlan, *, other_slots: Iterable[int] = ())
     spaces = [disk.ephemeral_index for disk in plan.disks if not disk.volume_id]
     checks = {
         "volume_id": all(map(VolumeId.matches, volumes)) and len(set(volumes)) == len(volumes),
+        "forced_volume_ids": all(map(VolumeId.matches, plan.forced_volume_ids)),
         "slot": all(slot < SLOTS for slot in slots) and len(set(slots)) == len(slots),
         "ephemeral_index": len(set(spaces)) == len(spaces),
         "size_bytes": all(disk.size_bytes > 0 and disk.size_bytes % SECTOR_BYTES == 0 for disk in plan.disks),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,6 +59,11 @@ class NbdExport:
             os.umask(before)
         while not note.exists():
             assert self._daemon.poll() is None, "the storage daemon ended"
+
+    def hang(self) -> None:
+        """What is asked of it waits."""
+        assert self._daemon is not None
+        self._daemon.send_signal(signal.SIGSTOP)
 
     def kill(self) -> None:
         """As a crash would."""

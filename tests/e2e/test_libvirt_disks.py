@@ -19,9 +19,10 @@ from images.packages import BOOT_LOADER_PACKAGES, KERNEL, ROOT_PACKAGES, fetch, 
 from images.trees import make_ramdisk_tree
 from services.nc.drivers.base import AttachedDisk, Disk, Domain
 from services.nc.drivers.libvirt import LibvirtHypervisor
+from services.nc.drivers.libvirt_disks import RECONNECT_S
 from tests.contract.libvirt_host import LibvirtHost, libvirt_host
 from tests.contract.nbd_export import VOLUME, NbdExport
-from tests.eventually import eventually
+from tests.eventually import becomes, eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.e2e]
 
@@ -179,6 +180,25 @@ async def test_a_volume_comes_survives_its_daemon_moves_grows_and_goes(bench: Be
     async with asyncio.timeout(DEADLINE_S):
         assert await anext(changes) == ID
     assert await hypervisor.disks_of(ID) == []
+    await bench.until_told("no disk")
+
+
+async def test_a_guest_does_not_wait_for_a_volume_that_is_taken_by_force(bench: Bench) -> None:
+    hypervisor, export = bench.hypervisor, bench.export
+    await bench.boot()
+    await hypervisor.attach_disk(ID, export.disk())
+    await bench.until_acked(5)
+    # Something is under way from here on.
+    export.hang()
+    await hypervisor.detach_disk(ID, VOLUME, forced=True)
+    export.kill()
+    bench.check_acked()
+
+    async def let_go() -> bool:
+        return not await hypervisor.disks_of(ID)
+
+    # Sooner than it would wait for its storage daemon.
+    await becomes(let_go, within_s=RECONNECT_S - 10)
     await bench.until_told("no disk")
 
 

@@ -19,13 +19,14 @@ _WANTED: Final = (rules.ATTACHING, rules.ATTACHED)
 
 def plan_of(cloud: Cloud, instance: record_pb2.InstanceRecord) -> nc.DiskPlan:
     """Every disk that it is to have now, beside the one that is made of a machine image."""
-    volumes = (stored.record for stored in cloud.attached.of(instance.instance_id))
+    volumes = [stored.record for stored in cloud.attached.of(instance.instance_id)]
     return nc.DiskPlan(
         revision=cloud.store.revision,
         disks=[
             *(_of_volume(volume, instance) for volume in volumes if is_wanted(volume)),
             *(_of_node(mapping) for mapping in instance.ephemeral),
         ],
+        forced_volume_ids=[v.volume_id for v in volumes if v.attachment.forced and not is_wanted(v)],
     )
 
 

@@ -90,5 +90,5 @@ def _takes_plans(record: record_pb2.InstanceRecord, heard: nc.InstanceObservatio
 
 
 def _content(record: record_pb2.InstanceRecord, plan: nc.DiskPlan) -> bytes:
-    disks = nc.DiskPlan(disks=plan.disks).SerializeToString(deterministic=True)
-    return f"{record.node}/{record.generation}/".encode() + disks
+    plan = nc.DiskPlan(disks=plan.disks, forced_volume_ids=plan.forced_volume_ids)
+    return f"{record.node}/{record.generation}/".encode() + plan.SerializeToString(deterministic=True)

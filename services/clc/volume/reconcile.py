@@ -6,6 +6,7 @@ A pass reads the record, what the zone's storage controller and the instance's n
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -31,6 +32,9 @@ from services.clc.volume.types import GIB, limits_of
 
 # An order is repeated when nothing was heard for this long.
 REPEAT_S: Final = 5.0
+# A node that hears in time that a volume is taken by force lets its guest's operations fail. Once it is cut off, they
+# would wait for it.
+_FORCE_S: Final = 1.0
 # A volume that is to go waits for the snapshots of it that are on their way.
 _SNAPSHOTS_S: Final = 1.0
 # That the storage controller will never do.
@@ -65,9 +69,13 @@ class VolumeReconciler:
         self._observed = observed
         self._disks_changed = disks_changed
         self._room = RoomPatience(cloud.clock)
+        # Volumes that are taken by force, and since when that is known here.
+        self._forced: dict[str, float] = {}
 
     async def step(self, volume_id: str) -> float | None:
         volume = self._cloud.store.get(record_pb2.VolumeRecord, volume_id)
+        if volume is None or not volume.record.attachment.forced:
+            self._forced.pop(volume_id, None)
         if volume is None:
             self._room.end(volume_id)
             return await self._remove_orphan(volume_id)
@@ -84,7 +92,8 @@ class VolumeReconciler:
             draft = volume.draft()
             draft.attachment.state = step
             return await self._write(volume, draft)
-        return await self._live(volume, world)
+        again_s = await self._live(volume, world)
+        return self._left_s(volume.record) or again_s
 
     async def _live(self, volume: Volume, world: _World) -> float | None:
         attached = volume.record.HasField("attachment")
@@ -98,17 +107,22 @@ class VolumeReconciler:
             draft.reason_code, draft.reason_message = world.heard.reason_code, world.heard.message
         return await self._write(volume, draft)
 
-    @staticmethod
+    def _left_s(self, record: record_pb2.VolumeRecord) -> float:
+        """Until a volume that is taken by force is cut off, whatever its node says."""
+        if not record.attachment.forced:
+            return 0.0
+        now = time.monotonic()
+        return max(0.0, self._forced.setdefault(record.volume_id, now) + _FORCE_S - now)
+
     def _next_of_attachment(
-        record: record_pb2.VolumeRecord, world: _World
+        self, record: record_pb2.VolumeRecord, world: _World
     ) -> rules.Do | record_pb2.AttachmentState.ValueType | None:
         """Of a volume that is made; of one that is not, only the end of its instance counts."""
         attachment = record.attachment
         if not record.HasField("attachment") or (record.state != rules.IN_USE and world.place is not rules.Place.ENDED):
             return None
-        return rules.next_of_attachment(
-            attachment.state, world.place, world.disk, world.granted, forced=attachment.forced
-        )
+        forced = attachment.forced and not self._left_s(record)
+        return rules.next_of_attachment(attachment.state, world.place, world.disk, world.granted, forced=forced)
 
     def _look(self, volume: Volume) -> _World:
         record, cloud = volume.record, self._cloud

@@ -185,9 +185,9 @@ class Hypervisor(Protocol):
         is taken, the export cannot be reached).
         """
 
-    async def detach_disk(self, instance_id: InstanceId, volume_id: str) -> None:
+    async def detach_disk(self, instance_id: InstanceId, volume_id: str, *, forced: bool = False) -> None:
         """Asks the guest to let go of it and returns; `disks_of` says when it has. Repeating asks again. Nothing if it
-        is not attached, or the domain is not up."""
+        is not attached, or the domain is not up. `forced`: what the guest is at with it fails at once."""
 
     async def refresh_disk(self, instance_id: InstanceId, disk: Disk) -> None:
         """The guest goes on with the same disk at its new source, in its new size. What it has written before is

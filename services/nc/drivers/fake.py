@@ -73,6 +73,8 @@ class FakeHypervisor:
 
     def __init__(self, folder: Path, faults: Faults | None = None) -> None:
         self.faults = faults or Faults()
+        # Volumes that were to be let go of by force.
+        self.forced: set[str] = set()
         self._folder = folder
         self._domains = folder / "domains"
         self._feed = PowerFeed()
@@ -165,11 +167,13 @@ class FakeHypervisor:
             raise CloudError(f"slot {disk.slot} is taken")
         self._store(instance_id, told | {"disks": told["disks"] | {disk.volume_id: _disk_facts(disk)}})
 
-    async def detach_disk(self, instance_id: InstanceId, volume_id: str) -> None:
+    async def detach_disk(self, instance_id: InstanceId, volume_id: str, *, forced: bool = False) -> None:
         self._reach()
         if self._read(instance_id) not in _UP or volume_id not in (told := self._told(instance_id))["disks"]:
             return
         told["disks"][volume_id]["asked"] = True
+        if forced:
+            self.forced.add(volume_id)
         self._store(instance_id, told)
         if not self.faults.keeps_disks:
             self.guest_releases(instance_id)

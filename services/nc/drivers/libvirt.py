@@ -215,8 +215,8 @@ class LibvirtHypervisor:
     async def attach_disk(self, instance_id: InstanceId, disk: Disk) -> None:
         await self._disks.attach(instance_id, disk)
 
-    async def detach_disk(self, instance_id: InstanceId, volume_id: str) -> None:
-        await self._disks.detach(instance_id, volume_id)
+    async def detach_disk(self, instance_id: InstanceId, volume_id: str, *, forced: bool = False) -> None:
+        await self._disks.detach(instance_id, volume_id, forced=forced)
 
     async def refresh_disk(self, instance_id: InstanceId, disk: Disk) -> None:
         await self._disks.refresh(instance_id, disk)

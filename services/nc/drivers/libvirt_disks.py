@@ -32,7 +32,7 @@ from services.nc.drivers.feed import PowerFeed, instances_of
 _ASKED_ALREADY: Final = "in the process of unplug"
 
 # How long a write waits for a storage daemon that went away before its guest sees it fail. A daemon is back in seconds,
-# and so long, at most, a guest hangs whose volume is taken by force while it writes.
+# and so long, at most, a guest hangs whose volume is cut off while it writes and nobody told its node before.
 RECONNECT_S: Final = 30
 # Of a disk that its guest has let go of already: it is nowhere.
 _GOING_SLOT: Final = -1
@@ -70,7 +70,7 @@ class LibvirtDisks:
 
         await self._call(instance_id, ask)
 
-    async def detach(self, instance_id: InstanceId, volume_id: str) -> None:
+    async def detach(self, instance_id: InstanceId, volume_id: str, *, forced: bool) -> None:
         def ask(connection: libvirt.virConnect) -> None:
             domain = self._find(connection, instance_id)
             if domain is None or not domain.isActive():
@@ -78,6 +78,8 @@ class LibvirtDisks:
             found = _defined(domain, volume_id)
             if found is None:
                 return
+            if forced:
+                _give_up(_Monitor(domain), volume_id)
             try:
                 domain.detachDeviceAlias(found.alias, libvirt.VIR_DOMAIN_AFFECT_LIVE)
             except libvirt.libvirtError as error:
@@ -236,6 +238,14 @@ def _move(monitor: _Monitor, found: DefinedDisk, disk: Disk) -> None:
     if used:
         # libvirt's own, too: it would be missed only when the disk goes, and then not much.
         monitor("blockdev-del", **{"node-name": used})
+
+
+def _give_up(monitor: _Monitor, volume_id: str) -> None:
+    """What is under way fails, and nothing waits for the volume any more. It must be there still: QEMU 7.2 cannot end a
+    wait that has begun."""
+    for node in _Graph(monitor).ours:
+        if volume_of(node) == volume_id:
+            monitor("yank", instances=[{"type": "block-node", "node-name": node}])
 
 
 def _node(monitor: _Monitor, export: ExportSource) -> dict[str, Any]:

@@ -76,6 +76,10 @@ async def test_a_disk_that_the_guest_keeps_is_busy_until_it_is_forced(
     await eventually(lambda: record(stage, volume_id).attachment.state == busy)
     assert (await detach(stage, volume_id)).state == "busy"
     await detach(stage, volume_id, force=True)
+    # Its node is told, and waited for a moment.
+    plans = stage.zones[ZONE].disk_plans
+    await eventually(lambda: list(plans[instance_id].forced_volume_ids) == [volume_id])
+    assert plans[instance_id].revision > without.revision
     await become(stage, volume_id, "available")
     assert sc(stage).revoked[volume_id] == 1
 

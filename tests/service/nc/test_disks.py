@@ -144,9 +144,13 @@ async def test_a_guest_that_keeps_its_disk_is_told_busy_until_it_lets_go(node: N
     await until(node, 2, {VOLUME: BUSY})
     # It is asked now and then, not all the time.
     assert _passes() - passes < 20
+    forced = plan(3)
+    forced.forced_volume_ids.append(VOLUME)
+    await order(node, forced)
+    await eventually(lambda: node.hypervisor.forced == {VOLUME})
     node.hypervisor.faults.keeps_disks = False
     node.hypervisor.guest_releases(ID)
-    await until(node, 2, {})
+    await until(node, 3, {})
 
 
 async def test_a_disk_that_the_engine_refuses_has_failed_until_it_is_refused_no_more(node: Node) -> None:
