@@ -1,4 +1,4 @@
-"""A load generator for any S3 endpoint: one epoll loop, URLs presigned beforehand, so that it takes little of the machine.
+"""A load generator for any S3 endpoint: one epoll loop, URLs presigned beforehand: it takes little of the machine.
 
 Each client sends its next request when the answer to its last one is whole (a closed loop).
 """
