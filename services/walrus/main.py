@@ -32,6 +32,7 @@ from services.walrus.bundle_image import Bundles
 from services.walrus.drivers.base import StoreTooNew
 from services.walrus.drivers.embedded.blobs import FileBlobs
 from services.walrus.drivers.embedded.index import SqliteIndex
+from services.walrus.drivers.embedded.writer import LOG_BYTES
 from services.walrus.expire import Expirer
 from services.walrus.images import Images
 from services.walrus.lifecycle import Calendar
@@ -97,7 +98,7 @@ async def _open_store(ctx: ServiceContext, root: Path) -> Store:
     except BlockingIOError as error:
         raise ConfigError(f"another process works on {root}") from error
     ctx.stack.push_async_callback(blobs.close)
-    index = SqliteIndex(root / "index.sqlite", on_commit=observe.committed)
+    index = SqliteIndex(root / "index.sqlite", on_commit=observe.committed, log_bytes=LOG_BYTES)
     try:
         await index.open()
     except StoreTooNew as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -44,3 +46,21 @@ async def test_a_newer_index_is_not_touched(tmp_path: Path) -> None:
     db.close()
     with pytest.raises(StoreTooNew):
         await SqliteIndex(path).open()
+
+
+async def test_a_log_that_was_made_long_holds_what_is_committed_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "index.sqlite"
+    for name in ("first", "second"):
+        index = SqliteIndex(path, log_bytes=1 << 20)
+        await index.open()
+        assert os.path.getsize(f"{path}-wal") == 1 << 20
+        await index.create_bucket(name, account_id="1" * 12, owner_id="a" * 64, created_ms=1)
+        # As a process that is killed leaves both.
+        copy = tmp_path / f"{name}.sqlite"
+        shutil.copy(path, copy)
+        shutil.copy(f"{path}-wal", f"{copy}-wal")
+        await index.close()
+        left = SqliteIndex(copy, log_bytes=1 << 20)
+        await left.open()
+        assert await left.find_bucket(name) is not None
+        await left.close()

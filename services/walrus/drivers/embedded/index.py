@@ -42,9 +42,16 @@ Result = TypeVar("Result")
 class SqliteIndex:
     """drivers/base.py Index in the file `path`, which one process at a time may open."""
 
-    def __init__(self, path: Path, *, readers: int = 4, on_commit: Callable[[int], None] = lambda steps: None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        readers: int = 4,
+        on_commit: Callable[[int], None] = lambda steps: None,
+        log_bytes: int = 0,
+    ) -> None:
         self._path = path
-        self._writer = Writer(path, on_commit=on_commit)
+        self._writer = Writer(path, on_commit=on_commit, log_bytes=log_bytes)
         self._readers = ThreadPoolExecutor(readers, thread_name_prefix="walrus-index-reader")
         self._local = threading.local()
         self.blocks = SqliteBlocks(self._writer.submit, self._read)

@@ -7,13 +7,15 @@ of the connection; what it raises undoes that step alone.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from common.errors import CloudError
 from services.walrus import errors
@@ -26,6 +28,9 @@ Step = Callable[[sqlite3.Connection], Result]
 _BATCH_LIMIT = 512
 # Pages of the write-ahead log between checkpoints (16 MiB): each checkpoint costs two more fsyncs.
 _CHECKPOINT_PAGES = 4096
+# What the log grows to: those pages, and what a large batch adds before the checkpoint comes. (A frame is 24 bytes and
+# a page.)
+LOG_BYTES: Final = (_CHECKPOINT_PAGES + 1024) * (4096 + 24)
 # A bug in a step belongs to its caller, and must take neither the batch nor the thread with it.
 _BUGS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
@@ -39,10 +44,15 @@ class _Waiting:
 
 
 class Writer:
-    """`on_commit` is called in the writer's thread with the number of steps of each commit."""
+    """`on_commit` is called in the writer's thread with the number of steps of each commit. `log_bytes`: how long the
+    file of the write-ahead log is made at once (LOG_BYTES: so that it never grows).
+    """
 
-    def __init__(self, path: Path, *, on_commit: Callable[[int], None] = lambda steps: None) -> None:
+    def __init__(
+        self, path: Path, *, on_commit: Callable[[int], None] = lambda steps: None, log_bytes: int = 0
+    ) -> None:
         self._path = path
+        self._log_bytes = log_bytes
         self._on_commit = on_commit
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -81,6 +91,7 @@ class Writer:
         db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
         db.execute("PRAGMA cache_size = -32768")
         migrate(db)
+        _lay_out(Path(f"{self._path}-wal"), self._log_bytes)
         return db
 
     def _run(self, db: sqlite3.Connection) -> None:
@@ -124,6 +135,18 @@ class Writer:
         assert self._loop is not None
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(_resolve, batch)
+
+
+def _lay_out(log: Path, size: int) -> None:
+    """Makes the write-ahead log's file so long, with nothing in it: a commit that makes a file longer waits for the
+    disk several times as long as one that writes over what is there. SQLite reads no further than it wrote.
+    """
+    # On a full disk it stays as it is, and grows as it is used.
+    with contextlib.suppress(OSError), log.open("r+b", buffering=0) as file:
+        there = file.seek(0, os.SEEK_END)
+        while there < size:
+            there += file.write(bytes(min(size - there, 1 << 20)))
+        os.fsync(file.fileno())
 
 
 def _take_step(db: sqlite3.Connection, waiting: _Waiting) -> None:
