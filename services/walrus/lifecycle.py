@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 from common.errors import InvalidArgument
 from mallee.s3.v1.lifecycle_pb2 import BucketLifecycleConfiguration, LifecycleRule, LifecycleRuleFilter
 from services.walrus import configs, errors, tags
-from services.walrus.drivers.base import Bucket, Object
+from services.walrus.drivers.base import Bucket, Object, Upload
 
 DAY_MS: Final = 24 * 3600 * 1000
 _RULES: Final = 1000
@@ -81,14 +81,21 @@ class Rules:
             return expiry is not None and expiry[0] <= now_ms
         return any(self._noncurrent_due(rule.rule, version, now_ms) and rule.covers(version) for rule in self._rules)
 
-    def upload_is_due(self, key: bytes, started_ms: int, now_ms: int) -> bool:
-        return any(
-            rule.rule.HasField("abort_incomplete_multipart_upload")
-            and key.startswith(rule.prefix)
-            and self._calendar.after(started_ms, rule.rule.abort_incomplete_multipart_upload.days_after_initiation)
-            <= now_ms
+    def aborts(self, key: bytes, started_ms: int) -> tuple[int, str] | None:
+        """When an upload that is not completed is aborted, and by which rule: the earliest."""
+        found = [
+            (
+                self._calendar.after(started_ms, rule.rule.abort_incomplete_multipart_upload.days_after_initiation),
+                rule.id,
+            )
             for rule in self._rules
-        )
+            if rule.rule.HasField("abort_incomplete_multipart_upload") and key.startswith(rule.prefix)
+        ]
+        return min(found, default=None)
+
+    def upload_is_due(self, key: bytes, started_ms: int, now_ms: int) -> bool:
+        abort = self.aborts(key, started_ms)
+        return abort is not None and abort[0] <= now_ms
 
     def _expiry_of(self, rule: LifecycleRule, version: Version) -> int | None:
         expiration = rule.expiration
@@ -157,6 +164,12 @@ def expiration_of(bucket: Bucket, current: Object, calendar: Calendar) -> str | 
         return None
     at_ms, rule_id = expiry
     return f'expiry-date="{formatdate(at_ms // 1000, usegmt=True)}", rule-id="{quote(rule_id)}"'
+
+
+def abort_of(bucket: Bucket, upload: Upload, calendar: Calendar) -> tuple[int, str] | None:
+    """For x-amz-abort-date and x-amz-abort-rule-id: milliseconds since 1970, and the rule. None: no rule aborts it."""
+    configuration = configs.find(bucket, BucketLifecycleConfiguration)
+    return Rules(configuration, calendar).aborts(upload.key, upload.started_ms) if configuration is not None else None
 
 
 def checked(configuration: BucketLifecycleConfiguration) -> BucketLifecycleConfiguration:

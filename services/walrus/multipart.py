@@ -56,6 +56,7 @@ async def create_upload(
     upload = extras_of(bucket, request, caller, now_ms=now).onto(started)
     await store.index.create_upload(upload)
     answer = multipart_pb2.CreateMultipartUploadOutput(bucket=bucket.name, key=request.key, upload_id=upload.id)
+    _tell_abort(store, bucket, upload, answer)
     if algorithm:
         answer.checksum_algorithm = algorithm
         answer.checksum_type = kind
@@ -156,6 +157,7 @@ async def list_parts(
         owner=wire.owner(bucket),
         storage_class=upload.attributes.headers.get("StorageClass", "STANDARD"),
     )
+    _tell_abort(store, bucket, upload, answer)
     if upload.algorithm_chosen:
         answer.checksum_algorithm = upload.algorithm
         answer.checksum_type = wire.kind_of(upload.composite)
@@ -170,6 +172,12 @@ async def list_parts(
             wire.set_checksum(one, part.checksum, with_kind=False)
     answer.next_part_number_marker = answer.parts[-1].part_number if answer.parts else 0
     return answer
+
+
+def _tell_abort(store: Store, bucket: Bucket, upload: Upload, answer: Any) -> None:
+    if abort := lifecycle.abort_of(bucket, upload, store.calendar):
+        answer.abort_date.CopyFrom(wire.timestamp(abort[0]))
+        answer.abort_rule_id = abort[1]
 
 
 def checked_part_number(request: Any) -> int:

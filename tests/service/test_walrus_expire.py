@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from google.protobuf.json_format import ParseDict
 
-from mallee.s3.v1 import object_pb2
+from mallee.s3.v1 import multipart_pb2, object_pb2
 from mallee.s3.v1.lifecycle_pb2 import BucketLifecycleConfiguration
 from mallee.s3.v1.versioning_pb2 import VersioningConfiguration
-from services.walrus import configs, get
+from services.walrus import configs, get, multipart
 from services.walrus.drivers.base import Attributes, Bucket, Inline, Object, Scan, Summary
 from services.walrus.drivers.versions import Deletion, Marker, Removal, Retention
 from services.walrus.expire import Expirer
@@ -194,6 +194,17 @@ async def test_uploads_that_nobody_completes_are_aborted(store: Store, clock: Cl
     clock.now_ms += 2 * DAY_MS
     await sweep(store)
     assert (await store.index.list_uploads(await find(store), Scan())).entries == []
+
+
+async def test_an_upload_says_when_it_is_aborted(store: Store, clock: Clock) -> None:
+    rule = {"abort_incomplete_multipart_upload": {"days_after_initiation": 2}, "filter": {"prefix": "in/"}}
+    await configure(store, rule)
+    for key, told in (("in/k", [(1003 * DAY_MS // 1000, "r0")] * 2), ("k", [(0, "")] * 2)):
+        begin = multipart_pb2.CreateMultipartUploadRequest(bucket="bucket", key=key)
+        begun = await multipart.create_upload(store, begin, ALICE)
+        asked = multipart_pb2.ListPartsRequest(bucket="bucket", key=key, upload_id=begun.upload_id)
+        listed = await multipart.list_parts(store, asked, ALICE)
+        assert [(one.abort_date.seconds, one.abort_rule_id) for one in (begun, listed)] == told
 
 
 async def test_many_keys_over_many_pages(store: Store, clock: Clock) -> None:
