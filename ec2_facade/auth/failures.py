@@ -193,7 +193,8 @@ def _s3_malformed(problem: AuthProblem) -> Refused:
     match problem.reason:
         case Reason.WRONG_REGION:
             text = f"the region '{facts['region']}' is wrong; expecting '{facts['expected']}'"
-            details["Region"] = facts["expected"]
+            # The header is for who asked by HEAD, and so gets no document.
+            details |= {"Region": facts["expected"], "x-amz-bucket-region": facts["expected"]}
         case Reason.WRONG_SERVICE:
             text = f'incorrect service "{facts["service"]}". This endpoint belongs to "{facts["expected"]}".'
         case Reason.WRONG_DATE:

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 from typing import Any
+from urllib.parse import quote
 
 import boto3
 import pytest
@@ -109,6 +110,24 @@ def test_a_bucket_is_a_website(fake_cloud: RunningCloud, s3: Any) -> None:
     s3.delete_bucket_website(Bucket=BUCKET)
     status, _, body = ask(fake_cloud, "GET", "/", None, Host=SITE)
     assert (status, b"<li>Code: NoSuchWebsiteConfiguration</li>" in body) == (404, True)
+
+
+@pytest.mark.parametrize(
+    "key", ["a//b", "/a", "../x/./y", "a%2Fb", "a+b c&d=e?f#g", "\u00fc\u4e2d" * 204, "~!*'();:@,$[]"]
+)
+def test_every_kind_of_address_finds_any_key(fake_cloud: RunningCloud, s3: Any, key: str) -> None:
+    body = key.encode()
+    s3.put_object(Bucket=BUCKET, Key=key, Body=body)
+    s3.put_bucket_website(Bucket=BUCKET, WebsiteConfiguration={"IndexDocument": {"Suffix": "i"}})
+    path = quote(key, safe="/")
+    for host, target in (
+        ("localhost", f"/{BUCKET}/{path}"),
+        (f"{BUCKET}.localhost", f"/{path}"),
+        (f"{BUCKET}.s3.us-east-1.localhost", f"/{path}"),
+        (SITE, f"/{path}"),
+    ):
+        status, _, found = ask(fake_cloud, "GET", target, None, Host=host)
+        assert (status, found) == (200, body), host
 
 
 def test_a_client_without_credentials_does_what_all_may(fake_cloud: RunningCloud, s3: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import http.client
 import os
 import socket
@@ -167,6 +168,23 @@ async def test_a_form_that_was_changed_is_refused(
     answer = await in_thread(send, stage, fields)
     assert (answer.status, f"<Code>{code}</Code>" in answer.body.decode()) == (status, True), answer.body
     assert stage.backstage.walrus.objects == {}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("x-amz-algorithm", "AWS4-HMAC-SHA1", 'X-Amz-Algorithm only supports "AWS4-HMAC-SHA256"'),
+        ("x-amz-credential", "k/20300101/us-east-1/s3", "the Credential is mal-formed"),
+        ("x-amz-credential", "k/20300101/eu-west-1/s3/aws4_request", "the region 'eu-west-1' is wrong"),
+        ("x-amz-date", "yesterday", "X-Amz-Date must be in the ISO8601 Long Format"),
+        ("x-amz-date", "20200101T000000Z", "This date is not the same as X-Amz-Date"),
+        ("x-amz-signature", "x", "Signature must be 64 hexadecimal digits."),
+    ],
+)
+async def test_a_signature_that_cannot_be_one_is_named(stage: Stage, field: str, value: str, said: str) -> None:
+    made = await in_thread(prepared, stage)
+    answer = await in_thread(send, stage, made | {field: value})
+    assert (answer.status, said in html.unescape(answer.body.decode())) == (400, True), answer.body
 
 
 async def test_a_policy_ends(stage: Stage) -> None:

@@ -281,6 +281,13 @@ async def test_refusals(stage: Stage, options: dict[str, str], code: str, status
     assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == status
 
 
+async def test_a_client_of_another_region_finds_ours_by_itself(stage: Stage) -> None:
+    stage.backstage.walrus.answers["HeadBucket"] = lambda _: bucket_pb2.HeadBucketOutput(bucket_region=REGION)
+    lost = stage.client("s3", region="eu-west-1")
+    found = await in_thread(lost.head_bucket, Bucket="b")
+    assert found["BucketRegion"] == REGION
+
+
 async def test_whoever_names_nobody_comes_to_walrus_as_nobody(stage: Stage) -> None:
     status, text = await in_thread(raw_exchange, stage.port, "GET", f"{stage.url}/b/k")
     assert (status, b"<Code>NoSuchKey</Code>" in text) == (404, True)

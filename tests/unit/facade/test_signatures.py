@@ -153,7 +153,7 @@ async def test_another_region(service: str, code: str, status: int) -> None:
     assert (answer.code, answer.status) == (code, status)
     assert "eu-west-9" in answer.message
     if service == "s3":
-        assert answer.details == {"Region": "us-east-1"}
+        assert answer.details == {"Region": "us-east-1", "x-amz-bucket-region": "us-east-1"}
 
 
 @pytest.mark.parametrize("off_s", [-901, 901])
