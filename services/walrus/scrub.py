@@ -1,7 +1,7 @@
 """All that is stored, read and compared with its checksums: in the background, little by little, and when asked for.
 
-A pass goes through the index itself, the bodies in it, the blobs in the order of their ids, pinned images, and files
-that nobody needs. Where it is stands in the index, so a restart goes on there.
+A pass goes through the index itself, its rows of objects, the bodies in it, the blobs in the order of their ids, pinned
+images, and files that nobody needs. Where it is stands in the index, so a restart goes on there.
 """
 
 from __future__ import annotations
@@ -137,6 +137,7 @@ class Scrubber:
         """A pass from `position` on, or from the beginning."""
         phases = {
             "index": self._index,
+            "rows": self._rows,
             "bodies": self._bodies,
             "blobs": self._blobs,
             "pins": self._pins,
@@ -163,6 +164,16 @@ class Scrubber:
     async def _index(self, place: str, pace: Pace) -> AsyncGenerator[Step, None]:
         said = await self.store.index.inspection.unsound()
         yield Step(position="", findings=[Finding(kind=Kind.INDEX, what="index", why=line) for line in said])
+
+    async def _rows(self, place: str, pace: Pace) -> AsyncGenerator[Step, None]:
+        while True:
+            some = await self.store.index.inspection.rows(start=place, limit=_BODIES_AT_ONCE)
+            why = "its row is not what was written"
+            findings = [Finding(kind=Kind.DAMAGED, what="row", owners=[owner], why=why) for owner in some.damaged]
+            yield Step(position=some.next, unchecked=some.unchecked, findings=findings)
+            if not some.next:
+                return
+            place = some.next
 
     async def _bodies(self, place: str, pace: Pace) -> AsyncGenerator[Step, None]:
         inspection = self.store.index.inspection

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -105,6 +107,43 @@ async def test_a_damaged_body_in_the_index_is_an_error_until_it_is_replaced(stor
     assert await get_bytes(store, "k") == b"again"
 
 
+@pytest.mark.parametrize(
+    "harm", ["size = size - 1", "body = body + 1", "attributes = ' ' || attributes", "acl = x'01'"]
+)
+async def test_a_damaged_row_of_the_index_is_an_error_until_it_is_replaced(
+    store: Store, tmp_path: Path, harm: str
+) -> None:
+    for key in ("k", "other"):
+        await put_bytes(store, key, f"body of {key}".encode())
+    with closing(sqlite3.connect(tmp_path / "walrus" / "index.sqlite")) as db:
+        db.execute(f"UPDATE objects SET {harm} WHERE key = ?", (b"k",))
+        db.commit()
+    await refused("InternalError", get_bytes(store, "k"))
+    assert await get_bytes(store, "other") == b"body of other"
+    rows = await store.index.inspection.rows(start="", limit=10)
+    assert list(rows.damaged) == ["bucket/k"]
+    await put_bytes(store, "k", b"again")
+    assert await get_bytes(store, "k") == b"again"
+
+
+async def test_what_a_row_says_later_is_what_its_checksum_is_of(store: Store) -> None:
+    await put_bytes(store, "k", b"first")
+    bucket = await store.index.find_bucket("bucket")
+    assert bucket
+    for change in ({"tags": {"ключ": "значение"}}, {"legal_hold": True}, {"legal_hold": False, "acl": b"x"}):
+        await store.index.change_object(bucket, b"k", None, partial(replace, **change))
+        assert await get_bytes(store, "k") == b"first"
+    seen, start = 0, ""
+    await put_bytes(store, "l", b"second")
+    while True:
+        rows = await store.index.inspection.rows(start=start, limit=1)
+        seen, start = seen + rows.count, rows.next
+        assert (rows.unchecked, list(rows.damaged)) == (0, [])
+        if not start:
+            break
+    assert seen == 2
+
+
 async def test_blobs_and_bodies_older_than_checksums_are_read_as_they_are(store: Store, tmp_path: Path) -> None:
     await put_bytes(store, "large", BODY)
     await put_bytes(store, "small", b"small")
@@ -114,6 +153,7 @@ async def test_blobs_and_bodies_older_than_checksums_are_read_as_they_are(store:
     path.with_suffix("").write_bytes(BODY)
     with closing(sqlite3.connect(tmp_path / "walrus" / "index.sqlite")) as db:
         db.execute("UPDATE bodies SET crc = NULL")
+        db.execute("UPDATE objects SET crc = NULL")
         db.commit()
     assert await get_bytes(store, "large") == BODY
     assert await get_bytes(store, "small") == b"small"

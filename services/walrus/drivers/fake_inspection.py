@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from services.walrus.drivers.base import Assembled, BlobId, Object, Pin, Single
-from services.walrus.drivers.inspection import Bodies, Needed
+from services.walrus.drivers.inspection import Bodies, Needed, Rows
 
 if TYPE_CHECKING:
     from services.walrus.drivers.fake import Storage
@@ -52,6 +52,9 @@ class FakeInspection:
             found += [f"{shown} part {number}" for number, part in parts.items() if part.blob == blob]
         digests = [digest for digest, block in s.blocks.blocks.items() if block.pack == blob]
         return found + await self.owners_of_blocks(digests)
+
+    async def rows(self, *, start: str, limit: int) -> Rows:
+        return Rows(next="", count=0, unchecked=0, damaged=())
 
     async def bodies(self, *, start: int, limit: int) -> Bodies:
         """They stand in the objects themselves, in memory."""

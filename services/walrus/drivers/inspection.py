@@ -35,12 +35,27 @@ class Bodies:
     damaged: Sequence[int]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """Some of what the index says of objects, all versions of them."""
+
+    # Where to go on; empty: these were the last.
+    next: str
+    count: int
+    unchecked: int
+    # Whose are damaged.
+    damaged: Sequence[str]
+
+
 class Inspection(Protocol):
     async def needed(self, *, after: str, limit: int) -> list[Needed]:
         """Blobs that must be there, in the order of their ids from the first that is greater on. Garbage is none."""
 
     async def owners(self, blob: BlobId) -> list[str]:
         """Whose it is, in words: as StoreFinding of mallee.walrus.v1 has them. May be slow."""
+
+    async def rows(self, *, start: str, limit: int) -> Rows:
+        """From the beginning where `start` is empty."""
 
     async def bodies(self, *, start: int, limit: int) -> Bodies: ...
 

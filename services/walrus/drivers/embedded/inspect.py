@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 from services.walrus.drivers.base import BlobId, Pin
 from services.walrus.drivers.embedded import copies, rows
 from services.walrus.drivers.embedded.block_index import Run
-from services.walrus.drivers.inspection import Bodies, Needed
+from services.walrus.drivers.inspection import Bodies, Needed, Rows
 
 Result = TypeVar("Result")
 
@@ -34,6 +34,9 @@ class SqliteInspection:
 
     async def owners(self, blob: BlobId) -> list[str]:
         return await self._read(lambda db: owners(db, blob))
+
+    async def rows(self, *, start: str, limit: int) -> Rows:
+        return await self._read(lambda db: _rows(db, start, limit))
 
     async def bodies(self, *, start: int, limit: int) -> Bodies:
         return await self._read(lambda db: _bodies(db, start, limit))
@@ -124,6 +127,31 @@ def _snapshots(db: sqlite3.Connection, digests: frozenset[bytes]) -> list[str]:
 
 def _cut(digests: bytes) -> Iterable[bytes]:
     return (digests[start : start + _DIGEST_BYTES] for start in range(0, len(digests), _DIGEST_BYTES))
+
+
+def _rows(db: sqlite3.Connection, start: str, limit: int) -> Rows:
+    """A place is the table, the bucket, the key and the rank of the last one that was seen."""
+    table, bucket, key, rank = start.split("/") if start else ("objects", "0", "", "0")
+    found = db.execute(
+        f"SELECT o.bucket, o.rank, b.name, {', '.join(f'o.{column}' for column in rows.OBJECT.split(', '))} "
+        f"FROM {table} AS o JOIN buckets AS b ON b.id = o.bucket "
+        "WHERE (o.bucket, o.key, o.rank) > (?, ?, ?) ORDER BY o.bucket, o.key, o.rank LIMIT ?",
+        (int(bucket), bytes.fromhex(key), int(rank), limit),
+    ).fetchall()
+    following = "" if table == "versions" else "versions/0//0"
+    if len(found) == limit:
+        last = found[-1]
+        following = f"{table}/{last[0]}/{last[3].hex()}/{last[1]}"
+    return Rows(
+        next=following,
+        count=len(found),
+        unchecked=sum(row[-1] is None for row in found),
+        damaged=[
+            _shown(row[2], row[3]) + (f" version {row[15]}" if row[15] else "")
+            for row in found
+            if rows.is_damaged(row[3:])
+        ],
+    )
 
 
 def _bodies(db: sqlite3.Connection, start: int, limit: int) -> Bodies:

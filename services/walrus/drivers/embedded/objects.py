@@ -122,6 +122,9 @@ def change_object(
         f"UPDATE {table} SET ({rows.EXTRAS}) = ({rows.marks(rows.EXTRAS)}) WHERE {which}",
         (*rows.extras_values(changed), bucket.id, key, now.version_id),
     )
+    place = (bucket.id, key, now.version_id)
+    row = db.execute(f"SELECT {rows.OBJECT} FROM {table} WHERE {which}", place).fetchone()
+    db.execute(f"UPDATE {table} SET crc = ? WHERE {which}", (rows.row_crc(row[:-1]), *place))
     return changed
 
 

@@ -32,9 +32,10 @@ _NO_CHECKSUM = Checksum(algorithm="", value="")
 BUCKET = "id, name, account_id, owner_id, created_ms"
 EXTRAS = "owner, tags, acl, retention, legal_hold, encryption"
 SUMMARY = "key, size, etag, modified_ms, algorithm, composite, storage_class, version, owner"
+# With what `crc` is of before it.
 OBJECT = (
     "key, size, etag, modified_ms, algorithm, composite, checksum, body, blob, upload, part_count, attributes, "
-    f"version, {EXTRAS}"
+    f"version, {EXTRAS}, crc"
 )
 MARKER = "key, version, modified_ms, owner"
 # All that the tables of newest and of other versions share.
@@ -71,6 +72,9 @@ def marker(row: Row) -> Marker:
 
 
 def object_of(db: sqlite3.Connection, row: Row) -> Object:
+    """Raises BodyDamaged, also if the row itself is not what was written."""
+    if is_damaged(row):
+        raise BodyDamaged("its row in the index is not what was written")
     key, size, etag, modified_ms, algorithm, composite, checksum, body, blob, upload, part_count, attributes = row[:12]
     content: Content
     if blob is not None:
@@ -95,10 +99,23 @@ def object_of(db: sqlite3.Connection, row: Row) -> Object:
 
 
 def _inline(db: sqlite3.Connection, row: int) -> Inline:
-    body, crc = db.execute("SELECT body, crc FROM bodies WHERE id = ?", (row,)).fetchone()
+    found = db.execute("SELECT body, crc FROM bodies WHERE id = ?", (row,)).fetchone()
+    if found is None:
+        raise BodyDamaged(f"body {row} of the index is not there")
+    body, crc = found
     if crc is not None and crc != crc_of(body):
         raise BodyDamaged(f"body {row} of the index is not what was written")
     return Inline(body=body)
+
+
+def is_damaged(row: Row) -> bool:
+    """Of OBJECT. One that is older than checksums is not."""
+    return row[-1] is not None and row[-1] != row_crc(row[:-1])
+
+
+def row_crc(values: Row) -> int:
+    # Not repr: what it escapes changes with Unicode.
+    return crc_of(ascii(values).encode())
 
 
 def crc_of(body: bytes) -> int:
@@ -118,14 +135,13 @@ def object_values(bucket_id: int, new: Object, rank: int, body: int | None) -> R
         case Assembled(upload_id=upload, part_count=part_count):
             pass
     checksum = new.checksum or _NO_CHECKSUM
-    return (
-        bucket_id,
+    values = (
         new.key,
         new.size,
         new.etag,
         new.modified_ms,
         checksum.algorithm,
-        checksum.composite,
+        int(checksum.composite),
         checksum.value,
         body,
         blob,
@@ -134,9 +150,9 @@ def object_values(bucket_id: int, new: Object, rank: int, body: int | None) -> R
         attributes_text(new.attributes),
         new.version_id,
         *extras_values(new),
-        new.attributes.headers.get("StorageClass", "STANDARD"),
-        rank,
     )
+    storage_class = new.attributes.headers.get("StorageClass", "STANDARD")
+    return (bucket_id, *values, row_crc(values), storage_class, rank)
 
 
 def extras_values(extras: Extras) -> Row:
@@ -146,7 +162,7 @@ def extras_values(extras: Extras) -> Row:
         json.dumps(dict(extras.tags), separators=(",", ":"), ensure_ascii=False) if extras.tags else "",
         extras.acl,
         f"{kept.mode} {kept.until_ms}" if kept else "",
-        extras.legal_hold,
+        None if extras.legal_hold is None else int(extras.legal_hold),
         extras.encryption,
     )
 

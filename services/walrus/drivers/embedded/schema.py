@@ -233,6 +233,8 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         PRIMARY KEY (account_id, bucket)
     ) WITHOUT ROWID;
     """,
+    # CRC64NVME of what stands in the row, as rows.py has it; NULL: the row is older than that.
+    "ALTER TABLE objects ADD COLUMN crc INTEGER; ALTER TABLE versions ADD COLUMN crc INTEGER;",
 )
 
 
