@@ -47,24 +47,24 @@ def _arn(text: str, variables: bool) -> Test:
     return arn_pattern(text, variables=variables).matches
 
 
-def _number(compare: Callable[[Any, Any], bool]) -> Compile:
-    def compiled(text: str, _: bool) -> Test:
-        limit = read_number(text)
-        if limit is None:
-            raise bad_syntax(f"{text!r} is not a number")
-        return lambda value, _: (found := read_number(value)) is not None and compare(found, limit)
+def _ordered(kind: str, read: Callable[[str], Any | None], what: str) -> dict[str, Operator]:
+    """Comparisons of values that have an order. What cannot be read as such a value compares with nothing."""
 
-    return compiled
+    def comparing(compare: Callable[[Any, Any], bool]) -> Compile:
+        def compiled(text: str, _: bool) -> Test:
+            limit = read(text)
+            if limit is None:
+                raise bad_syntax(f"{text!r} is not a {what}")
+            return lambda value, _: (found := read(value)) is not None and compare(found, limit)
 
+        return compiled
 
-def _date(compare: Callable[[Any, Any], bool]) -> Compile:
-    def compiled(text: str, _: bool) -> Test:
-        limit = read_date(text)
-        if limit is None:
-            raise bad_syntax(f"{text!r} is not a date")
-        return lambda value, _: (found := read_date(value)) is not None and compare(found, limit)
-
-    return compiled
+    return _pairs(kind, "Equals", "NotEquals", comparing(operator.eq)) | {
+        f"{kind}LessThan": Operator(compile=comparing(operator.lt)),
+        f"{kind}LessThanEquals": Operator(compile=comparing(operator.le)),
+        f"{kind}GreaterThan": Operator(compile=comparing(operator.gt)),
+        f"{kind}GreaterThanEquals": Operator(compile=comparing(operator.ge)),
+    }
 
 
 def _bool(text: str, _: bool) -> Test:
@@ -103,30 +103,6 @@ def _pairs(kind: str, positive: str, negative: str, compiled: Compile) -> dict[s
     }
 
 
-def _ordered(kind: str, of: Callable[[Callable[[Any, Any], bool]], Compile]) -> dict[str, Operator]:
-    return _pairs(kind, "Equals", "NotEquals", of(operator.eq)) | {
-        f"{kind}LessThan": Operator(compile=of(operator.lt)),
-        f"{kind}LessThanEquals": Operator(compile=of(operator.le)),
-        f"{kind}GreaterThan": Operator(compile=of(operator.gt)),
-        f"{kind}GreaterThanEquals": Operator(compile=of(operator.ge)),
-    }
-
-
-OPERATORS: Final[dict[str, Operator]] = {
-    **_pairs("String", "Equals", "NotEquals", _string()),
-    **_pairs("String", "EqualsIgnoreCase", "NotEqualsIgnoreCase", _string(ignore_case=True)),
-    **_pairs("String", "Like", "NotLike", _string(wildcards=True)),
-    **_ordered("Numeric", _number),
-    **_ordered("Date", _date),
-    "Bool": Operator(compile=_bool),
-    "BinaryEquals": Operator(compile=_binary),
-    **_pairs("", "IpAddress", "NotIpAddress", _address),
-    # AWS compares both with wildcards.
-    **_pairs("Arn", "Equals", "NotEquals", _arn),
-    **_pairs("Arn", "Like", "NotLike", _arn),
-}
-
-
 def read_bool(text: str) -> str:
     """`true` or `false`. Raises InvalidArgument."""
     if (value := text.lower()) not in ("true", "false"):
@@ -156,3 +132,18 @@ def _decoded(text: str) -> bytes | None:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         return None
+
+
+OPERATORS: Final[dict[str, Operator]] = {
+    **_pairs("String", "Equals", "NotEquals", _string()),
+    **_pairs("String", "EqualsIgnoreCase", "NotEqualsIgnoreCase", _string(ignore_case=True)),
+    **_pairs("String", "Like", "NotLike", _string(wildcards=True)),
+    **_ordered("Numeric", read_number, "number"),
+    **_ordered("Date", read_date, "date"),
+    "Bool": Operator(compile=_bool),
+    "BinaryEquals": Operator(compile=_binary),
+    **_pairs("", "IpAddress", "NotIpAddress", _address),
+    # AWS compares both with wildcards.
+    **_pairs("Arn", "Equals", "NotEquals", _arn),
+    **_pairs("Arn", "Like", "NotLike", _arn),
+}

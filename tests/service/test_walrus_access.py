@@ -3,34 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import acl_pb2, bucket_access_pb2, bucket_pb2, bucket_policy_pb2, listing_pb2
 from services.walrus import acl, acls, bucket_access, buckets, listing, policies
-from services.walrus.drivers.fake import FakeIndex
-from services.walrus.drivers.fake_blobs import FakeBlobs
 from services.walrus.store import Store
-from tests.walrus_store import ALICE, BOB, LIMITS, make_bucket, opened_store, put_bytes, refused
+from tests.service.walrus_fixtures import store
+from tests.walrus_store import ALICE, BOB, put_bytes, refused
+
+__all__ = ["store"]
 
 NOBODY = Caller(anonymous=True)
-
-
-@pytest.fixture(params=["embedded", "fake"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    if request.param == "fake":
-        fake = Store(index=FakeIndex(), blobs=FakeBlobs(), limits=LIMITS)
-        await make_bucket(fake)
-        yield fake
-        await fake.close()
-        return
-    async with opened_store(tmp_path / "walrus") as embedded:
-        await make_bucket(embedded)
-        yield embedded
 
 
 def policy(*statements: Any) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,26 +10,14 @@ import pytest
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import acl_pb2, bucket_access_pb2, copy_pb2, multipart_pb2, object_pb2, object_tagging_pb2
 from services.walrus import acl, acls, bucket_access, bucket_policy, copy, delete, multipart, object_tagging
-from services.walrus.drivers.fake import FakeIndex
-from services.walrus.drivers.fake_blobs import FakeBlobs
 from services.walrus.store import Store
-from tests.walrus_store import ALICE, BOB, LIMITS, get_bytes, get_object, make_bucket, opened_store, put_bytes, refused
+from tests.service.walrus_fixtures import store
+from tests.walrus_store import ALICE, BOB, get_bytes, get_object, make_bucket, put_bytes, refused
+
+__all__ = ["store"]
 
 NOBODY = Caller(anonymous=True)
 BODIES = [b"small", bytes(range(256)) * 8]
-
-
-@pytest.fixture(params=["embedded", "fake"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    if request.param == "fake":
-        fake = Store(index=FakeIndex(), blobs=FakeBlobs(), limits=LIMITS)
-        await make_bucket(fake)
-        yield fake
-        await fake.close()
-        return
-    async with opened_store(tmp_path / "walrus") as embedded:
-        await make_bucket(embedded)
-        yield embedded
 
 
 async def let(store: Store, *statements: tuple[str, Any]) -> None:

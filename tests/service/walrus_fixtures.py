@@ -10,9 +10,13 @@ from pathlib import Path
 import pytest
 
 from services.sc.source_files import SourceFiles
+from services.walrus.drivers.fake import FakeIndex
+from services.walrus.drivers.fake_blobs import FakeBlobs
+from services.walrus.store import Store
 from tests.etcd_fixture import EtcdServer
 from tests.service.walrus_process import configured, etcd_of
 from tests.service.walrus_stage import WalrusStage, make_certificates, walrus_stage
+from tests.walrus_store import LIMITS, make_bucket, opened_store
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +28,20 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def stage(tmp_path: Path, certificates: Path) -> AsyncIterator[WalrusStage]:
     async with walrus_stage(tmp_path / "walrus", certificates) as stage:
         yield stage
+
+
+@pytest.fixture(params=["embedded", "fake"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    """With ALICE's bucket in it, on either engine."""
+    if request.param == "fake":
+        fake = Store(index=FakeIndex(), blobs=FakeBlobs(), limits=LIMITS)
+        await make_bucket(fake)
+        yield fake
+        await fake.close()
+        return
+    async with opened_store(tmp_path / "walrus") as embedded:
+        await make_bucket(embedded)
+        yield embedded
 
 
 @pytest.fixture
