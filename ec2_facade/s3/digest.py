@@ -25,6 +25,20 @@ _ALGORITHMS: Mapping[str, Callable[[bytes], bytes]] = {
 }
 
 
+# Of more actions AWS's model says so, for its own clients; without it s3cmd and others set ACLs, policies and websites.
+_REQUIRED = frozenset(
+    {
+        "DeleteObjects",
+        "PutBucketCors",
+        "PutBucketLifecycleConfiguration",
+        "PutBucketTagging",
+        "PutObjectLegalHold",
+        "PutObjectLockConfiguration",
+        "PutObjectRetention",
+    }
+)
+
+
 def check_body(operation: Operation, body: bytes, headers: Mapping[str, str], trailers: Mapping[str, str]) -> None:
     """Raises Refused when a declared digest differs, is malformed, or is missing where S3 wants one.
 
@@ -47,7 +61,7 @@ def check_body(operation: Operation, body: bytes, headers: Mapping[str, str], tr
             if not _same(_decode(given, len(expected)), expected):
                 message = f"The {name.upper()} you specified did not match the calculated checksum."
                 raise Refused("BadDigest", message, status=400)
-    if rules.get("requestChecksumRequired") and not declared:
+    if operation.name in _REQUIRED and not declared:
         message = "Missing required header for this request: Content-MD5 OR x-amz-checksum-*"
         raise Refused("InvalidRequest", message, status=400)
 

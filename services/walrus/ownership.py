@@ -81,8 +81,12 @@ def owner_of(bucket: Bucket, found: Object | None) -> str:
 def check_takes_acl(bucket: Bucket, wanted: AccessControlPolicy) -> None:
     """Raises InvalidArgument (AccessControlListNotSupported) where there are none, Denied for a public one that is
     blocked.
+
+    One that says what holds anyway is taken: s3cmd copies an object's ACL with it, whatever it says.
     """
     if is_enforced(bucket):
+        if acl.is_owners_alone(wanted, bucket.owner_id):
+            return
         raise acls_not_supported()
     if block_of(bucket).block_public_acls and acl.is_public(wanted):
         raise errors.access_denied()
@@ -117,10 +121,10 @@ def of_new_object(bucket: Bucket, request: Any, caller: Caller) -> tuple[str, by
 
 
 def _check_asks_for_nothing(bucket: Bucket, request: Any) -> None:
-    """Full control for the bucket's owner is what there is anyway, so clients that always ask for it work."""
+    """What holds anyway may be asked for: rclone asks for `private` with every object."""
     wanted = acl.of_headers(request, owner_id=bucket.owner_id, bucket=bucket)
-    asked_in_name = request.acl == acl.BUCKET_OWNER_FULL_CONTROL
-    if not asked_in_name and (request.acl or wanted is None or not acl.is_owners_alone(wanted, bucket.owner_id)):
+    in_vain = wanted is not None and acl.is_owners_alone(wanted, bucket.owner_id)
+    if not in_vain and request.acl != acl.BUCKET_OWNER_FULL_CONTROL:
         raise acls_not_supported()
 
 

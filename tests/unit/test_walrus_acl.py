@@ -23,6 +23,7 @@ def test_what_a_new_object_gets() -> None:
     assert of("", BOB) == of(ownership.ENFORCED, BOB) == ("", b"")
     assert of(ownership.ENFORCED, BOB, acl="bucket-owner-full-control") == ("", b"")
     assert of(ownership.ENFORCED, BOB, grant_full_control=f'id="{"a" * 64}"') == ("", b"")
+    assert of(ownership.ENFORCED, ANN, acl="private") == ("", b"")
     assert of(ownership.WRITER, ANN, acl="private") == ("", b"")
     assert of(ownership.WRITER, BOB) == ("b" * 64, b"")
     assert of(ownership.WRITER, NOBODY) == (acl.ANONYMOUS_ID, b"")
@@ -33,7 +34,6 @@ def test_what_a_new_object_gets() -> None:
     shown = [(grant.grantee.id, grant.permission) for grant in acl.read(body, kept_owner).grants]
     assert shown == [("b" * 64, "FULL_CONTROL"), ("a" * 64, "FULL_CONTROL")]
     for members, code in (
-        ({"acl": "private"}, "AccessControlListNotSupported"),
         ({"acl": "public-read"}, "AccessControlListNotSupported"),
         ({"grant_read": f'id="{"b" * 64}"'}, "AccessControlListNotSupported"),
         ({"acl": "mine"}, "InvalidArgument"),
