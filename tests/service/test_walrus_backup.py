@@ -94,7 +94,7 @@ async def test_a_backup_under_load_has_all_that_was_acknowledged_before(stage: W
         for writer in range(4):
             tasks.create_task(write(writer))
         for _ in range(3):
-            await eventually(lambda: len(acknowledged) == 28)
+            await eventually(lambda: len(acknowledged) == 28, within_s=60)
             before = dict(acknowledged)
             progress = await backup(stage, tmp_path / "backup")
             assert progress[-1].complete
