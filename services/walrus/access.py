@@ -18,11 +18,10 @@ from services.walrus.actions import RULES, Rule, Scope
 from services.walrus.condition_keys import Situation, context_of
 from services.walrus.drivers.base import Bucket, Object
 
-# What the owner of a bucket may do whatever its policy says, so that nobody is locked out for ever.
-_NEVER_DENIED_TO_OWNER: Final = frozenset(
+# What the owner of a bucket may do whatever its policy says, so that nobody is locked out for ever, and nobody else.
+_ABOUT_THE_POLICY: Final = frozenset(
     {"s3:GetBucketPolicy", "s3:PutBucketPolicy", "s3:DeleteBucketPolicy", "s3:GetBucketPolicyStatus"}
 )
-_ONLY_OWNER: Final = _NEVER_DENIED_TO_OWNER
 
 
 def is_owner(bucket: Bucket, caller: Caller) -> bool:
@@ -55,8 +54,9 @@ def check(bucket: Bucket, request: Any, caller: Caller, now_ms: int) -> None:
 
 
 def check_object(bucket: Bucket, request: Any, caller: Caller, now_ms: int, found: Object | None) -> None:
-    """Once the object is found, or is found not to be there. Raises Denied (AccessDenied): also where there is nothing,
-    for who may not know that.
+    """Once the object is found, or is found not to be there (None).
+
+    Raises Denied (AccessDenied): also where there is nothing, for who may not know that.
     """
     if is_everyday(bucket, caller):
         return
@@ -105,7 +105,7 @@ def _denied(situation: Situation, action: str, scope: Scope) -> Denied:
 def _may(situation: Situation, action: str, scope: Scope) -> bool:
     bucket, caller = situation.bucket, situation.caller
     owner = is_owner(bucket, caller)
-    if owner and action in _NEVER_DENIED_TO_OWNER:
+    if owner and action in _ABOUT_THE_POLICY:
         return True
     verdict = _verdict(situation, action, scope)
     if verdict is Verdict.DENIED:
@@ -139,7 +139,7 @@ def _resource(situation: Situation, scope: Scope) -> str:
 
 def _counts(bucket: Bucket, action: str) -> bool:
     """Whether a policy's word lets others in: not a public one where those are restricted, nor about policies."""
-    if action in _ONLY_OWNER:
+    if action in _ABOUT_THE_POLICY:
         return False
     restricted = ownership.block_of(bucket).restrict_public_buckets
     return not (restricted and bucket_policy.opens(bucket.configs[bucket_policy.KIND]))
