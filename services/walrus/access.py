@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from common.errors import Denied
+from common.errors import CloudError, Denied, WrongState
 from common.policy.evaluate import Request, Verdict, evaluate
 from common.policy.principal import Identity
 from mallee.common.v1.caller_pb2 import Caller
@@ -90,10 +90,16 @@ def _check(situation: Situation, rule: Rule) -> None:
             raise _denied(situation, action, rule.scope)
 
 
-def _denied(situation: Situation, action: str, scope: Scope) -> Denied:
-    """Owners are told what keeps them out, others nothing."""
-    kept_out = _verdict(situation, action, scope) is Verdict.DENIED
-    if not kept_out or not is_owner(situation.bucket, situation.caller):
+def _denied(situation: Situation, action: str, scope: Scope) -> CloudError:
+    """Owners are told what keeps them out, others that a policy is not for them, even if it says so."""
+    verdict, owner = _verdict(situation, action, scope), is_owner(situation.bucket, situation.caller)
+    if verdict is Verdict.ALLOWED and action in _ABOUT_THE_POLICY:
+        return WrongState(
+            "The specified method is not allowed against this resource.",
+            code="MethodNotAllowed",
+            details={"ResourceType": "BUCKETPOLICY"},
+        )
+    if verdict is not Verdict.DENIED or not owner:
         return errors.access_denied()
     return Denied(
         f"User: {situation.caller.arn} is not authorized to perform: {action} on resource: "

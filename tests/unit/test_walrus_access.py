@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from common.errors import Denied
+from common.errors import Denied, WrongState
 from mallee.common.v1.caller_pb2 import Caller, RequestContext
 from mallee.s3.v1 import (
     acl_pb2,
@@ -132,7 +132,9 @@ def test_the_owner_can_always_repair_the_policy() -> None:
         assert who_may(locked, request) == {"owner"}
     assert who_may(locked, LIST) == set()
     opened = bucket(statements=[says("s3:*", "b*")], blocks={"block_public_acls": False})
-    assert who_may(opened, bucket_policy_pb2.PutBucketPolicyRequest(bucket="b")) == {"owner"}
+    with pytest.raises(WrongState) as caught:
+        access.check(opened, bucket_policy_pb2.PutBucketPolicyRequest(bucket="b"), BOB, NOW_MS)
+    assert caught.value.code == "MethodNotAllowed"
 
 
 @pytest.mark.parametrize(("owned", "ignored"), list(itertools.product(ownership.OWNERSHIPS, [False, True])))
