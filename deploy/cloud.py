@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from common.config import CloudConfig, load
+from common.keyring import OBJECT_KEYS, new_line
 from common.pki import BUNDLE_OPENER, DOCUMENT_SIGNER, Identity, create_authority, create_self_signed, issue
 from common.rpc.local import socket_path
 from deploy import etcd, fabric, machine
@@ -237,10 +238,11 @@ def _make_keys(config: CloudConfig) -> None:
             issue(pki, node.name, "nc", ips=(node.address,), owner=root if node.namespace else service)
     create_self_signed(pki, DOCUMENT_SIGNER, owner=service if is_fake(config) else root)
     create_self_signed(pki, BUNDLE_OPENER, owner=service)
-    for name in ("master.key", "ticket.key"):
+    made = {"master.key": secrets.token_bytes, "ticket.key": secrets.token_bytes, OBJECT_KEYS: new_line}
+    for name, make in made.items():
         path = pki / name
         if not path.exists():
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "wb") as file:
-                file.write(secrets.token_bytes(_SECRET_BYTES))
+                file.write(make(_SECRET_BYTES))
         os.chown(path, *service)

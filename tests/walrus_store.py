@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from common.errors import CloudError
+from common.keyring import Keyring
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import bucket_pb2, multipart_pb2, object_lock_pb2, object_pb2, versioning_pb2
 from services.walrus import buckets, get, multipart, object_lock, put, settings
@@ -21,6 +22,9 @@ from services.walrus.store import Limits, Store
 ALICE = Caller(account_id="111111111111", arn="arn:aws:iam::111111111111:root", canonical_user_id="a" * 64)
 BOB = Caller(account_id="222222222222", arn="arn:aws:iam::222222222222:root", canonical_user_id="b" * 64)
 
+# Of every store that is opened here, also again.
+KEYRING = Keyring([bytes(range(32))])
+
 LIMITS = Limits(inline_bytes=64, reserve_bytes=0, part_bytes=100, idle_s=5)
 
 
@@ -30,7 +34,7 @@ async def opened_store(root: Path, limits: Limits = LIMITS) -> AsyncIterator[Sto
     await blobs.open()
     index = SqliteIndex(root / "index.sqlite")
     await index.open()
-    store = Store(index=index, blobs=blobs, limits=limits)
+    store = Store(index=index, blobs=blobs, limits=limits, keyring=KEYRING)
     try:
         yield store
     finally:

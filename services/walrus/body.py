@@ -7,6 +7,7 @@ Nothing here ever holds more than a chunk and what goes inline.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,9 +18,11 @@ from common.rpc.uploads import Accepting
 from services.walrus import digests as checksums
 from services.walrus import errors, wire
 from services.walrus import object as object_rules
+from services.walrus.cipher import Sealer
 from services.walrus.digests import Digests
 from services.walrus.drivers.base import Checksum, Inline, Object, Single
 from services.walrus.drivers.blobs import Staged
+from services.walrus.encryption import Encryption, is_by_client
 from services.walrus.store import IN_PLACE_BYTES, Store
 
 # Bodies from this size on may be written into their blob by who sends them.
@@ -96,15 +99,16 @@ async def received(
     claim: Announced,
     *,
     may_inline: bool,
+    encryption: Encryption | None,
     most_bytes: int = object_rules.PUT_BYTES,
 ) -> AsyncIterator[Body]:
     """What was not kept within the context is deleted at its end, also when the client went away."""
     object_rules.check_size(claim.length or 0, most_bytes)
     async with AsyncExitStack() as stack:
         stack.enter_context(store.space(claim.length or 0, await store.blobs.free_bytes()))
-        incoming = _Incoming(store, stack, inline_bytes=store.limits.inline_bytes if may_inline else -1)
+        incoming = _Incoming(store, stack, encryption, may_inline=may_inline)
         digests = Digests({claim.stored_algorithm} | ({claim.algorithm} if claim.algorithm else _UNNAMED))
-        if isinstance(messages, Accepting) and messages.takes_file and (claim.length or 0) >= _SHARED_BYTES:
+        if isinstance(messages, Accepting) and (claim.length or 0) >= _SHARED_BYTES:
             await incoming.share(messages)
         end = await _take_all(store, messages, incoming, digests, most_bytes)
         _check_length(incoming.size, claim, end)
@@ -114,7 +118,7 @@ async def received(
         stored = Checksum(algorithm=algorithm, value=digests.value(algorithm))
         yield Body(
             size=incoming.size,
-            etag=digests.md5.hex(),
+            etag=incoming.etag(digests),
             checksum=stored,
             verified=verified,
             content=content,
@@ -124,18 +128,24 @@ async def received(
 
 @asynccontextmanager
 async def copied(
-    store: Store, chunks: AsyncIterator[bytes], *, size: int, algorithm: str, may_inline: bool
+    store: Store,
+    chunks: AsyncIterator[bytes],
+    *,
+    size: int,
+    algorithm: str,
+    may_inline: bool,
+    encryption: Encryption | None,
 ) -> AsyncIterator[Body]:
     """What the store holds already, once more. What was not kept within the context is deleted at its end."""
     async with AsyncExitStack() as stack:
         stack.enter_context(store.space(size, await store.blobs.free_bytes()))
-        incoming = _Incoming(store, stack, inline_bytes=store.limits.inline_bytes if may_inline else -1)
+        incoming = _Incoming(store, stack, encryption, may_inline=may_inline)
         digests = Digests({algorithm})
         async for chunk in chunks:
             await _take(store, incoming, digests, chunk)
         yield Body(
             size=incoming.size,
-            etag=digests.md5.hex(),
+            etag=incoming.etag(digests),
             checksum=Checksum(algorithm=algorithm, value=digests.value(algorithm)),
             verified=None,
             content=await incoming.seal(),
@@ -164,23 +174,41 @@ async def shared(store: Store, found: Object) -> AsyncIterator[Body | None]:
 
 
 class _Incoming:
-    def __init__(self, store: Store, stack: AsyncExitStack, *, inline_bytes: int) -> None:
+    def __init__(self, store: Store, stack: AsyncExitStack, encryption: Encryption | None, *, may_inline: bool) -> None:
         self.size = 0
         self.staged: Staged | None = None
         self._store = store
         self._stack = stack
-        self._inline_bytes = inline_bytes
+        self._inline_bytes = store.limits.inline_bytes if may_inline else -1
         self._memory = bytearray()
+        self._encryption = encryption
+        self._sealer = Sealer(encryption.key) if encryption else None
 
     async def write(self, chunk: bytes) -> None:
         self.size += len(chunk)
+        if self._sealer is None:
+            await self._put(chunk)
+        elif len(chunk) <= IN_PLACE_BYTES:
+            await self._put(self._sealer.update(chunk))
+        else:
+            await self._put(await self._store.in_thread(self._sealer.update, chunk))
+
+    async def _put(self, stored: bytes) -> None:
         if self.staged is None and self.size <= self._inline_bytes:
-            self._memory += chunk
+            self._memory += stored
             return
         staged = await self._spill()
-        await staged.write(chunk)
+        await staged.write(stored)
+
+    def etag(self, digests: Digests) -> str:
+        """With a client's key it says nothing of the bytes, as S3 has it."""
+        if self._encryption is not None and is_by_client(self._encryption.record):
+            return secrets.token_hex(16)
+        return digests.md5.hex()
 
     async def seal(self) -> Inline | Single:
+        if self._sealer is not None:
+            await self._put(self._sealer.finish())
         if self.staged is None and self.size <= self._inline_bytes:
             return Inline(body=bytes(self._memory))
         staged = await self._spill()
@@ -189,6 +217,8 @@ class _Incoming:
 
     async def share(self, messages: Accepting[Any]) -> None:
         """Lets the sender write into the blob itself where the engine can. Never what is stored other than sent."""
+        if not messages.takes_file or self._sealer is not None:
+            return
         descriptor = await (await self._spill()).lend()
         if descriptor is not None:
             await messages.accept_into(descriptor)

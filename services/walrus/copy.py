@@ -16,10 +16,11 @@ from urllib.parse import unquote
 from common.errors import CloudError, NotFound, WrongState
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import copy_pb2, object_pb2, object_tagging_pb2
-from services.walrus import conditions, digests, errors, get, lifecycle, lock, reading, versioning, wire
+from services.walrus import conditions, digests, encryption, errors, get, lifecycle, lock, reading, versioning, wire
 from services.walrus import object as object_rules
 from services.walrus.body import Body, copied, shared
 from services.walrus.drivers.base import Attributes, Bucket, Object, Part, Single, Upload
+from services.walrus.encryption import Encryption
 from services.walrus.extras import extras_of
 from services.walrus.multipart import checked_part_number, find_upload
 from services.walrus.put import committed
@@ -42,6 +43,16 @@ class Source:
     request: object_pb2.GetObjectRequest
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """What is to become of the source's bytes."""
+
+    # None: all of them.
+    span: Span | None
+    algorithm: str
+    encryption: Encryption | None
+
+
 async def copy_object(
     store: Store, request: copy_pb2.CopyObjectRequest, caller: Caller | None
 ) -> copy_pb2.CopyObjectOutput:
@@ -52,7 +63,7 @@ async def copy_object(
         with suppress(_Replaced):
             async with _source(store, request, caller) as source:
                 new = await _put_copy(store, bucket, request, caller, source)
-            return _object_copied(store, bucket, source, new)
+            return _object_copied(store, bucket, request, source, new)
     raise _always_replaced()
 
 
@@ -67,7 +78,7 @@ async def copy_part(
             async with _source(store, request, caller) as source:
                 part = await _put_part(store, upload, request, caller, source)
             store.reclaim()
-            return _part_copied(source, upload, part)
+            return _part_copied(request, source, upload, part)
     raise _always_replaced()
 
 
@@ -79,9 +90,11 @@ async def _put_copy(
     attributes = _attributes(request, source.found)
     _check_changes(request, bucket, key, source, attributes)
     tags = _tags(store, request, source, caller)
-    extras = extras_of(bucket, request, caller, now_ms=store.now_ms(), tags=tags)
+    encrypted = encryption.of_new(store, bucket, request)
+    extras = extras_of(bucket, request, caller, now_ms=store.now_ms(), tags=tags, encryption=encrypted)
     algorithm = request.checksum_algorithm.upper() or _algorithm(source.found)
-    async with _body(store, source, None, algorithm, caller, may_inline=True) as body:
+    wanted = _Wanted(span=None, algorithm=algorithm, encryption=encrypted)
+    async with _body(store, source, wanted, caller, may_inline=True) as body:
         copy = Object(
             key=key,
             size=body.size,
@@ -105,7 +118,9 @@ async def _put_part(
 ) -> Part:
     span = _span(request.copy_source_range, source.found.size)
     object_rules.check_copy_size(span.end - span.start if span else source.found.size)
-    async with _body(store, source, span, upload.algorithm, caller, may_inline=False) as body:
+    encrypted = encryption.of_part(store, request, upload)
+    wanted = _Wanted(span=span, algorithm=upload.algorithm, encryption=encrypted)
+    async with _body(store, source, wanted, caller, may_inline=False) as body:
         assert isinstance(body.content, Single)
         part = Part(
             number=request.part_number,
@@ -119,7 +134,9 @@ async def _put_part(
     return part
 
 
-def _object_copied(store: Store, bucket: Bucket, source: Source, new: Object) -> copy_pb2.CopyObjectOutput:
+def _object_copied(
+    store: Store, bucket: Bucket, request: copy_pb2.CopyObjectRequest, source: Source, new: Object
+) -> copy_pb2.CopyObjectOutput:
     answer = copy_pb2.CopyObjectOutput(
         expiration=lifecycle.expiration_of(bucket, new, store.calendar),
         version_id=versioning.told(bucket, new.version_id),
@@ -128,10 +145,13 @@ def _object_copied(store: Store, bucket: Bucket, source: Source, new: Object) ->
     answer.copy_object_result.e_tag = wire.quoted(new.etag)
     answer.copy_object_result.last_modified.CopyFrom(wire.timestamp(new.modified_ms))
     wire.set_checksum(answer.copy_object_result, new.checksum)
+    encryption.tell(answer, request, new.encryption)
     return answer
 
 
-def _part_copied(source: Source, upload: Upload, part: Part) -> copy_pb2.UploadPartCopyOutput:
+def _part_copied(
+    request: copy_pb2.UploadPartCopyRequest, source: Source, upload: Upload, part: Part
+) -> copy_pb2.UploadPartCopyOutput:
     answer = copy_pb2.UploadPartCopyOutput(
         copy_source_version_id=versioning.told(source.bucket, source.found.version_id)
     )
@@ -139,6 +159,7 @@ def _part_copied(source: Source, upload: Upload, part: Part) -> copy_pb2.UploadP
     answer.copy_part_result.last_modified.CopyFrom(wire.timestamp(part.modified_ms))
     if upload.algorithm_chosen:
         wire.set_checksum(answer.copy_part_result, part.checksum, with_kind=False)
+    encryption.tell(answer, request, upload.encryption)
     return answer
 
 
@@ -160,6 +181,9 @@ async def _source(store: Store, request: Any, caller: Caller | None) -> AsyncIte
         version_id=version_id or None,
         expected_bucket_owner=request.expected_source_bucket_owner,
         request_payer=request.request_payer,
+        sse_customer_algorithm=request.copy_source_sse_customer_algorithm or None,
+        sse_customer_key=request.copy_source_sse_customer_key or None,
+        sse_customer_key_md5=request.copy_source_sse_customer_key_md5 or None,
     )
     bucket = await store.bucket_for(ask, caller)
     with ExitStack() as stack:
@@ -167,6 +191,7 @@ async def _source(store: Store, request: Any, caller: Caller | None) -> AsyncIte
             found = await _find(store, bucket, ask, caller)
             if isinstance(found.content, Single):
                 stack.enter_context(store.readers.hold([found.content.blob]))
+        encryption.of_found(store, ask, found.encryption)
         _check_conditions(request, found)
         # Named as it was asked for: a version by its id needs another permission.
         exact = object_pb2.GetObjectRequest(if_match=wire.quoted(found.etag))
@@ -215,12 +240,13 @@ def _check_conditions(request: Any, found: Object) -> None:
 
 @asynccontextmanager
 async def _body(
-    store: Store, source: Source, span: Span | None, algorithm: str, caller: Caller | None, *, may_inline: bool
+    store: Store, source: Source, wanted: _Wanted, caller: Caller | None, *, may_inline: bool
 ) -> AsyncIterator[Body]:
     """Raises _Replaced."""
+    span, algorithm = wanted.span, wanted.algorithm
     found, size = source.found, span.end - span.start if span else source.found.size
     async with AsyncExitStack() as stack:
-        if span is None and _may_share(found, algorithm):
+        if span is None and wanted.encryption is None and _may_share(found, algorithm):
             body = await stack.enter_async_context(shared(store, found))
             if body is not None:
                 yield body
@@ -234,7 +260,7 @@ async def _body(
         except (NotFound, WrongState) as error:
             raise _Replaced from error
         yield await stack.enter_async_context(
-            copied(store, chunks, size=size, algorithm=algorithm, may_inline=may_inline)
+            copied(store, chunks, size=size, algorithm=algorithm, may_inline=may_inline, encryption=wanted.encryption)
         )
 
 
@@ -295,6 +321,10 @@ def _check_changes(
     found = source.found
     onto_itself = source.bucket.id == bucket.id and found.key == key and "?versionId=" not in request.copy_source
     same_algorithm = request.checksum_algorithm.upper() in ("", _algorithm(found))
+    # Said anew even if it is what the object has.
+    encryption_said = bool(request.server_side_encryption or request.sse_customer_algorithm)
+    if encryption_said:
+        return
     if onto_itself and request.metadata_directive != "REPLACE" and attributes == found.attributes and same_algorithm:
         raise errors.invalid_request(
             "This copy request is illegal because it is trying to copy an object to itself without changing the "

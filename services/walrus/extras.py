@@ -12,10 +12,17 @@ from services.walrus import errors, lock, ownership
 from services.walrus import tags as tag_rules
 from services.walrus.drivers.base import Bucket
 from services.walrus.drivers.versions import Extras
+from services.walrus.encryption import Encryption, record_of
 
 
 def extras_of(
-    bucket: Bucket, request: Any, caller: Caller | None, *, now_ms: int, tags: Mapping[str, str] | None = None
+    bucket: Bucket,
+    request: Any,
+    caller: Caller | None,
+    *,
+    now_ms: int,
+    encryption: Encryption | None,
+    tags: Mapping[str, str] | None = None,
 ) -> Extras:
     """Of PutObject, CreateMultipartUpload and CopyObject. The bucket's default retention is not in it.
 
@@ -28,6 +35,7 @@ def extras_of(
         tags=read_tagging(request.tagging) if tags is None else tags,
         retention=lock.retention_sent(bucket, request, now_ms),
         legal_hold=lock.legal_hold_sent(bucket, request),
+        encryption=record_of(encryption),
     )
 
 

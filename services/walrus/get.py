@@ -12,12 +12,14 @@ from common.errors import InvalidArgument, Unavailable
 from common.rpc.uploads import RawExtent
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import object_pb2
-from services.walrus import damage, errors, lifecycle, reading, versioning, wire
+from services.walrus import damage, encryption, errors, lifecycle, plaintext, reading, versioning, wire
 from services.walrus import object as object_rules
 from services.walrus.conditions import ReadConditions
-from services.walrus.drivers.base import Assembled, BlobId, Bucket, Inline, Object, Single
+from services.walrus.drivers.base import Assembled, Bucket, Inline, Object, Single
 from services.walrus.drivers.blobs import BlobDamaged, BlobMissing
+from services.walrus.encryption import Encryption
 from services.walrus.lifecycle import Calendar
+from services.walrus.plaintext import Piece
 from services.walrus.ranges import Span, span_of
 from services.walrus.store import Store
 
@@ -42,23 +44,17 @@ _OVERRIDES: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
-    """The bytes [start, end) of a blob."""
-
-    blob: BlobId
-    start: int
-    end: int
-
-
 async def head_object(
     store: Store, request: object_pb2.HeadObjectRequest, caller: Caller | None
 ) -> object_pb2.HeadObjectOutput:
     bucket = await store.bucket_for(request, caller)
     found = await reading.find(store, bucket, object_rules.checked_key(request.key), request, caller)
+    encryption.of_found(store, request, found.encryption)
     _conditions(request).check(found)
     span = await _span(store, found, request)
-    return _header(object_pb2.HeadObjectOutput(), request, bucket, found, span, store.calendar)
+    answer = _header(object_pb2.HeadObjectOutput(), request, bucket, found, span, store.calendar)
+    encryption.tell(answer, request, found.encryption)
+    return answer
 
 
 @asynccontextmanager
@@ -90,6 +86,7 @@ class Opened:
     # None: all of it.
     span: Span | None
     pieces: Sequence[Piece]
+    encryption: Encryption | None
     header: object_pb2.GetObjectOutput
 
 
@@ -103,6 +100,7 @@ async def found_object(
         with store.readers.lookup():
             for _ in range(_TRIES):
                 found = await reading.find(store, bucket, key, request, caller)
+                encrypted = encryption.of_found(store, request, found.encryption)
                 _conditions(request).check(found)
                 span = await _span(store, found, request)
                 pieces = await pieces_of(store, found, span or Span(0, found.size))
@@ -112,7 +110,8 @@ async def found_object(
                 raise Unavailable("The object is replaced too often to be read. Please try again.", code="SlowDown")
             stack.enter_context(store.readers.hold(piece.blob for piece in pieces))
         header = _header(object_pb2.GetObjectOutput(), request, bucket, found, span, store.calendar)
-        yield Opened(bucket=bucket, found=found, span=span, pieces=pieces, header=header)
+        encryption.tell(header, request, found.encryption)
+        yield Opened(bucket=bucket, found=found, span=span, pieces=pieces, encryption=encrypted, header=header)
 
 
 async def pieces_of(store: Store, found: Object, span: Span) -> Sequence[Piece] | None:
@@ -121,11 +120,16 @@ async def pieces_of(store: Store, found: Object, span: Span) -> Sequence[Piece] 
         case Inline():
             return ()
         case Single(blob=blob):
-            return (Piece(blob=blob, start=span.start, end=span.end),)
+            return (Piece(blob=blob, start=span.start, end=span.end, size=found.size),)
         case Assembled() as content:
             parts = await store.index.parts_of(content, start=span.start, end=span.end)
             pieces = [
-                Piece(blob=part.blob, start=max(span.start - part.start, 0), end=min(span.end - part.start, part.size))
+                Piece(
+                    blob=part.blob,
+                    start=max(span.start - part.start, 0),
+                    end=min(span.end - part.start, part.size),
+                    size=part.size,
+                )
                 for part in parts
             ]
             whole = sum(piece.end - piece.start for piece in pieces) == span.end - span.start
@@ -149,7 +153,7 @@ async def _chunks(store: Store, opened: Opened) -> AsyncGenerator[bytes, None]:
         yield body
     for piece in opened.pieces:
         with _never_wrong(opened):
-            async with aclosing(store.blobs.read(piece.blob, start=piece.start, end=piece.end)) as chunks:
+            async with aclosing(plaintext.read(store, piece, opened.encryption)) as chunks:
                 async for chunk in chunks:
                     yield chunk
 
@@ -159,8 +163,8 @@ async def _extents(store: Store, opened: Opened) -> AsyncGenerator[bytes | RawEx
         yield body
     for piece in opened.pieces:
         with _never_wrong(opened):
-            if piece.end - piece.start < _HANDED_OVER_BYTES:
-                async with aclosing(store.blobs.read(piece.blob, start=piece.start, end=piece.end)) as chunks:
+            if opened.encryption is not None or piece.end - piece.start < _HANDED_OVER_BYTES:
+                async with aclosing(plaintext.read(store, piece, opened.encryption)) as chunks:
                     async for chunk in chunks:
                         yield chunk
                 continue
@@ -175,7 +179,9 @@ def _inline(opened: Opened) -> bytes:
     content, span = opened.found.content, opened.span
     if not isinstance(content, Inline):
         return b""
-    return content.body[span.start : span.end] if span else content.body
+    with _never_wrong(opened):
+        size = opened.found.size
+        return plaintext.inline(content, opened.encryption, span or Span(0, size), size)
 
 
 @contextmanager

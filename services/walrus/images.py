@@ -11,11 +11,11 @@ import hashlib
 import os
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import BinaryIO, Final, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 
@@ -26,13 +26,15 @@ from common.log import get_logger
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import object_pb2
 from services.walrus import bucket as bucket_rules
-from services.walrus import damage, errors
+from services.walrus import damage, encryption, errors, plaintext
 from services.walrus import image as rules
 from services.walrus.bundle import is_manifest, unbundle
 from services.walrus.drivers.base import Bucket, Inline, Object, Pin
 from services.walrus.drivers.blobs import BlobDamaged, BlobMissing
 from services.walrus.drivers.embedded.blobs import fsync_folder
+from services.walrus.encryption import Encryption
 from services.walrus.get import pieces_of
+from services.walrus.plaintext import Piece
 from services.walrus.ranges import Span
 from services.walrus.store import Store
 
@@ -205,25 +207,48 @@ class Images:
 
     async def _copied(self, bucket: Bucket, found: Object, draft: Path, *, exact: bool) -> bool:
         """False: the object was replaced meanwhile."""
+        encrypted = self._encryption(bucket, found)
         if isinstance(found.content, Inline):
-            body = found.content.body
+            with _never_wrong(bucket, found):
+                body = plaintext.inline(found.content, encrypted, Span(0, found.size), found.size)
             await _in_thread(lambda: _write_durably(draft, body))
             return True
         pieces = await pieces_of(self._store, found, Span(0, found.size))
         if pieces is None:
             return False
-        new_bytes = found.size if exact or len(pieces) > 1 else 0
+        new_bytes = found.size if exact or encrypted or len(pieces) > 1 else 0
         with (
             self._store.space(new_bytes, await self._store.blobs.free_bytes()),
             self._store.readers.hold(piece.blob for piece in pieces),
         ):
             try:
-                await self._store.blobs.export([piece.blob for piece in pieces], draft, exact=exact)
+                with _never_wrong(bucket, found):
+                    if encrypted is None:
+                        await self._store.blobs.export([piece.blob for piece in pieces], draft, exact=exact)
+                    else:
+                        await self._decrypt(pieces, encrypted, draft)
             except BlobMissing:
                 return False
-            except BlobDamaged as error:
-                raise damage.found(bucket, found.key, found.version_id, error) from error
         return True
+
+    def _encryption(self, bucket: Bucket, found: Object) -> Encryption | None:
+        """Raises InvalidArgument (InvalidManifest) if only its client can read it."""
+        if encryption.is_by_client(found.encryption):
+            raise InvalidArgument(
+                f"{bucket.name}/{errors.shown(found.key)} is encrypted with a key that only its owner has (SSE-C): "
+                "copy it to an object without one.",
+                code="InvalidManifest",
+            )
+        return encryption.of_found(self._store, object_pb2.GetObjectRequest(), found.encryption)
+
+    async def _decrypt(self, pieces: Sequence[Piece], encrypted: Encryption, draft: Path) -> None:
+        """A file of its own, durable."""
+        with draft.open("wb") as file:
+            for piece in pieces:
+                async with aclosing(plaintext.read(self._store, piece, encrypted)) as chunks:
+                    async for chunk in chunks:
+                        await _in_thread(partial(file.write, chunk))
+            await _in_thread(partial(_settle_file, file))
 
     async def _examine(self, draft: Path, size: int, wanted: rules.Kind | None) -> tuple[str, rules.Looks]:
         """What is read here is what the pin keeps: nobody writes to the draft any more."""
@@ -257,6 +282,14 @@ def _as_register_image(bucket: str, key: bytes) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def _never_wrong(bucket: Bucket, found: Object) -> Iterator[None]:
+    try:
+        yield
+    except BlobDamaged as error:
+        raise damage.found(bucket, found.key, found.version_id, error) from error
+
+
 def _no_pin(image_id: str) -> NotFound:
     return NotFound(f"The image id '[{image_id}]' does not exist", code="InvalidAMIID.NotFound")
 
@@ -272,9 +305,13 @@ def _not_found(bucket: str, key: bytes) -> NotFound:
 def _write_durably(path: Path, body: bytes) -> None:
     with path.open("xb") as file:
         file.write(body)
-        file.flush()
-        os.fchmod(file.fileno(), 0o644)
-        os.fsync(file.fileno())
+        _settle_file(file)
+
+
+def _settle_file(file: BinaryIO) -> None:
+    file.flush()
+    os.fchmod(file.fileno(), 0o644)
+    os.fsync(file.fileno())
 
 
 def _head(path: Path, size: int) -> bytes:

@@ -12,6 +12,7 @@ from pathlib import Path
 from common.config import ConfigError
 from common.etcd.client import Etcd
 from common.etcd.membership import Membership
+from common.keyring import OBJECT_KEYS, Keyring
 from common.log import get_logger
 from common.pki import BUNDLE_OPENER, load_self_signed
 from common.process import ServiceContext, run_service
@@ -108,10 +109,23 @@ async def _open_store(ctx: ServiceContext, root: Path) -> Store:
     targets = {target.name: target.url for target in config.walrus.event_targets}
     calendar = Calendar(day_ms=round(config.walrus.lifecycle_day_s * 1000))
     store = Store(
-        index=index, blobs=blobs, region=config.region, limits=limits, calendar=calendar, event_targets=targets
+        index=index,
+        blobs=blobs,
+        region=config.region,
+        limits=limits,
+        calendar=calendar,
+        keyring=_keyring(config.pki_path / OBJECT_KEYS),
+        event_targets=targets,
     )
     ctx.stack.push_async_callback(store.close)
     return store
+
+
+def _keyring(path: Path) -> Keyring:
+    try:
+        return Keyring.load(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the keys that objects are encrypted with: {error}") from error
 
 
 def _start_workers(ctx: ServiceContext, store: Store, access_log: AccessLog, scrubber: Scrubber) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from common.errors import Denied, InvalidArgument, Stale
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import multipart_pb2
-from services.walrus import conditions, digests, errors, lifecycle, lock, versioning, wire
+from services.walrus import conditions, digests, encryption, errors, lifecycle, lock, versioning, wire
 from services.walrus import object as object_rules
 from services.walrus.body import announced, received
 from services.walrus.drivers.base import Assembled, Bucket, Checksum, Object, Part, Single, Upload
@@ -53,13 +53,15 @@ async def create_upload(
         algorithm_chosen=bool(algorithm),
         attributes=object_rules.checked_attributes(wire.headers_of(request), request.metadata),
     )
-    upload = extras_of(bucket, request, caller, now_ms=now).onto(started)
+    encrypted = encryption.of_new(store, bucket, request)
+    upload = extras_of(bucket, request, caller, now_ms=now, encryption=encrypted).onto(started)
     await store.index.create_upload(upload)
     answer = multipart_pb2.CreateMultipartUploadOutput(bucket=bucket.name, key=request.key, upload_id=upload.id)
     _tell_abort(store, bucket, upload, answer)
     if algorithm:
         answer.checksum_algorithm = algorithm
         answer.checksum_type = kind
+    encryption.tell(answer, request, upload.encryption)
     return answer
 
 
@@ -70,13 +72,14 @@ async def upload_part(
     bucket = await store.bucket_for(request, caller)
     checked_part_number(request)
     upload = await find_upload(store, bucket, request, caller)
+    encrypted = encryption.of_part(store, request, upload)
     claim = announced(request, stored_algorithm=upload.algorithm)
     if upload.algorithm_chosen and claim.algorithm and claim.algorithm != upload.algorithm:
         raise errors.invalid_request(
             f"Checksum Type mismatch occurred, expected checksum Type: {upload.algorithm.lower()}, "
             f"actual checksum Type: {claim.algorithm.lower()}"
         )
-    async with received(store, messages, claim, may_inline=False) as body:
+    async with received(store, messages, claim, may_inline=False, encryption=encrypted) as body:
         assert isinstance(body.content, Single)
         part = Part(
             number=request.part_number,
@@ -90,6 +93,7 @@ async def upload_part(
     store.reclaim()
     answer = multipart_pb2.UploadPartOutput(e_tag=wire.quoted(part.etag))
     wire.set_checksum(answer, body.verified or (body.checksum if upload.algorithm_chosen else None), with_kind=False)
+    encryption.tell(answer, request, upload.encryption)
     return answer
 
 
@@ -104,6 +108,7 @@ async def complete_upload(
         upload = await store.index.find_upload(bucket, key, request.upload_id)
         if upload is None:
             return await _completed_before(store, bucket, request, key, wanted)
+        encryption.check_completion(store, request, upload)
         parts = await _chosen(store, upload, wanted)
         new = _assembled(store, bucket, upload, parts)
         _check_whole(request, new)
@@ -116,6 +121,8 @@ async def complete_upload(
         answer = _completion(bucket, request, new.etag, new.checksum, new.version_id)
         if expiration := lifecycle.expiration_of(bucket, new, store.calendar):
             answer.expiration = expiration
+        if not encryption.is_by_client(new.encryption):
+            encryption.tell(answer, request, new.encryption)
         return answer
     raise errors.store_failed("parts of the upload are replaced all the time")
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import object_attributes_pb2 as pb
-from services.walrus import errors, reading, versioning, wire
+from services.walrus import encryption, errors, reading, versioning, wire
 from services.walrus import object as object_rules
 from services.walrus.drivers.base import Assembled, Object
 from services.walrus.store import Store
@@ -27,6 +27,7 @@ async def get_attributes(
             value=",".join(request.object_attributes),
         )
     found = await reading.find(store, bucket, object_rules.checked_key(request.key), request, caller)
+    encryption.of_found(store, request, found.encryption)
     answer = pb.GetObjectAttributesOutput(
         last_modified=wire.timestamp(found.modified_ms), version_id=versioning.told(bucket, found.version_id)
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import object_pb2
-from services.walrus import conditions, lifecycle, lock, versioning, wire
+from services.walrus import conditions, encryption, lifecycle, lock, versioning, wire
 from services.walrus import object as object_rules
 from services.walrus.body import Body, announced, next_message, received
 from services.walrus.drivers.base import Bucket, Object
@@ -29,12 +29,15 @@ async def put_object(
     request = (await header_of(store, messages)).header
     bucket = await store.bucket_for(request, caller)
     key = object_rules.checked_key(request.key)
-    extras = extras_of(bucket, request, caller, now_ms=store.now_ms())
+    encrypted = encryption.of_new(store, bucket, request)
+    extras = extras_of(bucket, request, caller, now_ms=store.now_ms(), encryption=encrypted)
     lock.check_checksum(request, extras)
     attributes = object_rules.checked_attributes(wire.headers_of(request), request.metadata)
     expect = conditions.expectation(request.if_match, request.if_none_match)
     await _check_early(store, bucket, key, expect)
-    async with received(store, messages, announced(request), may_inline=True, most_bytes=most_bytes) as body:
+    async with received(
+        store, messages, announced(request), may_inline=True, most_bytes=most_bytes, encryption=encrypted
+    ) as body:
         new = Object(
             key=key,
             size=body.size,
@@ -56,6 +59,7 @@ async def put_object(
         expiration=lifecycle.expiration_of(bucket, new, store.calendar),
     )
     wire.set_checksum(answer, new.checksum)
+    encryption.tell(answer, request, new.encryption)
     return answer
 
 

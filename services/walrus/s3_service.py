@@ -12,6 +12,7 @@ from mallee.s3.v1 import (
     bucket_policy_pb2,
     bucket_setting_pb2,
     cors_pb2,
+    encryption_pb2,
     lifecycle_pb2,
     logging_pb2,
     notification_pb2,
@@ -24,6 +25,7 @@ from mallee.s3.v1 import (
 from services.walrus import (
     acls,
     bucket_access,
+    bucket_encryption,
     buckets,
     lifecycle_calls,
     logging_calls,
@@ -210,6 +212,21 @@ class S3Service(ObjectHandlers):
         return await notification_calls.get_notification(self._store, request, current_caller())
 
     # Encryption
+
+    async def PutBucketEncryption(
+        self, request: encryption_pb2.PutBucketEncryptionRequest, context: Any
+    ) -> encryption_pb2.PutBucketEncryptionResponse:
+        return await bucket_encryption.put_encryption(self._store, request, current_caller())
+
+    async def GetBucketEncryption(
+        self, request: encryption_pb2.GetBucketEncryptionRequest, context: Any
+    ) -> encryption_pb2.GetBucketEncryptionOutput:
+        return await bucket_encryption.get_encryption(self._store, request, current_caller())
+
+    async def DeleteBucketEncryption(
+        self, request: encryption_pb2.DeleteBucketEncryptionRequest, context: Any
+    ) -> encryption_pb2.DeleteBucketEncryptionResponse:
+        return await bucket_encryption.delete_encryption(self._store, request, current_caller())
 
     # Settings
 

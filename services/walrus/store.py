@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar, TypeVarTuple
 
+from common.keyring import Keyring
 from mallee.common.v1.caller_pb2 import Caller
 from services.walrus import access, errors
 from services.walrus.drivers.base import BlobId, Bucket, Index, Object, Upload
@@ -47,6 +48,8 @@ class Store:
     blobs: Blobs
     region: str = "us-east-1"
     limits: Limits = field(default_factory=Limits)
+    # Without a key in it nothing is encrypted by the store itself.
+    keyring: Keyring = field(default_factory=lambda: Keyring(()))
     # Name -> address of what notifications may go to; the operator's.
     event_targets: Mapping[str, str] = field(default_factory=dict)
     now_ms: Callable[[], int] = _now_ms

@@ -298,7 +298,6 @@ def test_what_this_cloud_does_not_honour_is_refused(s3: Any) -> None:
         {"ACL": "public-read"},
         {"ServerSideEncryption": "aws:kms"},
         {"StorageClass": "nonsense"},
-        {"SSECustomerAlgorithm": "AES256", "SSECustomerKey": "x" * 32},
         {"GrantRead": 'uri="http://acs.amazonaws.com/groups/global/AllUsers"'},
     ):
         with pytest.raises(ClientError) as caught:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gzip
 import hashlib
 import os
@@ -303,3 +304,29 @@ async def test_pins_of_one_content_at_once_do_not_disturb_each_other(stage: Walr
     answers = await asyncio.gather(*(pin(stage, f"ami-{n:017x}") for n in range(6)), return_exceptions=True)
     assert not [answer for answer in answers if isinstance(answer, CloudError)]
     assert len(list((stage.root / "pins").iterdir())) == 1
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+async def test_an_image_that_the_store_encrypted_is_pinned_as_what_it_is(stage: WalrusStage, parts: int) -> None:
+    upload_id = await begin_upload(stage.store, "disk", server_side_encryption="AES256")
+    bodies = (DISK,) if parts == 1 else (DISK[:300_000], DISK[300_000:])
+    etags = {n: await upload_part(stage.store, "disk", upload_id, n, body) for n, body in enumerate(bodies, 1)}
+    await complete(stage.store, "disk", upload_id, etags)
+    answer = await pin(stage)
+    assert answer.sha256 == hashlib.sha256(DISK).hexdigest()
+    assert (stage.root / "pins" / answer.sha256).read_bytes() == DISK
+    await put_bytes(stage.store, "disk", RAMDISK, server_side_encryption="AES256")
+    assert (await pin(stage, "ami-00000000000000002")).size_bytes == len(RAMDISK)
+
+
+async def test_an_image_that_only_its_owner_can_read_is_refused(stage: WalrusStage) -> None:
+    key = bytes(32)
+    await put_bytes(
+        stage.store,
+        "disk",
+        DISK,
+        sse_customer_algorithm="AES256",
+        sse_customer_key=base64.b64encode(key).decode(),
+        sse_customer_key_md5=base64.b64encode(hashlib.md5(key).digest()).decode(),
+    )
+    assert "SSE-C" in await refused(stage)

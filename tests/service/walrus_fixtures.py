@@ -16,7 +16,7 @@ from services.walrus.store import Store
 from tests.etcd_fixture import EtcdServer
 from tests.service.walrus_process import configured, etcd_of
 from tests.service.walrus_stage import WalrusStage, make_certificates, walrus_stage
-from tests.walrus_store import LIMITS, make_bucket, opened_store
+from tests.walrus_store import KEYRING, LIMITS, make_bucket, opened_store
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ async def stage(tmp_path: Path, certificates: Path) -> AsyncIterator[WalrusStage
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
     """With ALICE's bucket in it, on either engine."""
     if request.param == "fake":
-        fake = Store(index=FakeIndex(), blobs=FakeBlobs(), limits=LIMITS)
+        fake = Store(index=FakeIndex(), blobs=FakeBlobs(), limits=LIMITS, keyring=KEYRING)
         await make_bucket(fake)
         yield fake
         await fake.close()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from common import pki
+from common.keyring import OBJECT_KEYS, new_line
 from tests.etcd_fixture import EtcdServer
 from tests.ports import free_port
 
@@ -39,6 +40,7 @@ def etcd_of(home: Path) -> Iterator[EtcdServer]:
 def configured(home: Path, etcd: EtcdServer) -> Path:
     """The configuration's file."""
     (home / "pki" / "ticket.key").write_bytes(secrets.token_bytes(32))
+    (home / "pki" / OBJECT_KEYS).write_bytes(new_line())
     path = home / "mallee.toml"
     path.write_text(
         f'cloud_id = "abcd"\nhome = "{home}"\n[etcd]\nendpoints = ["{etcd.address}"]\n'

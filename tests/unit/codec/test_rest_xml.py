@@ -86,9 +86,9 @@ def test_members_are_refused_in_s3s_words(
 
 
 def test_a_member_of_s3s_that_we_lack_is_refused_by_name() -> None:
-    headers = {"x-amz-server-side-encryption": "aws:kms"}
+    headers = {"x-amz-server-side-encryption-aws-kms-key-id": "key"}
     operation = S3.route("PUT", "b", "k", {}, headers)
-    with pytest.raises(CloudError, match="x-amz-server-side-encryption") as caught:
+    with pytest.raises(CloudError, match="x-amz-server-side-encryption-aws-kms-key-id") as caught:
         S3.parse(operation, "b", "k", {}, headers)
     assert caught.value.code == "NotImplemented"
 
