@@ -48,12 +48,16 @@ async def test_a_newer_index_is_not_touched(tmp_path: Path) -> None:
         await SqliteIndex(path).open()
 
 
+def length_of(path: str) -> int:
+    return os.stat(path).st_size
+
+
 async def test_a_log_that_was_made_long_holds_what_is_committed_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "index.sqlite"
     for name in ("first", "second"):
         index = SqliteIndex(path, log_bytes=1 << 20)
         await index.open()
-        assert os.path.getsize(f"{path}-wal") == 1 << 20
+        assert length_of(f"{path}-wal") == 1 << 20
         await index.create_bucket(name, account_id="1" * 12, owner_id="a" * 64, created_ms=1)
         # As a process that is killed leaves both.
         copy = tmp_path / f"{name}.sqlite"
