@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -21,6 +22,8 @@ _CONDITIONS: Final = frozenset({"if-modified-since", "if-unmodified-since"})
 
 # Presigned requests carry S3's own headers in the query.
 _S3_PREFIX: Final = "x-amz-"
+
+_ITEM: Final = re.compile(r'\s*"((?:\\"|[^"])*)"\s*(?=,|$)|([^,]*)')
 
 # Puts one member's text into the message.
 Put = Callable[[Message, str], None]
@@ -135,13 +138,25 @@ def _put(name: str, shape: Shape, field: FieldDescriptor | None) -> Put:
     def put(message: Message, value: str) -> None:
         try:
             if is_list:
-                getattr(message, attribute).extend(convert(item.strip(), name) for item in value.split(","))
+                getattr(message, attribute).extend(convert(item, name) for item in _items(value))
             else:
                 setattr(message, attribute, convert(value, name))
         except InvalidArgument:
             raise invalid_argument(name, value, shape.type_name) from None
 
     return put
+
+
+def _items(value: str) -> list[str]:
+    """Of a list in a header: an item with a comma or a quote in it stands in quotes."""
+    found = []
+    position = 0
+    while position <= len(value):
+        item = _ITEM.match(value, position)
+        assert item is not None
+        found.append(item[1].replace('\\"', '"') if item[1] is not None else item[2].strip())
+        position = item.end() + 1
+    return found
 
 
 def _put_date(name: str, attribute: str) -> Put:

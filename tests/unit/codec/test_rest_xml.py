@@ -72,7 +72,6 @@ def test_what_is_not_served_is_refused(
     [
         ({"max-keys": "ten"}, {}, "InvalidArgument", 400),
         ({"max-keys": ""}, {}, "InvalidArgument", 400),
-        ({}, {"x-amz-optional-object-attributes": "RestoreStatus"}, "NotImplemented", 501),
     ],
 )
 def test_members_are_refused_in_s3s_words(
@@ -83,6 +82,25 @@ def test_members_are_refused_in_s3s_words(
         S3.parse(operation, "b", None, query, headers)
     assert caught.value.code == code
     assert S3.render_error(caught.value, "id").status == status
+
+
+@pytest.mark.parametrize(
+    ("header", "items"),
+    [
+        ("ETag, ObjectSize", ["ETag", "ObjectSize"]),
+        ("", [""]),
+        ("a,,b,", ["a", "", "b", ""]),
+        ('"a,b" , c', ["a,b", "c"]),
+        (r'"a\"b",c"d', ['a"b', 'c"d']),
+        ('"a', ['"a']),
+        ('"a"b', ['"a"b']),
+    ],
+)
+def test_lists_in_headers_are_items_between_commas(header: str, items: list[str]) -> None:
+    headers = {"x-amz-object-attributes": header}
+    operation = S3.route("GET", "b", "k", {"attributes": ""}, headers)
+    parsed = S3.parse(operation, "b", "k", {"attributes": ""}, headers)
+    assert list(parsed.object_attributes) == items  # type: ignore[attr-defined]
 
 
 def test_a_member_of_s3s_that_we_lack_is_refused_by_name() -> None:
