@@ -8,9 +8,10 @@ from common.errors import AlreadyExists
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import bucket_pb2
 from mallee.s3.v1.object_lock_pb2 import ObjectLockConfiguration
+from mallee.s3.v1.tagging_pb2 import Tag, Tagging
 from mallee.s3.v1.versioning_pb2 import VersioningConfiguration
 from services.walrus import bucket as rules
-from services.walrus import configs, errors, lock, ownership, versioning, wire
+from services.walrus import configs, errors, lock, ownership, tags, versioning, wire
 from services.walrus.listing import read_token, token_of
 from services.walrus.store import Store
 
@@ -32,7 +33,7 @@ async def create_bucket(
         account_id=owner.account_id,
         owner_id=owner.canonical_user_id,
         created_ms=(now := store.now_ms()),
-        configs=ownership.of_new_bucket(request, owner) | (_LOCKING if request.object_lock_enabled_for_bucket else {}),
+        configs=_first_configs(request, owner),
     )
     if bucket.account_id != owner.account_id:
         raise errors.bucket_taken(bucket.name)
@@ -43,6 +44,16 @@ async def create_bucket(
             details={"BucketName": bucket.name},
         )
     return bucket_pb2.CreateBucketOutput(location=f"/{bucket.name}")
+
+
+def _first_configs(request: bucket_pb2.CreateBucketRequest, owner: Caller) -> dict[str, bytes]:
+    found = ownership.of_new_bucket(request, owner)
+    if request.object_lock_enabled_for_bucket:
+        found |= _LOCKING
+    wanted = tags.checked_tags(request.create_bucket_configuration.tags, most=tags.BUCKET_TAGS)
+    if wanted:
+        found |= configs.serialized(Tagging(tag_set=[Tag(key=key, value=value) for key, value in wanted.items()]))
+    return found
 
 
 async def list_buckets(

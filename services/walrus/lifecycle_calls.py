@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from common.errors import NotFound
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import lifecycle_pb2
 from mallee.s3.v1.lifecycle_pb2 import BucketLifecycleConfiguration
 from services.walrus import configs, lifecycle
 from services.walrus.store import Store
+
+# Of transitions, of which there are none: AWS's default, which clients send and compare.
+_LEAST_SIZE: Final = "all_storage_classes_128K"
 
 
 async def put_lifecycle(
@@ -16,7 +21,7 @@ async def put_lifecycle(
     bucket = await store.bucket_for(request, caller)
     await configs.put(store, bucket, lifecycle.checked(request.lifecycle_configuration))
     store.expire()
-    return lifecycle_pb2.PutBucketLifecycleConfigurationOutput()
+    return lifecycle_pb2.PutBucketLifecycleConfigurationOutput(transition_default_minimum_object_size=_LEAST_SIZE)
 
 
 async def get_lifecycle(
@@ -30,7 +35,9 @@ async def get_lifecycle(
             code="NoSuchLifecycleConfiguration",
             details={"BucketName": bucket.name},
         )
-    return lifecycle_pb2.GetBucketLifecycleConfigurationOutput(rules=found.rules)
+    return lifecycle_pb2.GetBucketLifecycleConfigurationOutput(
+        rules=found.rules, transition_default_minimum_object_size=_LEAST_SIZE
+    )
 
 
 async def delete_lifecycle(

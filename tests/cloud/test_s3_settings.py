@@ -50,6 +50,12 @@ def test_tags_of_a_bucket_are_replaced_as_a_whole(s3: Any) -> None:
         s3.get_bucket_tagging(Bucket="settings")
 
 
+def test_a_bucket_may_be_made_with_tags(s3: Any) -> None:
+    tags = [{"Key": "team", "Value": "x"}]
+    s3.create_bucket(Bucket="settings-tagged", CreateBucketConfiguration={"Tags": tags})
+    assert s3.get_bucket_tagging(Bucket="settings-tagged")["TagSet"] == tags
+
+
 def test_acceleration_is_kept(s3: Any) -> None:
     assert "Status" not in s3.get_bucket_accelerate_configuration(Bucket="settings")
     s3.put_bucket_accelerate_configuration(Bucket="settings", AccelerateConfiguration={"Status": "Enabled"})
