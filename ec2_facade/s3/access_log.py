@@ -11,7 +11,7 @@ import random
 from collections import deque
 from collections.abc import Mapping
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -22,6 +22,7 @@ from common.rpc.channel import cloud_errors
 from ec2_facade.backends import Channels
 from ec2_facade.exchange import Exchange
 from ec2_facade.protocol.errors import s3_host_id
+from ec2_facade.wire import WireRequest
 from mallee.walrus.v1 import access_log_pb2 as pb
 from mallee.walrus.v1.access_log_pb2_grpc import AccessLogServiceStub
 
@@ -51,6 +52,15 @@ _OPERATIONS: Final = {
     "ListObjectVersions": "REST.GET.BUCKETVERSIONS",
     "ListMultipartUploads": "REST.GET.UPLOADS",
 }
+# Of a query, in lower case.
+_SECRET: Final = frozenset(
+    {
+        "signature",
+        "x-amz-signature",
+        "x-amz-server-side-encryption-customer-key",
+        "x-amz-copy-source-server-side-encryption-customer-key",
+    }
+)
 _AUTHENTICATION: Final = {"REST-HEADER": "AuthHeader", "REST-QUERY-STRING": "QueryString", "POST": "PostRequest"}
 _SIGNATURE: Final = {"AWS4-HMAC-SHA256": "SigV4", "AWS": "SigV2"}
 
@@ -118,7 +128,7 @@ def record_of(exchange: Exchange, took_s: float) -> pb.AccessRecord:
         request_id=exchange.request_id,
         operation=operation_of(exchange),
         key=quote(exchange.key, safe="/~") if exchange.key is not None else "",
-        request_line=f"{wire.method} {_target(exchange)} HTTP/1.1",
+        request_line=f"{wire.method} {target_of(wire)} HTTP/1.1",
         status=exchange.status,
         error_code=exchange.code,
         sent_bytes=exchange.sent_bytes,
@@ -157,14 +167,16 @@ def _requester(exchange: Exchange) -> str:
     return caller.canonical_user_id if caller.arn.endswith(":root") else caller.arn
 
 
-def _target(exchange: Exchange) -> str:
-    """As it was asked for, but for a signature in the query: that is a credential."""
-    query = exchange.wire.raw_query
-    shown = "&".join(
-        part if not part.lower().startswith(("x-amz-signature=", "signature=")) else part.split("=")[0] + "=-"
-        for part in query.split("&")
-    )
-    return (exchange.wire.raw_path + ("?" + shown if query else ""))[:_SHOWN]
+def target_of(wire: WireRequest) -> str:
+    """As it was asked for, but for what is secret in the query."""
+    query = wire.raw_query
+    shown = "&".join(part.split("=")[0] + "=-" if _is_secret(part) else part for part in query.split("&"))
+    return (wire.raw_path + ("?" + shown if query else ""))[:_SHOWN]
+
+
+def _is_secret(parameter: str) -> bool:
+    """A signature, which is a credential, or a key that an object is encrypted with. Names may be encoded, too."""
+    return unquote(parameter.partition("=")[0]).lower() in _SECRET
 
 
 def _answer_headers(exchange: Exchange) -> dict[str, str]:
