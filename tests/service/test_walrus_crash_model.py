@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from mallee.s3.v1 import versioning_pb2
 from services.walrus import settings as bucket_settings
 from services.walrus.drivers.base import Bucket, Inline, Object, Scan, Summary
+from services.walrus.drivers.embedded.restore import restore
 from services.walrus.drivers.versions import NULL, Marker
 from services.walrus.reclaim import Reclaimer
 from services.walrus.scrub import Pace, Scrubber
@@ -69,6 +70,35 @@ def test_it_is_ended_before_the_call_that_is_told(crash: Crash, tmp_path: Path) 
     assert crash(tmp_path / "walrus", changes, 10_000, "changes") == {"done": 2, "killed": False}
     seen = {crash(tmp_path / "walrus", changes, calls, "changes")["done"] for calls in range(0, 100, 4)}
     assert seen == {0, 1, 2}
+
+
+def test_a_backup_that_is_ended_anywhere_leaves_a_whole_one(crash: Crash, tmp_path: Path) -> None:
+    root, folder = tmp_path / "walrus", tmp_path / "backup"
+    first: list[Change] = [["put", "a", 500, 1], ["put", "b/c", 10, 2], ["backup", str(folder)]]
+    second: list[Change] = [
+        ["put", "a", 500, 3],
+        ["delete", "b/c"],
+        ["put", "b/d", 150_000, 4],
+        ["backup", str(folder)],
+    ]
+    assert not crash(root, first, 1_000_000, "changes")["killed"]
+    possible = [Model().after(first), Model().after(first).after(second)]
+    said, calls = {"killed": True}, 0
+    while said["killed"]:
+        said = crash(root, second, calls, "changes")
+        asyncio.run(_check_restored(folder, tmp_path / f"restored-{calls}", possible))
+        calls += 11
+    asyncio.run(_check_restored(folder, tmp_path / "last", possible[1:]))
+
+
+async def _check_restored(folder: Path, root: Path, possible: list[Model]) -> None:
+    source, told = folder / "walrus-1", []
+    manifest = json.loads((source / "manifest.json").read_text())
+    restore(source, manifest, root, replace=False, tell=lambda *finding: told.append(finding))
+    # What one that did not come to its end has copied is surplus.
+    assert {kind for kind, *_ in told} <= {"surplus"}
+    async with opened_store(root) as store:
+        assert await _model_of(store, await _bucket(store)) in possible
 
 
 _ROUND = st.tuples(CHANGES, st.integers(0, 300), st.sampled_from(["open", "changes", "changes", "changes"]))

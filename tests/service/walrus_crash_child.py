@@ -15,14 +15,20 @@ import json
 import os
 import signal
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric import rsa
+
 from common.errors import NotFound
 from mallee.s3.v1 import copy_pb2, multipart_pb2, object_pb2, versioning_pb2
 from services.walrus import copy, delete, multipart, settings
-from services.walrus.drivers.base import Scan
+from services.walrus.backup import Backups
+from services.walrus.drivers.base import BlobId, Scan
+from services.walrus.drivers.embedded.blobs import FileBlobs
+from services.walrus.images import Images
 from services.walrus.reclaim import Reclaimer
 from services.walrus.store import Store
 from services.walrus.versioning import shown
@@ -39,6 +45,8 @@ def main() -> None:
         child = os.fork()
         if child == 0:
             os.close(told)
+            # What is logged is no answer.
+            os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
             asyncio.run(_obey(order, says))
             os._exit(0)
         os.close(says)
@@ -79,6 +87,8 @@ async def _change(store: Store, change: Change) -> None:
             request = versioning_pb2.PutBucketVersioningRequest(bucket="bucket")
             request.versioning_configuration.status = status
             await settings.put_bucket_versioning(store, request, ALICE)
+        case ["backup", folder]:
+            await _backup(store, Path(folder))
         case ["reclaim"]:
             reclaimer = Reclaimer(store)
             await reclaimer.sweep_orphans()
@@ -93,6 +103,17 @@ async def _copy(store: Store, source: str, key: str) -> None:
     request = copy_pb2.CopyObjectRequest(bucket="bucket", key=key, copy_source=f"bucket/{source}")
     with suppress(NotFound):
         await copy.copy_object(store, request, ALICE)
+
+
+async def _backup(store: Store, folder: Path) -> None:
+    assert isinstance(store.blobs, FileBlobs)
+    root = store.blobs.staging_path(BlobId.new()).parents[1]
+    (root / "pins").mkdir(exist_ok=True)
+    opener = rsa.generate_private_key(public_exponent=65537, key_size=1024)
+    images = Images(store, root / "pins", ticket_key=b"", opener=opener, now_s=time.time)
+    backups = Backups(store=store, images=images, staging=root / "staging", member="walrus-1")
+    async for _ in backups.make(folder):
+        pass
 
 
 async def _upload(store: Store, key: str, bodies: list[bytes], end: str) -> None:

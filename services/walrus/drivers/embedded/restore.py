@@ -9,7 +9,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,11 +35,12 @@ def restore(source: Path, manifest: dict[str, Any], root: Path, *, replace: bool
     with index.open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != manifest["index_sha256"]:
             raise Refused(f"{index} is not what the manifest says: it is damaged")
-    with claimed(root):
+    with claimed(root), ExitStack() as stack:
         if not replace and _holds_something(root):
             raise Refused(f"{root} is not empty: with --replace it is moved aside")
         draft = root.with_name(f"{root.name}.restoring")
         shutil.rmtree(draft, ignore_errors=True)
+        stack.callback(shutil.rmtree, draft, ignore_errors=True)
         draft.mkdir(mode=0o700)
         shutil.copyfile(index, draft / INDEX)
         copies.fsync_file(draft / INDEX)
