@@ -14,7 +14,7 @@ from common.policy.evaluate import Request, Verdict, evaluate
 from common.policy.principal import Identity
 from mallee.common.v1.caller_pb2 import Caller
 from services.walrus import acl, bucket_policy, errors, ownership
-from services.walrus.actions import RULES, Rule, Scope
+from services.walrus.actions import PART_REQUESTS, RULES, Rule, Scope
 from services.walrus.condition_keys import Situation, context_of
 from services.walrus.drivers.base import Bucket, Object
 
@@ -135,7 +135,9 @@ def _verdict(situation: Situation, action: str, scope: Scope) -> Verdict:
         canonical_user_id=caller.canonical_user_id,
     )
     request = Request(who=who, action=action, resource=_resource(situation, scope), context=context_of(situation))
-    return evaluate(bucket_policy.read(body), request)
+    of_part = situation.request.DESCRIPTOR.name in PART_REQUESTS
+    policy = bucket_policy.read_for_parts(body) if of_part else bucket_policy.read(body)
+    return evaluate(policy, request)
 
 
 def _resource(situation: Situation, scope: Scope) -> str:

@@ -177,6 +177,9 @@ RULES: Final[Mapping[str, Rule]] = {
     **_rules(Scope.EACH, _s3("DeleteObjects=DeleteObject")),
 }
 
+# They bring the rest of an object whose beginning another request was.
+PART_REQUESTS: Final = frozenset({"UploadPartRequest", "UploadPartCopyRequest", "CompleteMultipartUploadRequest"})
+
 # What a policy may name, whether this cloud does it or not.
 BUCKET_ACTIONS: Final = frozenset(_BUCKET.values()) | frozenset(
     _s3("CreateBucket DeleteBucketWebsite ListBucketVersions PutInventoryConfiguration").values()

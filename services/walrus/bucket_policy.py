@@ -6,6 +6,7 @@ https://docs.aws.amazon.com/AmazonS3/latest/userguide/access-control-block-publi
 from __future__ import annotations
 
 import ipaddress
+from dataclasses import replace
 from functools import lru_cache
 from typing import Final
 
@@ -15,7 +16,7 @@ from common.policy.document import Effect, Policy, Statement, parse
 from common.policy.pattern import Pattern, pattern
 from common.policy.problem import malformed
 from services.walrus.actions import BUCKET_ACTIONS, OBJECT_ACTIONS
-from services.walrus.condition_keys import applies_to, is_known
+from services.walrus.condition_keys import SAID_AT_THE_BEGINNING, applies_to, is_known
 
 # The kind of configuration that it is kept under: the text as it came.
 KIND: Final = "Policy"
@@ -62,6 +63,17 @@ def check(text: str, bucket: str) -> Policy:
 @lru_cache(maxsize=4096)
 def read(body: bytes) -> Policy:
     return parse(body.decode())
+
+
+@lru_cache(maxsize=4096)
+def read_for_parts(body: bytes) -> Policy:
+    """For the parts and the end of an upload that was begun: what its beginning had to say was asked then."""
+    kept = []
+    for statement in read(body).statements:
+        others = tuple(one for one in statement.conditions if one.key.partition("/")[0] not in SAID_AT_THE_BEGINNING)
+        if statement.effect is Effect.ALLOW or others == statement.conditions:
+            kept.append(replace(statement, conditions=others))
+    return Policy(statements=tuple(kept))
 
 
 @lru_cache(maxsize=4096)

@@ -250,6 +250,14 @@ _LOCKS: Final = frozenset(
     }
 )
 _TAGS: Final = frozenset({"s3:PutObject", "s3:PutObjectTagging", "s3:PutObjectVersionTagging", "s3:ReplicateTags"})
+# What the request that begins an upload says of the object to be; those that bring its parts say nothing of it.
+SAID_AT_THE_BEGINNING: Final = frozenset(
+    key
+    for key in (*_KEYS, *_TAG_KEYS)
+    if key.startswith(
+        ("s3:x-amz-acl", "s3:x-amz-grant", "s3:x-amz-s", "s3:x-amz-website", "s3:object-lock", "s3:requesto")
+    )
+)
 # Keys that only some requests have; all others belong to every action.
 _ACTIONS: Final[Mapping[str, frozenset[str]]] = {
     **dict.fromkeys(("s3:prefix", "s3:delimiter", "s3:max-keys"), _LISTS),

@@ -13,6 +13,7 @@ from mallee.common.v1.caller_pb2 import Caller, RequestContext
 from mallee.s3.v1 import (
     acl_pb2,
     bucket_policy_pb2,
+    copy_pb2,
     listing_pb2,
     multipart_pb2,
     object_attributes_pb2,
@@ -187,6 +188,26 @@ def test_who_may_not_list_does_not_learn_that_a_key_is_missing() -> None:
     assert not may(bucket(statements=[listing]), GET, BOB, an_object())
     denied = says("s3:GetObject", effect="Deny")
     assert not may(bucket(statements=[denied, listing]), GET, BOB, None)
+
+
+def test_what_an_upload_must_say_it_says_once() -> None:
+    bob = {"AWS": BOB.account_id}
+    begin = multipart_pb2.CreateMultipartUploadRequest(key="k")
+    with_acl = multipart_pb2.CreateMultipartUploadRequest(key="k", acl="bucket-owner-full-control")
+    rest = [
+        multipart_pb2.UploadPartRequest(key="k"),
+        copy_pb2.UploadPartCopyRequest(key="k"),
+        multipart_pb2.CompleteMultipartUploadRequest(key="k"),
+    ]
+    wanted = {"StringEquals": {"s3:x-amz-acl": "bucket-owner-full-control"}}
+    allowing = bucket(statements=[says("s3:PutObject*", principal=bob, Condition=wanted)])
+    missing = {"Null": {"s3:x-amz-acl": "true"}}
+    denying = [says("s3:PutObject*", principal=bob), says("s3:PutObject", effect="Deny", Condition=missing)]
+    for where in (allowing, bucket(statements=denying)):
+        assert not may(where, begin, BOB)
+        assert all(may(where, request, BOB) for request in (with_acl, *rest))
+    elsewhere = says("s3:PutObject", effect="Deny", Condition={"Bool": {"aws:SecureTransport": "false"}})
+    assert not any(may(bucket(statements=[*denying, elsewhere]), request, BOB) for request in rest)
 
 
 def test_an_upload_is_ended_by_who_began_it_while_they_may_put() -> None:
