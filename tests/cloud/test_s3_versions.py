@@ -6,9 +6,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
 
-from tests.cloud.refusal import refused
+from tests.cloud.refusal import Refusal, refused
 from tests.cloud_fixture import RunningCloud
 
 BUCKET = "versions-of-tests"
@@ -25,8 +24,9 @@ def s3(fake_cloud: RunningCloud) -> Any:
     return client
 
 
-def headers_of(error: ClientError) -> dict[str, str]:
-    return error.response["ResponseMetadata"]["HTTPHeaders"]
+def headers_of(refusal: Refusal) -> dict[str, str]:
+    found: dict[str, str] = refusal.response["ResponseMetadata"]["HTTPHeaders"]
+    return found
 
 
 def test_every_put_is_a_version(s3: Any) -> None:

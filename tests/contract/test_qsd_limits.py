@@ -10,11 +10,12 @@ from typing import Any, Final
 import pytest
 from qemu.qmp import QMPClient
 
+from common.blocks import BLOCK_BYTES
 from common.ids import VolumeId
 from mallee.sc.v1 import volume_pb2
 from services.clc.volume.types import TYPES, check_shape
 from services.clc.volume.types import limits_of as limits_of_shape
-from services.sc.drivers.base import BLOCK_BYTES, ExportGrant, Limits, Volume
+from services.sc.drivers.base import ExportGrant, Limits, Volume
 from services.sc.volume import limits_of
 from tests.contract.nbd_writer import NbdWriter
 from tests.contract.qsd_bench import NODES, QsdBench, qsd_bench

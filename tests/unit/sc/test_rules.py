@@ -163,7 +163,8 @@ def test_states_lead_to_deletion_and_never_back() -> None:
 
 
 def test_what_is_done_with_a_snapshot() -> None:
-    for phase, first, stands, over in itertools.product(snapshot.Phase, *[(False, True)] * 3):
+    both = (False, True)
+    for phase, first, stands, over in itertools.product(snapshot.Phase, both, both, both):
         match snapshot.next_step(phase, first=first, stands=stands, over=over):
             case snapshot.Do.UPLOAD:
                 assert phase is snapshot.Phase.UPLOADING
