@@ -162,12 +162,14 @@ def test_another_owner_is_not_the_expected_one(s3: Any, fake_cloud: RunningCloud
 
 
 @pytest.mark.parametrize(
-    "action",
+    ("action", "more"),
     [
-        "get_bucket_encryption",
+        ("get_object_torrent", {"Key": "k"}),
+        ("rename_object", {"Key": "k", "RenameSource": "x"}),
+        ("get_bucket_abac", {}),
     ],
 )
-def test_what_is_not_built_says_so(s3: Any, action: str) -> None:
+def test_what_is_not_built_says_so(s3: Any, action: str, more: dict[str, str]) -> None:
     s3.create_bucket(Bucket="expected")
     with refused("NotImplemented", 501):
-        getattr(s3, action)(Bucket="expected")
+        getattr(s3, action)(Bucket="expected", **more)
