@@ -21,6 +21,7 @@ from mallee.s3.v1 import (
     bucket_setting_pb2,
     copy_pb2,
     cors_pb2,
+    encryption_pb2,
     lifecycle_pb2,
     listing_pb2,
     logging_pb2,
@@ -39,6 +40,7 @@ from mallee.s3.v1 import (
 from services.walrus import (
     acls,
     bucket_access,
+    bucket_encryption,
     buckets,
     copy,
     delete,
@@ -75,6 +77,7 @@ KEPT_WHOLE = {
     "WebsiteConfiguration",
     "BucketLoggingStatus",
     "NotificationConfiguration",
+    "ServerSideEncryptionConfiguration",
 }
 
 UseCase = Callable[[Store, Any, Any], Awaitable[Any]]
@@ -109,6 +112,8 @@ VALUES: dict[str, Any] = {
     "retain_until_date": Timestamp(seconds=1 << 33),
     "object_lock_legal_hold_status": "ON",
     "mode": "GOVERNANCE",
+    "server_side_encryption": "AES256",
+    "sse_algorithm": "AES256",
 }
 # Those that exclude another one, each with what it needs; they are looked at by themselves.
 ALONE = frozenset(
@@ -122,6 +127,14 @@ ALONE = frozenset(
         "copy_source_if_none_match",
         "copy_source_if_modified_since",
         "copy_source_if_unmodified_since",
+        "server_side_encryption",
+        "sse_customer_algorithm",
+        "sse_customer_key",
+        "sse_customer_key_md5",
+        "copy_source_sse_customer_algorithm",
+        "copy_source_sse_customer_key",
+        "copy_source_sse_customer_key_md5",
+        "kms_master_key_id",
     }
 )
 
@@ -196,6 +209,9 @@ CASES: list[tuple[type[Message], UseCase]] = [
     (bucket_access_pb2.DeletePublicAccessBlockRequest, bucket_access.delete_public_access_block),
     (bucket_access_pb2.PutBucketRequestPaymentRequest, bucket_access.put_request_payment),
     (bucket_access_pb2.GetBucketRequestPaymentRequest, bucket_access.get_request_payment),
+    (encryption_pb2.PutBucketEncryptionRequest, bucket_encryption.put_encryption),
+    (encryption_pb2.GetBucketEncryptionRequest, bucket_encryption.get_encryption),
+    (encryption_pb2.DeleteBucketEncryptionRequest, bucket_encryption.delete_encryption),
     (cors_pb2.PutBucketCorsRequest, web_calls.put_cors),
     (cors_pb2.GetBucketCorsRequest, web_calls.get_cors),
     (cors_pb2.DeleteBucketCorsRequest, web_calls.delete_cors),

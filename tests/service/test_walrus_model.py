@@ -6,6 +6,7 @@ import asyncio
 import tempfile
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -29,6 +30,7 @@ from tests.walrus_store import (
 )
 
 KEYS = st.text(alphabet="ab/é\U0001f600\x01", min_size=1, max_size=5)
+ENCRYPTION = st.sampled_from([{}, {"server_side_encryption": "AES256"}])
 BODIES = st.integers(0, 300).map(lambda size: bytes(n % 256 for n in range(size)))
 
 
@@ -47,15 +49,15 @@ class StoreMachine(RuleBasedStateMachine):
         self.runner.run(self._open())
         self.runner.run(make_bucket(self.store))
 
-    @rule(key=KEYS, body=BODIES)
-    def put(self, key: str, body: bytes) -> None:
-        self.runner.run(put_bytes(self.store, key, body))
+    @rule(key=KEYS, body=BODIES, asked=ENCRYPTION)
+    def put(self, key: str, body: bytes, asked: dict[str, Any]) -> None:
+        self.runner.run(put_bytes(self.store, key, body, **asked))
         self.model[key] = body
 
-    @rule(key=KEYS, bodies=st.lists(BODIES, min_size=1, max_size=3))
-    def upload(self, key: str, bodies: list[bytes]) -> None:
+    @rule(key=KEYS, bodies=st.lists(BODIES, min_size=1, max_size=3), asked=ENCRYPTION)
+    def upload(self, key: str, bodies: list[bytes], asked: dict[str, Any]) -> None:
         pieces = [*(body + bytes(100) for body in bodies[:-1]), bodies[-1]]
-        self.runner.run(self._upload(key, pieces))
+        self.runner.run(self._upload(key, pieces, asked))
         self.model[key] = b"".join(pieces)
 
     @rule(keys=st.lists(KEYS, min_size=1, max_size=3))
@@ -112,8 +114,8 @@ class StoreMachine(RuleBasedStateMachine):
     async def _open(self) -> None:
         self.store = await self.stack.enter_async_context(opened_store(self.root))
 
-    async def _upload(self, key: str, pieces: list[bytes]) -> None:
-        upload_id = await begin_upload(self.store, key)
+    async def _upload(self, key: str, pieces: list[bytes], asked: dict[str, Any]) -> None:
+        upload_id = await begin_upload(self.store, key, **asked)
         etags = {n: await upload_part(self.store, key, upload_id, n, piece) for n, piece in enumerate(pieces, 1)}
         await complete(self.store, key, upload_id, etags)
 
