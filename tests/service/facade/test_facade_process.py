@@ -22,6 +22,7 @@ from botocore.exceptions import ClientError
 from common import pki
 from common.etcd.client import Etcd
 from common.etcd.membership import Membership
+from common.keyring import OBJECT_KEYS, new_line
 from common.pki import Identity
 from common.rpc.server import RpcServer
 from ec2_facade.limits import MIB
@@ -112,6 +113,7 @@ async def cloud(tmp_path: Path) -> AsyncIterator[Cloud]:
         pki.issue(certificates, member, role, ips=["127.0.0.1"])
     pki.create_self_signed(certificates, pki.BUNDLE_OPENER)
     (certificates / "ticket.key").write_bytes(b"k" * 32)
+    (certificates / OBJECT_KEYS).write_bytes(new_line())
     made = Cloud(tmp_path)
     async with AsyncExitStack() as stack:
         etcd_server = stack.enter_context(etcd_with_tls(tmp_path, certificates))
