@@ -99,92 +99,69 @@ async def test_tags_come_as_a_document(stage: Stage) -> None:
     assert (answer.status, b"<Code>MalformedXML</Code>" in answer.body) == (400, True)
 
 
-@pytest.mark.parametrize(
-    ("given", "status"), [("200", 200), ("201", 201), ("204", 204), ("404", 204), ("", 204), (None, 204)]
-)
-async def test_the_form_says_how_it_is_answered(stage: Stage, given: str | None, status: int) -> None:
-    fields = {"key": "a<b"} | ({} if given is None else {"success_action_status": given})
-    answer = await in_thread(send, stage, fields)
-    assert answer.status == status
-    if status != 201:
-        assert answer.body == b""
-        return
+async def test_the_form_says_how_it_is_answered(stage: Stage) -> None:
+    for given, status in (("200", 200), ("204", 204), ("404", 204), ("", 204), (None, 204)):
+        fields = {"key": "a<b"} | ({} if given is None else {"success_action_status": given})
+        answer = await in_thread(send, stage, fields)
+        assert (answer.status, answer.body) == (status, b""), given
+    answer = await in_thread(send, stage, {"key": "a<b", "success_action_status": "201"})
+    assert answer.status == 201
     location = f"{stage.url}/bucket/a%3Cb"
     expected = f"<Location>{location}</Location><Bucket>bucket</Bucket><Key>a&lt;b</Key><ETag>{answer.headers['etag']}"
     assert expected in answer.body.decode()
 
 
-@pytest.mark.parametrize(
-    ("field", "address", "expected"),
-    [
+async def test_a_browser_is_sent_where_the_form_says(stage: Stage) -> None:
+    for field, address, expected in (
         ("success_action_redirect", "http://x.example/done", "http://x.example/done?"),
         ("redirect", "https://x.example/?a=1", "https://x.example/?a=1&"),
-        ("success_action_redirect", "javascript:alert(1)", None),
-        ("success_action_redirect", "http://x.example/\r\nSet-Cookie: a=b", None),
-        ("success_action_redirect", "nowhere", None),
-    ],
-)
-async def test_a_browser_is_sent_where_the_form_says(
-    stage: Stage, field: str, address: str, expected: str | None
-) -> None:
-    answer = await in_thread(send, stage, {"key": "a b", field: address})
-    if expected is None:
-        assert answer.status == 204
-        assert "set-cookie" not in answer.headers
-        return
-    assert answer.status == 303
-    etag = answer.headers["etag"].strip('"')
-    assert answer.headers["location"] == f"{expected}bucket=bucket&key=a%20b&etag=%22{etag}%22"
+    ):
+        answer = await in_thread(send, stage, {"key": "a b", field: address})
+        etag = answer.headers["etag"].strip('"')
+        assert answer.status == 303
+        assert answer.headers["location"] == f"{expected}bucket=bucket&key=a%20b&etag=%22{etag}%22"
+    for address in ("javascript:alert(1)", "http://x.example/\r\nSet-Cookie: a=b", "nowhere", "http://[x"):
+        answer = await in_thread(send, stage, {"key": "a b", "success_action_redirect": address})
+        assert (answer.status, "set-cookie" in answer.headers) == (204, False), address
 
 
 @VERSIONS
-@pytest.mark.parametrize(
-    ("change", "status", "code"),
-    [
-        ({"key": "other"}, 403, "AccessDenied"),
-        ({"acl": "public-read"}, 403, "AccessDenied"),
-        ({"policy": "e30="}, 403, "SignatureDoesNotMatch"),
-        ({"policy": None}, 400, "InvalidArgument"),
-        ({"key": None}, 400, "InvalidArgument"),
-        ({"signature": None}, 400, "InvalidArgument"),
-        ({"access key": "AKIANONE"}, 403, "InvalidAccessKeyId"),
-        ({"x-amz-security-token": "x"}, 400, "InvalidToken"),
-    ],
-)
-async def test_a_form_that_was_changed_is_refused(
-    stage: Stage, version: str, change: dict[str, str | None], status: int, code: str
-) -> None:
+async def test_a_form_that_was_changed_is_refused(stage: Stage, version: str) -> None:
     made = await in_thread(prepared, stage, version=version)
-    ((name, value),) = change.items()
-    if name == "signature" and version == "s3v4":
-        name = "x-amz-signature"
-    if name == "access key":
-        name, value = (
-            ("x-amz-credential", made["x-amz-credential"].replace(ACCESS_KEY, "AKIANONE"))
-            if version == "s3v4"
-            else ("AWSAccessKeyId", value)
-        )
-    fields = {key: text for key, text in {**made, name: value}.items() if text is not None}
-    answer = await in_thread(send, stage, fields)
-    assert (answer.status, f"<Code>{code}</Code>" in answer.body.decode()) == (status, True), answer.body
+    signature = "x-amz-signature" if version == "s3v4" else "signature"
+    unknown = (
+        ("x-amz-credential", made["x-amz-credential"].replace(ACCESS_KEY, "AKIANONE"))
+        if version == "s3v4"
+        else ("AWSAccessKeyId", "AKIANONE")
+    )
+    for name, value, status, code in (
+        ("key", "other", 403, "AccessDenied"),
+        ("acl", "public-read", 403, "AccessDenied"),
+        ("policy", "e30=", 403, "SignatureDoesNotMatch"),
+        ("policy", None, 400, "InvalidArgument"),
+        ("key", None, 400, "InvalidArgument"),
+        (signature, None, 400, "InvalidArgument"),
+        (*unknown, 403, "InvalidAccessKeyId"),
+        ("x-amz-security-token", "x", 400, "InvalidToken"),
+    ):
+        fields = {key: text for key, text in {**made, name: value}.items() if text is not None}
+        answer = await in_thread(send, stage, fields)
+        assert (answer.status, f"<Code>{code}</Code>" in answer.body.decode()) == (status, True), answer.body
     assert stage.backstage.walrus.objects == {}
 
 
-@pytest.mark.parametrize(
-    ("field", "value", "said"),
-    [
+async def test_a_signature_that_cannot_be_one_is_named(stage: Stage) -> None:
+    made = await in_thread(prepared, stage)
+    for field, value, said in (
         ("x-amz-algorithm", "AWS4-HMAC-SHA1", 'X-Amz-Algorithm only supports "AWS4-HMAC-SHA256"'),
         ("x-amz-credential", "k/20300101/us-east-1/s3", "the Credential is mal-formed"),
         ("x-amz-credential", "k/20300101/eu-west-1/s3/aws4_request", "the region 'eu-west-1' is wrong"),
         ("x-amz-date", "yesterday", "X-Amz-Date must be in the ISO8601 Long Format"),
         ("x-amz-date", "20200101T000000Z", "This date is not the same as X-Amz-Date"),
         ("x-amz-signature", "x", "Signature must be 64 hexadecimal digits."),
-    ],
-)
-async def test_a_signature_that_cannot_be_one_is_named(stage: Stage, field: str, value: str, said: str) -> None:
-    made = await in_thread(prepared, stage)
-    answer = await in_thread(send, stage, made | {field: value})
-    assert (answer.status, said in html.unescape(answer.body.decode())) == (400, True), answer.body
+    ):
+        answer = await in_thread(send, stage, made | {field: value})
+        assert (answer.status, said in html.unescape(answer.body.decode())) == (400, True), answer.body
 
 
 async def test_a_policy_ends(stage: Stage) -> None:
