@@ -6,6 +6,7 @@ last.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import shutil
@@ -22,6 +23,8 @@ from services.walrus.drivers.embedded.sealed import SealedFile
 # Of another file system, of one without links, of a file with too many, of one that is another user's.
 _UNLINKABLE: Final = (errno.EXDEV, errno.EOPNOTSUPP, errno.EMLINK, errno.EPERM)
 _CHUNK_BYTES: Final = 1 << 20
+# AT_FDCWD and RENAME_EXCHANGE of linux/fcntl.h and linux/fs.h.
+_HERE, _EXCHANGE = -100, 2
 
 
 def copy_index(source: Path, target: Path) -> None:
@@ -87,6 +90,14 @@ def copy_file(source: Path, target: Path) -> None:
             copy.flush()
             os.fsync(copy.fileno())
         os.rename(draft, target)
+
+
+def swap(one: Path, other: Path) -> None:
+    """Each has the other's name afterwards, in one step: there is never none of a name (renameat2, Linux 3.15)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.renameat2(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE):
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error), str(one))
 
 
 def fsync_file(path: Path) -> None:

@@ -51,8 +51,9 @@ def restore(source: Path, manifest: dict[str, Any], root: Path, *, replace: bool
             _restore_pins(db, source, draft, tell)
         fsync_folder(draft)
         aside = root.with_name(f"{root.name}.before-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}")
-        os.rename(root, aside)
-        os.rename(draft, root)
+        stack.pop_all()
+        copies.swap(draft, root)
+        os.rename(draft, aside)
         fsync_folder(root.parent)
         if not _holds_something(aside):
             shutil.rmtree(aside)
