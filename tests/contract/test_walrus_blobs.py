@@ -59,6 +59,27 @@ async def test_a_kept_blob_is_read_back_whole_and_in_part(blobs: Blobs, size: in
     assert max(chunks, default=0) <= MIB
 
 
+async def test_a_blob_may_be_written_by_who_is_lent_its_file(blobs: Blobs) -> None:
+    body = bytes(n % 251 for n in range(2 * MIB + 5))
+    seen = bytearray()
+    async with blobs.stage() as staged:
+        descriptor = await staged.lend()
+        if descriptor is None:
+            await staged.write(body)
+        else:
+            for start, end in ((0, MIB + 1), (MIB + 1, len(body))):
+                os.pwrite(descriptor, body[start:end], start)
+                await staged.written(end - start, seen.extend)
+            assert seen == body
+            # Told of by nobody: no part of it.
+            os.pwrite(descriptor, b"more", len(body))
+        await staged.seal()
+        staged.keep()
+    assert await read(blobs, staged.blob, 0, len(body)) == body
+    with pytest.raises(BlobMissing):
+        await read(blobs, staged.blob, 0, len(body) + 1)
+
+
 async def test_a_blob_that_is_not_kept_is_gone_whatever_happened(blobs: Blobs) -> None:
     async with blobs.stage() as staged:
         await staged.write(b"x")
