@@ -121,8 +121,7 @@ async def complete_upload(
         answer = _completion(bucket, request, new.etag, new.checksum, new.version_id)
         if expiration := lifecycle.expiration_of(bucket, new, store.calendar):
             answer.expiration = expiration
-        if not encryption.is_by_client(new.encryption):
-            encryption.tell(answer, request, new.encryption)
+        _tell_encryption(answer, request, new)
         return answer
     raise errors.store_failed("parts of the upload are replaced all the time")
 
@@ -312,7 +311,21 @@ async def _completed_before(
     etags = [conditions.unquoted(one.e_tag) for one in wanted]
     if done is None or not all(_is_md5(etag) for etag in etags) or digests.etag_of_parts(etags) != done.etag:
         raise errors.no_such_upload(request.upload_id)
-    return _completion(bucket, request, done.etag, done.checksum, done.version_id)
+    answer = _completion(bucket, request, done.etag, done.checksum, done.version_id)
+    now = await store.index.find_object(bucket, key, done.version_id)
+    if isinstance(now, Object) and now.etag == done.etag:
+        _tell_encryption(answer, request, now)
+    return answer
+
+
+def _tell_encryption(
+    answer: multipart_pb2.CompleteMultipartUploadOutput,
+    request: multipart_pb2.CompleteMultipartUploadRequest,
+    new: Object,
+) -> None:
+    """Not of a client's key: S3 does not either."""
+    if not encryption.is_by_client(new.encryption):
+        encryption.tell(answer, request, new.encryption)
 
 
 def _is_md5(etag: str) -> bool:

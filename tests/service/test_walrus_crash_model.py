@@ -174,7 +174,7 @@ async def _is_inline(store: Store, entry: object) -> bool:
     if not isinstance(entry, Summary):
         return False
     found = await store.index.find_object(await _bucket(store), entry.key, entry.version_id)
-    return isinstance(found, Object) and isinstance(found.content, Inline) and found.size > 0
+    return isinstance(found, Object) and isinstance(found.content, Inline) and found.content.body != b""
 
 
 async def _bucket(store: Store) -> Bucket:

@@ -151,6 +151,7 @@ async def test_parts_have_no_plaintext_on_disk_and_ranges_go_across_them(embedde
         parts = {n: await upload_part(embedded, "k", upload_id, n, b, **read) for n, b in enumerate(bodies, 1)}
         done = await complete(embedded, "k", upload_id, parts, **read)
         assert done.server_side_encryption == asked.get("server_side_encryption", "")
+        assert await complete(embedded, "k", upload_id, parts, **read) == done
         assert await get_bytes(embedded, "k", **read) == LARGE
         assert await get_bytes(embedded, "k", range="bytes=99990-165540", **read) == LARGE[99_990:165_541]
         assert await get_bytes(embedded, "k", part_number=2, **read) == bodies[1]

@@ -74,9 +74,10 @@ async def _obey(order: dict[str, Any], says: int) -> None:
 async def _change(store: Store, change: Change) -> None:
     match change:
         case ["put", key, size, fill]:
-            await put_bytes(store, key, body_of(size, fill))
+            await put_bytes(store, key, body_of(size, fill), **_encryption(fill))
         case ["upload", key, sizes, fill, end]:
-            await _upload(store, key, [body_of(size, fill) for size in sizes], end)
+            upload_id = await begin_upload(store, key, **_encryption(fill))
+            await _upload(store, key, upload_id, [body_of(size, fill) for size in sizes], end)
         case ["copy", source, key]:
             await _copy(store, source, key)
         case ["delete", key]:
@@ -116,8 +117,12 @@ async def _backup(store: Store, folder: Path) -> None:
         pass
 
 
-async def _upload(store: Store, key: str, bodies: list[bytes], end: str) -> None:
-    upload_id = await begin_upload(store, key)
+def _encryption(fill: int) -> dict[str, Any]:
+    """Half of the objects are encrypted."""
+    return {"server_side_encryption": "AES256"} if fill % 2 else {}
+
+
+async def _upload(store: Store, key: str, upload_id: str, bodies: list[bytes], end: str) -> None:
     etags = {n: await upload_part(store, key, upload_id, n, body) for n, body in enumerate(bodies, 1)}
     if end == "complete":
         await complete(store, key, upload_id, etags)
