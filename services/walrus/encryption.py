@@ -102,8 +102,8 @@ def of_part(store: Store, request: Any, upload: Upload) -> Encryption | None:
     return Encryption(key=brought, record=record)
 
 
-def check_completion(store: Store, request: Any, upload: Upload) -> None:
-    """CompleteMultipartUpload may bring the key, and reads nothing with it."""
+def check_brought(store: Store, request: Any, upload: Upload) -> None:
+    """CompleteMultipartUpload and ListParts may bring the key, and read nothing with it."""
     if _brought(request) is not None:
         of_part(store, request, upload)
 

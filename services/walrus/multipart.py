@@ -108,7 +108,7 @@ async def complete_upload(
         upload = await store.index.find_upload(bucket, key, request.upload_id)
         if upload is None:
             return await _completed_before(store, bucket, request, key, wanted)
-        encryption.check_completion(store, request, upload)
+        encryption.check_brought(store, request, upload)
         parts = await _chosen(store, upload, wanted)
         new = _assembled(store, bucket, upload, parts)
         _check_whole(request, new)
@@ -145,6 +145,7 @@ async def list_parts(
 ) -> multipart_pb2.ListPartsOutput:
     bucket = await store.bucket_for(request, caller)
     upload = await find_upload(store, bucket, request, caller)
+    encryption.check_brought(store, request, upload)
     limit = request.max_parts if request.HasField("max_parts") else _PAGE
     if limit < 0 or request.part_number_marker < 0:
         raise errors.invalid_argument(

@@ -165,6 +165,10 @@ async def test_an_upload_that_brings_keys_wants_the_same_key_for_each_part(store
     part = {1: await upload_part(store, "k", upload_id, 1, LARGE, **MINE)}
     assert hashlib.md5(LARGE).hexdigest() not in part[1]
     await refused("InvalidRequest", complete(store, "k", upload_id, part, **THEIRS))
+    ask = multipart_pb2.ListPartsRequest(bucket="bucket", key="k", upload_id=upload_id, **THEIRS)
+    await refused("InvalidRequest", multipart.list_parts(store, ask, ALICE))
+    ask.MergeFrom(multipart_pb2.ListPartsRequest(**MINE))
+    assert [one.e_tag for one in (await multipart.list_parts(store, ask, ALICE)).parts] == [part[1]]
     await complete(store, "k", upload_id, part)
     for asked in ({}, BY_STORE):
         upload_id = await begin_upload(store, "k", **asked)
