@@ -345,6 +345,21 @@ async def test_policies_see_what_encryption_a_request_asks_for(store: Store) -> 
     await put_bytes(store, "k", SMALL, **BY_STORE)
     for asked in ({}, MINE):
         await refused("AccessDenied", put_bytes(store, "k", SMALL, **asked))
+        await refused("AccessDenied", begin_upload(store, "k", **asked))
+        await refused("AccessDenied", copied(store, "copy", "k", **asked))
+    # Requests about parts say nothing of it: the upload did.
+    upload_id = await begin_upload(store, "k", **BY_STORE)
+    await complete(store, "k", upload_id, {1: await upload_part(store, "k", upload_id, 1, LARGE)})
+    assert await get_bytes(store, "k") == LARGE
+
+
+@pytest.mark.parametrize("offset", [0, 1, PIECE_BYTES, len(LARGE) - 1])
+async def test_storage_controllers_are_given_the_plaintext(store: Store, offset: int) -> None:
+    await put_bytes(store, "k", LARGE, **BY_STORE)
+    ask = service_pb2.FetchObjectRequest(account_id=ALICE.account_id, bucket="bucket", key=b"k", offset=offset)
+    told, *chunks = [answer async for answer in transfer.fetch_object(store, ask)]
+    assert told.size_bytes == len(LARGE)
+    assert b"".join(answer.chunk for answer in chunks) == LARGE[offset:]
 
 
 def test_a_clients_key_is_not_shown_in_messages() -> None:
