@@ -13,7 +13,7 @@ from common.errors import CloudError
 from common.keyring import Keyring
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import bucket_pb2, multipart_pb2, object_lock_pb2, object_pb2, versioning_pb2
-from services.walrus import buckets, get, multipart, object_lock, put, settings
+from services.walrus import buckets, get, multipart, object_lock, put, settings, wire
 from services.walrus.drivers.embedded import pieces
 from services.walrus.drivers.embedded.blobs import FileBlobs
 from services.walrus.drivers.embedded.index import SqliteIndex
@@ -122,8 +122,10 @@ async def complete(
     store: Store, key: str, upload_id: str, parts: dict[int, str], **members: Any
 ) -> multipart_pb2.CompleteMultipartUploadOutput:
     request = multipart_pb2.CompleteMultipartUploadRequest(bucket="bucket", key=key, upload_id=upload_id, **members)
+    checksums = {part.number: part.checksum for part in await store.index.list_parts(upload_id, limit=10_000)}
     for number, etag in parts.items():
-        request.multipart_upload.parts.add(part_number=number, e_tag=etag)
+        one = request.multipart_upload.parts.add(part_number=number, e_tag=etag)
+        wire.set_checksum(one, checksums.get(number), with_kind=False)
     return await multipart.complete_upload(store, request, ALICE)
 
 

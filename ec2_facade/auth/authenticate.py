@@ -90,6 +90,7 @@ class Authenticator:
     def _check(self, claim: Claim, service: str) -> None:
         self._check_scope(claim, service)
         self._check_time(claim)
+        self._check_date(claim)
 
     def _check_scope(self, claim: Claim, service: str) -> None:
         scope = claim.scope
@@ -98,13 +99,16 @@ class Authenticator:
             raise AuthProblem(Reason.WRONG_SERVICE, service=scope.service, expected=service, presigned=presigned)
         if scope.region != self._region:
             raise AuthProblem(Reason.WRONG_REGION, region=scope.region, expected=self._region, presigned=presigned)
+
+    def _check_date(self, claim: Claim) -> None:
+        scope = claim.scope
         if scope.date != claim.timestamp[:8]:
             raise AuthProblem(
                 Reason.WRONG_DATE,
                 scope_date=scope.date,
                 date=claim.timestamp[:8],
                 request=claim.timestamp,
-                presigned=presigned,
+                presigned="yes" if claim.presigned else "no",
             )
 
     def _check_time(self, claim: Claim) -> None:

@@ -220,7 +220,7 @@ def _request_time(request: WireRequest) -> tuple[str, datetime]:
     text = request.header("x-amz-date") or request.header("date")
     if text is None:
         raise AuthProblem(
-            Reason.MALFORMED,
+            Reason.NO_DATE,
             "Authorization header requires existence of either a 'X-Amz-Date' or a 'Date' header.",
             part="Date",
         )
@@ -230,7 +230,7 @@ def _request_time(request: WireRequest) -> tuple[str, datetime]:
         time = parsedate_to_datetime(text)
     except ValueError:
         raise AuthProblem(
-            Reason.MALFORMED, f"Date must be in ISO-8601 'basic format'. Got '{text}'.", part="Date"
+            Reason.NO_DATE, f"Date must be in ISO-8601 'basic format'. Got '{text}'.", part="Date"
         ) from None
     time = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
     return format_timestamp(time), time

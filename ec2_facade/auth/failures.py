@@ -46,6 +46,7 @@ def _ec2(problem: AuthProblem) -> Refused:
             | Reason.TWO_MECHANISMS
             | Reason.UNSUPPORTED_MECHANISM
             | Reason.MALFORMED
+            | Reason.NO_DATE
             | Reason.BAD_EXPIRES
         ):
             return _query(problem)
@@ -64,7 +65,7 @@ def _query(problem: AuthProblem) -> Refused:
         case Reason.UNSUPPORTED_MECHANISM:
             message = f"Unsupported AWS 'algorithm': '{detail}'."
             return Refused("IncompleteSignature", message, status=400)
-        case Reason.MALFORMED | Reason.BAD_EXPIRES:
+        case Reason.MALFORMED | Reason.NO_DATE | Reason.BAD_EXPIRES:
             return Refused("IncompleteSignature", detail, status=400)
         case Reason.UNKNOWN_KEY | Reason.BAD_SESSION_TOKEN:
             message = "The security token included in the request is invalid."
@@ -101,6 +102,9 @@ def _s3(problem: AuthProblem) -> Refused:
     match problem.reason:
         case Reason.MISSING:
             return Refused("AccessDenied", "Access Denied", status=403)
+        case Reason.NO_DATE:
+            message = "AWS authentication requires a valid Date or x-amz-date header"
+            return Refused("AccessDenied", message, status=403)
         case Reason.TWO_MECHANISMS:
             message = (
                 "Only one auth mechanism allowed; only the X-Amz-Algorithm query parameter, Signature query string "

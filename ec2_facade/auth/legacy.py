@@ -60,6 +60,7 @@ _SUBRESOURCES: Final = frozenset(
 )
 _MECHANISM: Final = "AWS "
 _ISO: Final = "%Y-%m-%dT%H:%M:%SZ"
+_EARLIEST: Final = datetime.fromtimestamp(0, UTC)
 # 2100-01-01: what is later is no date.
 _LATEST: Final = 4102444800
 
@@ -132,9 +133,11 @@ class LegacyAuthenticator:
             raise AuthProblem(Reason.EXPIRED, expires=ends.strftime(_ISO), server_time=now.strftime(_ISO))
 
     def _check_date(self, request: WireRequest) -> None:
-        text = request.header("x-amz-date") or request.header("date") or ""
+        text = request.header("x-amz-date")
+        if text is None:
+            text = request.header("date") or ""
         moment, now = _date(text), self._now()
-        if moment is None:
+        if moment is None or moment < _EARLIEST:
             raise AuthProblem(Reason.BAD_LEGACY_DATE, "AWS authentication requires a valid Date or x-amz-date header")
         if abs(moment - now) > self._skew:
             raise AuthProblem(

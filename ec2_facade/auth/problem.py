@@ -19,6 +19,8 @@ class Reason(Enum):
     BAD_LEGACY_DATE = auto()
     # Credentials that cannot be read; `detail` says what is wrong.
     MALFORMED = auto()
+    # No date of the request, or one that cannot be read; `detail` says which.
+    NO_DATE = auto()
     # X-Amz-Expires outside 1 second to 7 days; `detail` says how.
     BAD_EXPIRES = auto()
     # The date of the credential scope is not that of the request.

@@ -49,7 +49,7 @@ class Admission:
         """Raises AuthProblem, Refused for a body that cannot be checked, Unavailable when the CLC does not answer."""
         if is_legacy(wire):
             return await self._admit_legacy(wire)
-        if wire.header("authorization") is None and all(wire.query_value(name) is None for name in _SIGNATURE_QUERY):
+        if not wire.header("authorization") and all(wire.query_value(name) is None for name in _SIGNATURE_QUERY):
             return _nobody(wire)
         identified = await self._current.identify(wire, "s3")
         payload = read_payload(wire, identified.claim)

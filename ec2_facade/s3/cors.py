@@ -67,7 +67,8 @@ class Cors:
             # The request itself will say what is wrong.
             return
         if rules is not None:
-            method = exchange.wire.method
+            # Also of what is not a preflight, it is the method that the page says to use.
+            method = exchange.wire.header("access-control-request-method") or exchange.wire.method
             exchange.headers += allowed(rules, origin=origin, method=method, asked=_asked(exchange.wire)) or []
 
     async def _rules(self, address: Address) -> CORSConfiguration | None:

@@ -128,6 +128,8 @@ def _range(item: list[Any]) -> tuple[int, int]:
 def _moment(text: Any) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
+        if text[10:11] != "T":
+            raise ValueError(text)
         return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
     except (ValueError, TypeError, OverflowError):
         raise _invalid(f"Invalid 'expiration' value: '{text}'") from None

@@ -37,7 +37,8 @@ class Announced:
 
     # None: not told; then only the end message tells.
     length: int | None
-    content_md5: str
+    # As sent; None: it was not.
+    content_md5: str | None
     # In a header; None: it may still come as a trailer.
     checksum: Checksum | None
     # The algorithm of that or of the trailer to come; empty: none was named.
@@ -84,7 +85,7 @@ def announced(request: Any, *, stored_algorithm: str = "") -> Announced:
         checksums.check_form(sent.algorithm, sent.value)
     return Announced(
         length=request.content_length if request.HasField("content_length") else None,
-        content_md5=request.content_md5,
+        content_md5=request.content_md5 if request.HasField("content_md5") else None,
         checksum=sent,
         algorithm=algorithm,
         stored_algorithm=stored_algorithm or algorithm or checksums.DEFAULT,

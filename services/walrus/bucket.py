@@ -19,7 +19,8 @@ _RESERVED_SUFFIXES = ("-s3alias", "--ol-s3", ".mrap", "--x-s3", "--table-s3")
 def check_name(name: str) -> None:
     good = (
         _NAME.match(name)
-        and ".." not in name
+        # What the host name would show as a label of its own begins and ends with a letter or digit.
+        and not any(pair in name for pair in ("..", ".-", "-."))
         and not name.startswith(_RESERVED_PREFIXES)
         and not name.endswith(_RESERVED_SUFFIXES)
         and not _is_address(name)

@@ -96,9 +96,9 @@ class Digests:
         return base64.b64encode(self._digests[algorithm].digest()).decode()
 
 
-def check_md5(expected: str, digests: Digests) -> None:
-    """Of a Content-MD5 header; empty: there was none."""
-    if not expected:
+def check_md5(expected: str | None, digests: Digests) -> None:
+    """Of a Content-MD5 header; None: there was none."""
+    if expected is None:
         return
     if len(decoded(expected)) != 16:
         raise InvalidArgument("The Content-MD5 you specified was invalid.", code="InvalidDigest")

@@ -44,10 +44,11 @@ def read_tagging(header: str) -> dict[str, str]:
     if not header:
         return {}
     try:
-        pairs = parse_qsl(header, keep_blank_values=True, strict_parsing=True, errors="strict")
+        pairs = parse_qsl(header, keep_blank_values=True, errors="strict")
     except (ValueError, UnicodeDecodeError):
         raise _not_a_query(header) from None
-    if len({name for name, _ in pairs}) < len(pairs):
+    # A name alone has an empty value; what is between two `&` is a name at least.
+    if not all(header.split("&")) or len({name for name, _ in pairs}) < len(pairs):
         raise _not_a_query(header)
     return tag_rules.checked_tags((Tag(key=name, value=value) for name, value in pairs), most=tag_rules.OBJECT_TAGS)
 

@@ -98,7 +98,8 @@ async def list_object_versions(
         after_id=request.version_id_marker,
         limit=limit,
     )
-    page = await store.index.list_versions(bucket, scan) if limit else Page[Summary | Marker]([], False)
+    none: Page[Summary | Marker] = Page([], False)
+    page = await store.index.list_versions(bucket, scan) if limit else none
     answer = listing_pb2.ListObjectVersionsOutput(
         name=bucket.name,
         prefix=shown(scan.prefix),
@@ -132,7 +133,8 @@ async def list_multipart_uploads(
         after_id=request.upload_id_marker if request.key_marker else "",
         limit=limit,
     )
-    page = await store.index.list_uploads(bucket, scan) if limit else Page[Upload]([], False)
+    none: Page[Upload] = Page([], False)
+    page = await store.index.list_uploads(bucket, scan) if limit else none
     answer = multipart_pb2.ListMultipartUploadsOutput(
         bucket=bucket.name,
         key_marker=shown(request.key_marker.encode()),

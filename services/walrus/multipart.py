@@ -208,11 +208,8 @@ async def find_upload(store: Store, bucket: Bucket, request: Any, caller: Caller
 
 def _wanted(request: multipart_pb2.CompleteMultipartUploadRequest) -> Sequence[multipart_pb2.CompletedPart]:
     wanted = request.multipart_upload.parts
-    if not 1 <= len(wanted) <= object_rules.PART_COUNT:
-        raise InvalidArgument(
-            "The XML you provided was not well-formed or did not validate against our published schema",
-            code="MalformedXML",
-        )
+    if not 1 <= len(wanted) <= object_rules.PART_COUNT or not all(part.e_tag for part in wanted):
+        raise errors.malformed_xml()
     for before, part in itertools.pairwise(wanted):
         if part.part_number <= before.part_number:
             raise InvalidArgument(
@@ -233,6 +230,12 @@ async def _chosen(store: Store, upload: Upload, wanted: Sequence[multipart_pb2.C
         if part is None or part.etag != etag:
             raise errors.invalid_part(upload.id, one.part_number, etag)
         told = wire.checksum_sent(one)
+        if told is None and upload.algorithm_chosen and upload.composite:
+            algorithm = upload.algorithm.lower()
+            raise errors.invalid_request(
+                f"The upload was created using a {algorithm} checksum. The complete request must include the checksum "
+                f"for each part. It was missing for part {one.part_number} in the request."
+            )
         # One of another algorithm is what the client sent with the part, to an upload that named none.
         if told is not None and told.algorithm == part.checksum.algorithm and told.value != part.checksum.value:
             raise errors.invalid_part(upload.id, one.part_number, etag)

@@ -105,6 +105,10 @@ def test_escapes_that_json_does_not_have() -> None:
         ({"expiration": ENDS, "CONDITIONS": []}, "Policy missing conditions."),
         ({"expiration": ENDS, "conditions": {}}, "Policy missing conditions."),
         ({"expiration": "tomorrow", "conditions": []}, "Invalid 'expiration' value: 'tomorrow'"),
+        (
+            {"expiration": "2030-01-01 00:00:00Z", "conditions": []},
+            "Invalid 'expiration' value: '2030-01-01 00:00:00Z'",
+        ),
         ({"expiration": 5, "conditions": []}, "Invalid 'expiration' value: '5'"),
     ],
 )

@@ -1,0 +1,93 @@
+"""What test suites of other stores ask of S3: odd headers, names and values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from botocore.handlers import validate_bucket_name
+
+from tests.cloud.refusal import refused
+from tests.cloud_fixture import RunningCloud
+
+BUCKET = "strangers-of-tests"
+
+
+@pytest.fixture(scope="module")
+def s3(fake_cloud: RunningCloud) -> Any:
+    client = fake_cloud.client("s3")
+    client.create_bucket(Bucket=BUCKET)
+    return client
+
+
+def put_with(client: Any, event: str, headers: dict[str, str]) -> Callable[[], Any]:
+    """`event`: before-call, ahead of the signature, or before-send, behind it."""
+
+    def change(**given: Any) -> None:
+        (given["params"]["headers"] if "params" in given else given["request"].headers).update(headers)
+
+    def put() -> Any:
+        client.meta.events.register(f"{event}.s3.PutObject", change)
+        return client.put_object(Bucket=BUCKET, Key="odd", Body=b"bar")
+
+    return put
+
+
+@pytest.mark.parametrize("name", ["dot.-dash", "dash-.dot", "dot..dot", "UPPER", "under_score", "192.168.5.123", "ab"])
+def test_a_name_that_is_no_host_name_is_refused(fake_cloud: RunningCloud, name: str) -> None:
+    client = fake_cloud.client("s3")
+    client.meta.events.unregister("before-parameter-build.s3", validate_bucket_name)
+    with refused("InvalidBucketName"):
+        client.create_bucket(Bucket=name)
+
+
+@pytest.mark.parametrize(
+    ("version", "event", "headers", "code", "status"),
+    [
+        ("s3v4", "before-call", {"Content-MD5": ""}, "InvalidDigest", 400),
+        ("s3v4", "before-call", {"Content-MD5": "YWJyYWNhZGFicmE="}, "InvalidDigest", 400),
+        ("s3v4", "before-send", {"Authorization": ""}, "AccessDenied", 403),
+        ("s3v4", "before-send", {"X-Amz-Date": ""}, "AccessDenied", 403),
+        ("s3v4", "before-send", {"X-Amz-Date": "Bad Date"}, "AccessDenied", 403),
+        ("s3v4", "before-send", {"X-Amz-Date": "20100707T215304Z"}, "RequestTimeTooSkewed", 403),
+        ("s3", "before-call", {"x-amz-date": ""}, "AccessDenied", 403),
+        ("s3", "before-call", {"x-amz-date": "Tue, 07 Jul 1950 21:53:04 GMT"}, "AccessDenied", 403),
+        ("s3", "before-call", {"x-amz-date": "Tue, 07 Jul 9999 21:53:04 GMT"}, "RequestTimeTooSkewed", 403),
+    ],
+)
+def test_a_head_that_cannot_be_meant_is_refused(
+    fake_cloud: RunningCloud, s3: Any, version: str, event: str, headers: dict[str, str], code: str, status: int
+) -> None:
+    put = put_with(fake_cloud.client("s3", signature_version=version), event, headers)
+    with refused(code, status):
+        put()
+
+
+def test_a_page_of_nothing_is_empty(s3: Any) -> None:
+    upload = s3.create_multipart_upload(Bucket=BUCKET, Key="begun")["UploadId"]
+    for found in (
+        s3.list_multipart_uploads(Bucket=BUCKET, MaxUploads=0),
+        s3.list_object_versions(Bucket=BUCKET, MaxKeys=0),
+    ):
+        assert (found["IsTruncated"], found.keys() & {"Uploads", "Versions"}) == (False, set())
+    s3.abort_multipart_upload(Bucket=BUCKET, Key="begun", UploadId=upload)
+
+
+def test_a_tag_of_a_header_may_be_a_name_alone(s3: Any) -> None:
+    s3.put_object(Bucket=BUCKET, Key="tagged", Tagging="foo=bar&bar")
+    tags = s3.get_object_tagging(Bucket=BUCKET, Key="tagged")["TagSet"]
+    assert tags == [{"Key": "foo", "Value": "bar"}, {"Key": "bar", "Value": ""}]
+
+
+def test_the_parts_of_an_object_are_named_in_full(s3: Any) -> None:
+    made = s3.create_multipart_upload(Bucket=BUCKET, Key="parts", ChecksumAlgorithm="SHA256")
+    upload = {"Bucket": BUCKET, "Key": "parts", "UploadId": made["UploadId"]}
+    sent = s3.upload_part(**upload, PartNumber=1, Body=b"x", ChecksumAlgorithm="SHA256")
+    with refused("MalformedXML"):
+        s3.complete_multipart_upload(**upload, MultipartUpload={"Parts": [{"PartNumber": 1}]})
+    part = {"PartNumber": 1, "ETag": sent["ETag"]}
+    with refused("InvalidRequest", 400, "It was missing for part 1 in the request."):
+        s3.complete_multipart_upload(**upload, MultipartUpload={"Parts": [part]})
+    part["ChecksumSHA256"] = sent["ChecksumSHA256"]
+    s3.complete_multipart_upload(**upload, MultipartUpload={"Parts": [part]})
