@@ -157,7 +157,7 @@ async def test_a_slow_form_is_cut_off(open_stage: Opener) -> None:
 
 
 async def test_a_reader_that_stops_is_cut_off_and_stops_the_store(open_stage: Opener) -> None:
-    stage = await open_stage(idle_s=0.5)
+    stage = await open_stage(idle_s=2.0)
     await in_thread(stage.client("s3").put_object, Bucket="b", Key="k", Body=b"x" * (64 * MIB))
     request = sign_headers("GET", f"{stage.url}/b/k", service="s3")
     async with connected(stage) as (_, writer):
