@@ -97,7 +97,7 @@ def test_mistakes_are_explained(sh: Shell) -> None:
         ("aws ec2 describe-instances --filters Name=nonsense,Values=1", "The filter 'nonsense' is invalid"),
         ("aws ec2 describe-fpga-images", "(UnsupportedOperation)"),
         ("aws ec2 describe-regions --dry-run", "(DryRunOperation)"),
-        ("aws s3api get-bucket-acl --bucket nothing-here", "(NotImplemented)"),
+        ("aws s3api get-object-torrent --bucket nothing-here --key k torrent", "(NotImplemented)"),
         ("AWS_SECRET_ACCESS_KEY=wrong aws ec2 describe-regions", "(AuthFailure)"),
         ("AWS_SECRET_ACCESS_KEY=wrong aws sts get-caller-identity", "(SignatureDoesNotMatch)"),
         ("AWS_SECRET_ACCESS_KEY=wrong aws s3api list-buckets", "(SignatureDoesNotMatch)"),
