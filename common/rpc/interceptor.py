@@ -30,8 +30,6 @@ log = get_logger(__name__)
 
 # For a unary call whose client set no deadline.
 DEFAULT_DEADLINE_S: Final = 30.0
-# A call that took so long is worth a line.
-_SLOW_S: Final = 1.0
 # Longer ids would fill the logs of every service they pass.
 _REQUEST_ID_CHARS: Final = 128
 
@@ -144,10 +142,7 @@ async def _guarded(method: str, access: Access, context: _Context, *, has_deadli
 
 @contextlib.asynccontextmanager
 async def observed(method: str) -> AsyncIterator[None]:
-    """Around a call that came another way than by gRPC: raises CloudError, or ConnectionResetError as it is.
-
-    Of calls that went well in short time the log says nothing: the facade's has a line for each.
-    """
+    """Around a call that came another way than by gRPC: raises CloudError, or ConnectionResetError as it is."""
     began = time.perf_counter()
     code = "CANCELLED"
     in_flight = _in_flight(method)
@@ -171,8 +166,7 @@ async def observed(method: str) -> AsyncIterator[None]:
         took_s = time.perf_counter() - began
         in_flight.dec()
         _count(method, code, took_s)
-        if code != "OK" or took_s >= _SLOW_S:
-            log.info("rpc", method=method, code=code, took_ms=round(took_s * 1000, 1), peer="local")
+        log.info("rpc", method=method, code=code, took_ms=round(took_s * 1000, 1), peer="local")
 
 
 def _not_a_bug(error: Exception) -> CloudError | None:
