@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from common.errors import NotFound
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import bucket_access_pb2 as pb
 from services.walrus import acl, configs, errors, ownership
@@ -28,10 +27,8 @@ async def get_ownership_controls(
     bucket = await store.bucket_for(request, caller)
     found = ownership.controls_of(bucket)
     if not found.rules:
-        raise NotFound(
-            "The bucket ownership controls were not found",
-            code="OwnershipControlsNotFoundError",
-            details={"BucketName": bucket.name},
+        raise errors.not_configured(
+            bucket.name, "OwnershipControlsNotFoundError", "The bucket ownership controls were not found"
         )
     return pb.GetBucketOwnershipControlsOutput(ownership_controls=found)
 
@@ -66,10 +63,8 @@ async def get_public_access_block(
     bucket = await store.bucket_for(request, caller)
     found = ownership.block_of(bucket)
     if not found.ListFields():
-        raise NotFound(
-            "The public access block configuration was not found",
-            code="NoSuchPublicAccessBlockConfiguration",
-            details={"BucketName": bucket.name},
+        raise errors.not_configured(
+            bucket.name, "NoSuchPublicAccessBlockConfiguration", "The public access block configuration was not found"
         )
     return pb.GetPublicAccessBlockOutput(public_access_block_configuration=found)
 

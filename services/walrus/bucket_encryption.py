@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from common.errors import NotFound
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import encryption_pb2 as pb
 from services.walrus import configs, encryption, errors
@@ -36,10 +35,10 @@ async def get_encryption(
     bucket = await store.bucket_for(request, caller)
     found = configs.find(bucket, pb.ServerSideEncryptionConfiguration)
     if found is None:
-        raise NotFound(
+        raise errors.not_configured(
+            bucket.name,
+            "ServerSideEncryptionConfigurationNotFoundError",
             "The server side encryption configuration was not found",
-            code="ServerSideEncryptionConfigurationNotFoundError",
-            details={"BucketName": bucket.name},
         )
     return pb.GetBucketEncryptionOutput(server_side_encryption_configuration=found)
 

@@ -31,7 +31,7 @@ def find(bucket: Bucket, config: type[Config]) -> Config | None:
 
 def serialized(*configs: Message) -> dict[str, bytes]:
     """For a bucket that is made with them."""
-    return {kind_of(type(one)): one.SerializeToString(deterministic=True) for one in configs}
+    return {kind_of(type(one)): body_of(one) for one in configs}
 
 
 async def put(store: Store, bucket: Bucket, config: Message) -> None:

@@ -120,6 +120,11 @@ def invalid_request(message: str) -> InvalidArgument:
     return InvalidArgument(message, code="InvalidRequest")
 
 
+def not_configured(bucket: str, code: str, message: str) -> NotFound:
+    """What the owner of a bucket may configure and has not."""
+    return NotFound(message, code=code, details={"BucketName": bucket})
+
+
 def malformed_xml() -> InvalidArgument:
     return InvalidArgument(
         "The XML you provided was not well-formed or did not validate against our published schema", code="MalformedXML"

@@ -17,7 +17,7 @@ from common.log import get_logger
 from common.metrics import counter
 from mallee.s3.v1.lifecycle_pb2 import BucketLifecycleConfiguration
 from mallee.s3.v1.versioning_pb2 import VersioningConfiguration
-from services.walrus import configs
+from services.walrus import configs, lifecycle
 from services.walrus.drivers.base import Bucket, Object, Scan, Summary
 from services.walrus.drivers.versions import (
     ANYTHING,
@@ -63,10 +63,9 @@ class Expirer:
                     await self._nudged.wait()
 
     async def sweep(self, bucket: Bucket) -> None:
-        configuration = configs.find(bucket, BucketLifecycleConfiguration)
-        if configuration is None:
+        rules, now_ms = lifecycle.rules_of(bucket, self._store.calendar), self._store.now_ms()
+        if rules is None:
             return
-        rules, now_ms = Rules(configuration, self._store.calendar), self._store.now_ms()
         due: list[Deletion] = []
         async for entry, version in self._versions(bucket, rules):
             if rules.is_due(version, now_ms):

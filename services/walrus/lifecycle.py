@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
+from functools import lru_cache
 from typing import Final
 from urllib.parse import quote
 
@@ -153,13 +154,24 @@ def _bound(chosen: LifecycleRuleFilter, field: str) -> int | None:
     return None
 
 
+def rules_of(bucket: Bucket, calendar: Calendar) -> Rules | None:
+    body = bucket.configs.get(configs.kind_of(BucketLifecycleConfiguration))
+    return None if body is None else _read(body, calendar)
+
+
+# Every read and write of an object asks.
+@lru_cache(maxsize=256)
+def _read(body: bytes, calendar: Calendar) -> Rules:
+    return Rules(BucketLifecycleConfiguration.FromString(body), calendar)
+
+
 def expiration_of(bucket: Bucket, current: Object, calendar: Calendar) -> str | None:
     """x-amz-expiration of a current version. None: no rule ever takes it."""
-    configuration = configs.find(bucket, BucketLifecycleConfiguration)
-    if configuration is None:
+    rules = rules_of(bucket, calendar)
+    if rules is None:
         return None
     version = Version(key=current.key, size=current.size, modified_ms=current.modified_ms, tags=current.tags)
-    expiry = Rules(configuration, calendar).expires(version)
+    expiry = rules.expires(version)
     if expiry is None:
         return None
     at_ms, rule_id = expiry

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from common.errors import NotFound
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import lifecycle_pb2
 from mallee.s3.v1.lifecycle_pb2 import BucketLifecycleConfiguration
-from services.walrus import configs, lifecycle
+from services.walrus import configs, errors, lifecycle
 from services.walrus.store import Store
 
 # Of transitions, of which there are none: AWS's default, which clients send and compare.
@@ -30,10 +29,8 @@ async def get_lifecycle(
     bucket = await store.bucket_for(request, caller)
     found = configs.find(bucket, BucketLifecycleConfiguration)
     if found is None:
-        raise NotFound(
-            "The lifecycle configuration does not exist",
-            code="NoSuchLifecycleConfiguration",
-            details={"BucketName": bucket.name},
+        raise errors.not_configured(
+            bucket.name, "NoSuchLifecycleConfiguration", "The lifecycle configuration does not exist"
         )
     return lifecycle_pb2.GetBucketLifecycleConfigurationOutput(
         rules=found.rules, transition_default_minimum_object_size=_LEAST_SIZE

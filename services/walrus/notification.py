@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from itertools import combinations
 from typing import Any, Final
 from urllib.parse import quote_plus
@@ -101,6 +102,13 @@ def checked(configuration: NotificationConfiguration, targets: Collection[str]) 
             "Filter",
         )
     return configuration
+
+
+# Every write of an object asks.
+@lru_cache(maxsize=256)
+def rules_in(body: bytes) -> tuple[Rule, ...]:
+    """Of a configuration as it is kept."""
+    return tuple(rules_of(NotificationConfiguration.FromString(body)))
 
 
 def rules_of(configuration: NotificationConfiguration) -> Iterator[Rule]:

@@ -34,10 +34,10 @@ async def get_configuration(
     bucket = await store.bucket_for(request, caller)
     found = configs.find(bucket, pb.ObjectLockConfiguration)
     if found is None:
-        raise NotFound(
+        raise errors.not_configured(
+            bucket.name,
+            "ObjectLockConfigurationNotFoundError",
             "Object Lock configuration does not exist for this bucket",
-            code="ObjectLockConfigurationNotFoundError",
-            details={"BucketName": bucket.name},
         )
     return pb.GetObjectLockConfigurationOutput(object_lock_configuration=found)
 

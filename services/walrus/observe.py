@@ -27,6 +27,7 @@ _ACCOUNT_OBJECTS = gauge(
     "mallee_walrus_account_objects", "An account's objects, all versions and markers", ("account",)
 )
 _GARBAGE = gauge("mallee_walrus_garbage_blobs", "Blobs that were let go and are not deleted yet")
+_EVENTS = gauge("mallee_walrus_events_waiting", "Events that wait for a target", ("target",))
 _FREE = gauge("mallee_walrus_free_bytes", "Bytes that may still be written, the reserve included")
 _COMMITS = counter("mallee_walrus_commits", "Transactions of the index")
 _BATCHES = histogram(
@@ -59,5 +60,8 @@ async def follow(store: Store) -> None:
             _ACCOUNT_BYTES.labels(held.account_id).set(held.size + held.part_bytes)
             _ACCOUNT_OBJECTS.labels(held.account_id).set(held.objects)
         _GARBAGE.set(await store.index.inspection.garbage_count())
+        _EVENTS.clear()
+        for target, waiting in (await store.index.events.lengths()).items():
+            _EVENTS.labels(target).set(waiting)
         _FREE.set(await store.blobs.free_bytes())
         await asyncio.sleep(_PERIOD_S)

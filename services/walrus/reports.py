@@ -8,6 +8,7 @@ from __future__ import annotations
 from common.errors import NotFound
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import report_pb2 as pb
+from services.walrus import errors
 from services.walrus.store import Store
 
 OneOf = (
@@ -48,10 +49,8 @@ async def get_bucket_replication(
     store: Store, request: pb.GetBucketReplicationRequest, caller: Caller | None
 ) -> pb.GetBucketReplicationOutput:
     bucket = await store.bucket_for(request, caller)
-    raise NotFound(
-        "The replication configuration was not found",
-        code="ReplicationConfigurationNotFoundError",
-        details={"BucketName": bucket.name},
+    raise errors.not_configured(
+        bucket.name, "ReplicationConfigurationNotFoundError", "The replication configuration was not found"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common.errors import InvalidArgument, NotFound, WrongState
+from common.errors import InvalidArgument, WrongState
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import bucket_setting_pb2, tagging_pb2, versioning_pb2
 from mallee.s3.v1.bucket_setting_pb2 import AccelerateConfiguration
@@ -59,7 +59,7 @@ async def get_bucket_tagging(
     bucket = await store.bucket_for(request, caller)
     found = configs.find(bucket, Tagging)
     if found is None or not found.tag_set:
-        raise NotFound("The TagSet does not exist", code="NoSuchTagSet", details={"BucketName": bucket.name})
+        raise errors.not_configured(bucket.name, "NoSuchTagSet", "The TagSet does not exist")
     return tagging_pb2.GetBucketTaggingOutput(tag_set=found.tag_set)
 
 

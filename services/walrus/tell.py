@@ -15,7 +15,7 @@ from typing import Any, Final
 import aiohttp
 
 from common.log import get_logger
-from common.metrics import counter, gauge
+from common.metrics import counter
 from common.rpc.context import current_request_id
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1.notification_pb2 import NotificationConfiguration
@@ -31,10 +31,10 @@ _BATCH: Final = 100
 _TIMEOUT_S: Final = 10.0
 _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 60.0
+_KIND: Final = configs.kind_of(NotificationConfiguration)
 _log = get_logger(__name__)
 _DELIVERED: Final = counter("mallee_walrus_events_delivered", "Events that a target has taken", ("target",))
 _REFUSED: Final = counter("mallee_walrus_events_refused", "Tries to deliver that failed", ("target",))
-_WAITING: Final = gauge("mallee_walrus_events_waiting", "Events that wait for a target", ("target",))
 
 
 def events_of(
@@ -49,7 +49,7 @@ def events_of(
     etag: str = "",
 ) -> Sequence[Event]:
     """For the step of the index that does what they tell. `event`: s3:ObjectCreated:Put and its like."""
-    configured = configs.find(bucket, NotificationConfiguration)
+    configured = bucket.configs.get(_KIND)
     if configured is None:
         return NO_EVENTS
     told: dict[str, Any] = {"key": shown(key)}
@@ -61,7 +61,7 @@ def events_of(
         told["versionId"] = version_id
     return [
         _event(store, bucket, event, caller, rule, told)
-        for rule in notification.rules_of(configured)
+        for rule in notification.rules_in(configured)
         if rule.concerns(event, shown(key))
     ]
 
@@ -136,7 +136,6 @@ class Teller:
                 _REFUSED.labels(target).inc()
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-            _WAITING.labels(target).set((await self._store.index.events.lengths()).get(target, 0))
 
 
 async def _deliver(session: aiohttp.ClientSession, address: str, batch: Sequence[Waiting]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from common.errors import NotFound
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import cors_pb2, website_pb2
 from mallee.s3.v1.cors_pb2 import CORSConfiguration
@@ -26,11 +25,7 @@ async def get_cors(
     bucket = await store.bucket_for(request, caller)
     found = configs.find(bucket, CORSConfiguration)
     if found is None:
-        raise NotFound(
-            "The CORS configuration does not exist",
-            code="NoSuchCORSConfiguration",
-            details={"BucketName": bucket.name},
-        )
+        raise errors.not_configured(bucket.name, "NoSuchCORSConfiguration", "The CORS configuration does not exist")
     return cors_pb2.GetBucketCorsOutput(cors_rules=found.cors_rules)
 
 
@@ -56,10 +51,8 @@ async def get_website(
     bucket = await store.bucket_for(request, caller)
     found = configs.find(bucket, WebsiteConfiguration)
     if found is None:
-        raise NotFound(
-            "The specified bucket does not have a website configuration",
-            code="NoSuchWebsiteConfiguration",
-            details={"BucketName": bucket.name},
+        raise errors.not_configured(
+            bucket.name, "NoSuchWebsiteConfiguration", "The specified bucket does not have a website configuration"
         )
     return website_pb2.GetBucketWebsiteOutput(
         redirect_all_requests_to=found.redirect_all_requests_to if found.HasField("redirect_all_requests_to") else None,

@@ -17,7 +17,6 @@ from services.walrus.drivers.blocks import BlockUsage, StoredBlock
 
 UPLOADING: Final = 0
 SEALED: Final = 1
-FORGOTTEN: Final = 2
 
 _STORED = (
     "SELECT b.digest, p.blob, b.start, b.length, b.size, b.compressed FROM blocks AS b JOIN packs AS p ON p.id = b.pack"
