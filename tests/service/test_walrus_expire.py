@@ -22,6 +22,7 @@ from services.walrus.expire import Expirer
 from services.walrus.lifecycle import DAY_MS, Calendar
 from services.walrus.put import put_object
 from services.walrus.store import Store
+from tests.eventually import becomes
 from tests.walrus_store import ALICE, begin_upload, complete, make_bucket, opened_store, stream, upload_part
 
 START = 1000 * DAY_MS + 5
@@ -85,8 +86,10 @@ def _name(one: Summary | Marker) -> str:
 
 
 async def emptied(store: Store) -> None:
-    while await there(store):  # noqa: ASYNC110 the store has no event to wait for
-        await asyncio.sleep(0.01)
+    async def nothing() -> bool:
+        return not await there(store)
+
+    await becomes(nothing)
 
 
 async def sweep(store: Store, *, page: int = 1000) -> None:

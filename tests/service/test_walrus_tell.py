@@ -18,6 +18,7 @@ from mallee.s3.v1.notification_pb2 import NotificationConfiguration
 from services.walrus import copy, delete, notification_calls, object_tagging
 from services.walrus.store import Store
 from services.walrus.tell import Teller
+from tests.eventually import becomes
 from tests.walrus_store import ALICE, begin_upload, complete, make_bucket, opened_store, put_bytes, upload_part
 
 
@@ -166,10 +167,12 @@ async def test_what_a_dead_process_left_is_told_by_the_next_one(tmp_path: Path, 
     async with telling(tmp_path, targets) as store:
         await target.until(lambda: len(target.records) == 250)
         assert [key for _, key in target.seen()] == [f"k{number:03d}" for number in range(250)]
+
         # Forgotten once they were taken: nothing is told again without need.
-        async with asyncio.timeout(10):
-            while await store.index.events.lengths():  # noqa: ASYNC110 the store has no event to wait for
-                await asyncio.sleep(0.01)
+        async def forgotten() -> bool:
+            return not await store.index.events.lengths()
+
+        await becomes(forgotten)
 
 
 async def test_an_event_is_kept_as_it_was_said(tmp_path: Path) -> None:
