@@ -29,6 +29,8 @@ from botocore.config import Config
 
 from common.config import CloudConfig, load
 from deploy.s6 import Supervisor
+from tests import processes
+from tests.eventually import until
 from tests.ports import free_port_base
 
 CHECKOUT = Path(__file__).parents[1]
@@ -91,9 +93,9 @@ class RunningCloud:
         return next(state.pid for state in self.supervisor.states() if state.name == member)
 
     def kill(self, member: str, number: signal.Signals = signal.SIGKILL) -> int:
-        """Kills the process, which the supervisor starts again; returns the pid that it had."""
-        pid = self.pid(member)
-        os.kill(pid, number)
+        """Kills the process as soon as there is one; the supervisor starts another. Returns the pid that it had."""
+        pid = until(lambda: self.pid(member), what=f"a process of {member}")
+        processes.kill(pid, number)
         return pid
 
     def wait_ready(self, member: str, deadline_s: float = 60) -> None:

@@ -95,7 +95,7 @@ class EtcdServer:
 
     def _signal(self, number: signal.Signals) -> None:
         assert self._process
-        os.kill(self._process.pid, number)
+        self._process.send_signal(number)
 
 
 async def compact(etcd: Etcd, revision: int) -> None:

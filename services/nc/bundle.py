@@ -11,6 +11,7 @@ import os
 import shutil
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from functools import partial
 from io import FileIO
 from pathlib import Path
 from typing import Final
@@ -20,6 +21,7 @@ from common.ids import InstanceId
 from common.log import get_logger
 from common.rpc.channel import cloud_errors
 from common.rpc.peers import Peers
+from common.threads import to_the_end
 from mallee.nc.v1 import instance_pb2 as nc
 from mallee.nc.v1 import service_pb2 as nc_service
 from mallee.walrus.v1 import service_pb2 as walrus
@@ -69,7 +71,7 @@ class Bundler:
             copy = self._folder / f"{instance_id}.raw"
             try:
                 yield _news(nc.BUNDLE_STATE_BUNDLING, 0)
-                await asyncio.to_thread(self._make, copy, size_bytes)
+                await to_the_end(partial(self._make, copy, size_bytes))
                 await self._hypervisor.copy_root(instance_id, copy)
                 yield _news(nc.BUNDLE_STATE_STORING, 0)
                 async for percent in self._send(order, copy, size_bytes):

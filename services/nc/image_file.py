@@ -6,15 +6,13 @@ so a look is enough each time the file is used; what a disk loses silently is fo
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import hashlib
 import json
 import os
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 from common.errors import NoCapacity
 from common.log import get_logger
@@ -24,8 +22,6 @@ _log = get_logger(__name__)
 # SHA-256 takes about half a second per GB, which a launch has to wait for.
 HASHED_EVERY_S: Final = 7 * 86400.0
 _BLOCK_BYTES: Final = 1 << 20
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,16 +114,6 @@ def mark(path: Path, *, now_s: float) -> None:
     new.write_text(json.dumps(asdict(_Look.of(path)) | {"hashed_s": now_s}))
     os.utime(new, (now_s, now_s))
     new.replace(marker)
-
-
-async def in_thread(act: Callable[[], Result]) -> Result:
-    """A caller that is cancelled still waits for its end: until then nobody else may have the file."""
-    task = asyncio.ensure_future(asyncio.to_thread(act))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
 
 
 def _read(marker: Path) -> tuple[_Look | None, float]:

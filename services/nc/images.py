@@ -19,8 +19,9 @@ from typing import Final, Protocol
 from common.errors import IMAGE_CACHE_FULL, CloudError, InvalidArgument, NoCapacity, Unavailable
 from common.log import get_logger
 from common.metrics import counter, gauge
+from common.threads import to_the_end
 from mallee.nc.v1 import instance_pb2
-from services.nc.image_file import append, digest_of, in_thread, last_use_s, marker_of, publish, verify
+from services.nc.image_file import append, digest_of, last_use_s, marker_of, publish, verify
 
 _log = get_logger(__name__)
 
@@ -122,7 +123,7 @@ class ImageCache:
 
     async def _ensure(self, image: instance_pb2.Image) -> Path:
         path = self._folder / image.sha256
-        if await in_thread(partial(verify, path, now_s=self._now_s())):
+        if await to_the_end(partial(verify, path, now_s=self._now_s())):
             _LOOKUPS.labels("hit").inc()
             return path
         _LOOKUPS.labels("miss").inc()
@@ -148,7 +149,7 @@ class ImageCache:
             if not resumed:
                 part.unlink(missing_ok=True)
             if await self._download(image, part) == image.sha256:
-                await in_thread(partial(publish, part, path, group_id=self._group_id, now_s=self._now_s()))
+                await to_the_end(partial(publish, part, path, group_id=self._group_id, now_s=self._now_s()))
                 return
             _log.warning("an image did not arrive as promised", image_id=image.image_id, sha256=image.sha256)
         part.unlink(missing_ok=True)
@@ -157,14 +158,14 @@ class ImageCache:
     async def _download(self, image: instance_pb2.Image, part: Path) -> str:
         """Goes on where an earlier try ended; returns the SHA-256 of the whole."""
         with part.open("ab") as file:
-            digest = await in_thread(partial(digest_of, part))
+            digest = await to_the_end(partial(digest_of, part))
             done = file.tell()
             async with contextlib.aclosing(self._source.fetch(image, done)) as chunks:
                 async for chunk in chunks:
                     done += len(chunk)
                     if done > image.size_bytes:
                         return ""
-                    await in_thread(partial(append, file.fileno(), digest, chunk))
+                    await to_the_end(partial(append, file.fileno(), digest, chunk))
                     _FETCHED.inc(len(chunk))
         if done < image.size_bytes:
             raise Unavailable(f"it broke off after {done} of {image.size_bytes} bytes")

@@ -10,12 +10,13 @@ import asyncio
 import hashlib
 import os
 import secrets
+import shutil
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Final, TypeVar
+from typing import BinaryIO, Final
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 
@@ -23,6 +24,7 @@ from common import disk_image, qemu_img, ticket
 from common.bundle.manifest import Described
 from common.errors import Denied, InvalidArgument, NotFound, WrongState
 from common.log import get_logger
+from common.threads import to_the_end
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import object_pb2
 from services.walrus import bucket as bucket_rules
@@ -42,7 +44,6 @@ _CHUNK_BYTES: Final = 1 << 20
 _TRIES: Final = 5
 
 _log = get_logger(__name__)
-Result = TypeVar("Result")
 
 
 class Images:
@@ -69,7 +70,7 @@ class Images:
         pinned = await self._store.index.pinned_contents()
         for path in self._folder.iterdir():
             if path.name not in pinned:
-                path.unlink()
+                _remove(path)
 
     async def pin(
         self,
@@ -105,7 +106,7 @@ class Images:
                 source=f"{looks.kind.value} {source}",
             )
             async with self._change:
-                await _in_thread(lambda: self._settle(draft, sha256))
+                await to_the_end(lambda: self._settle(draft, sha256))
                 await self._store.index.put_pin(made)
         finally:
             draft.unlink(missing_ok=True)
@@ -166,7 +167,7 @@ class Images:
             for position in range(offset, pin.size, _CHUNK_BYTES):
                 # Behind an image that is a link stands what the engine keeps with a blob.
                 size = min(_CHUNK_BYTES, pin.size - position)
-                yield await _in_thread(partial(file.read, size))
+                yield await to_the_end(partial(file.read, size))
 
     async def _fetch(
         self, bucket_name: str, key: bytes, caller: Caller, draft: Path, certificates: Sequence[bytes]
@@ -187,7 +188,7 @@ class Images:
             account_id=caller.account_id,
             certificates=certificates,
         )
-        return await _in_thread(lambda: draft.stat().st_size), described
+        return await to_the_end(lambda: draft.stat().st_size), described
 
     async def _export(self, bucket_name: str, key: bytes, caller: Caller, draft: Path, *, exact: bool = False) -> int:
         """The object's size."""
@@ -211,7 +212,7 @@ class Images:
         if isinstance(found.content, Inline):
             with _never_wrong(bucket, found):
                 body = plaintext.inline(found.content, encrypted, Span(0, found.size), found.size)
-            await _in_thread(lambda: _write_durably(draft, body))
+            await to_the_end(lambda: _write_durably(draft, body))
             return True
         pieces = await pieces_of(self._store, found, Span(0, found.size))
         if pieces is None:
@@ -247,16 +248,16 @@ class Images:
             for piece in pieces:
                 async with aclosing(plaintext.read(self._store, piece, encrypted)) as chunks:
                     async for chunk in chunks:
-                        await _in_thread(partial(file.write, chunk))
-            await _in_thread(partial(_settle_file, file))
+                        await to_the_end(partial(file.write, chunk))
+            await to_the_end(partial(_settle_file, file))
 
     async def _examine(self, draft: Path, size: int, wanted: rules.Kind | None) -> tuple[str, rules.Looks]:
         """What is read here is what the pin keeps: nobody writes to the draft any more."""
-        head = await _in_thread(lambda: _head(draft, size))
+        head = await to_the_end(lambda: _head(draft, size))
         looks = rules.looks(head, size, wanted)
         if looks.format == "qcow2":
             await qemu_img.confirm(draft, looks.format, looks.virtual_size)
-        return await _in_thread(lambda: _sha256(draft, size)), looks
+        return await to_the_end(lambda: _sha256(draft, size)), looks
 
     def _settle(self, draft: Path, sha256: str) -> None:
         os.rename(draft, self._folder / sha256)
@@ -329,11 +330,8 @@ def _sha256(path: Path, size: int) -> str:
     return digest.hexdigest()
 
 
-async def _in_thread(function: Callable[[], Result]) -> Result:
-    """As asyncio.to_thread, and a cancelled caller waits: what the thread works on is its caller's to clean up."""
-    running = asyncio.get_running_loop().run_in_executor(None, function)
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.wait([running])
-        raise
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, TypeVar, TypeVarTuple
 
 from common.keyring import Keyring
+from common.threads import to_the_end
 from mallee.common.v1.caller_pb2 import Caller
 from services.walrus import access, errors
 from services.walrus.drivers.base import BlobId, Bucket, Index, Object, Upload
@@ -138,8 +140,8 @@ class Store:
         return self._keepers > 0
 
     async def in_thread(self, function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
-        """For work that keeps a core busy without the GIL."""
-        return await asyncio.get_running_loop().run_in_executor(self._hashers, function, *arguments)
+        """For work that keeps a core busy without the GIL; it has ended on return, also when cancelled."""
+        return await to_the_end(partial(function, *arguments), executor=self._hashers)
 
     async def close(self) -> None:
         await asyncio.to_thread(self._hashers.shutdown)

@@ -115,6 +115,22 @@ def test_no_seam_is_cut_by_patching() -> None:
     assert not wrong, wrong
 
 
+def test_tests_signal_only_what_is_there() -> None:
+    """A pid of 0 stands for the whole process group, and with it for the run."""
+    wrong = [
+        f"{path}:{node.lineno}"
+        for path, tree in modules().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and node.attr in {"kill", "killpg"}
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "os"
+        and path.parts[0] in {"tests", "bench"}
+        and str(path) != "tests/processes.py"
+    ]
+    assert not wrong, wrong
+
+
 @pytest.mark.parametrize("folder", [folder for folder in OURS if folder != "tests"])
 def test_every_module_says_what_it_owns(folder: str) -> None:
     wrong = [

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from common.netns import UNDERLAY
+from tests import processes
 from tests.cloud_fixture import RunningCloud
 from tests.eventually import until
 
@@ -32,7 +33,7 @@ def kill(cloud: RunningCloud, victims: Iterable[str]) -> dict[str, int]:
     for pid in pids.values():
         if pid:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                processes.kill(pid)
     return pids
 
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 from pathlib import Path
 
 import pytest
 
+from tests import processes
 from tests.chaos.faults import wait_for_others
 from tests.chaos.promises import unsettled
 from tests.cloud_fixture import RunningCloud
@@ -29,12 +29,12 @@ def test_supervisors_that_are_killed_take_their_services_with_them_and_bring_the
     ec2 = fake_cloud.client("ec2")
     before = {member: fake_cloud.pid(member) for member in fake_cloud.members}
     for pid in supervisors(fake_cloud):
-        os.kill(pid, signal.SIGKILL)
+        processes.kill(pid)
     wait_for_others(fake_cloud, before)
     until(lambda: not unsettled(ec2), within_s=SETTLED_S, what="the API answers")
     # Nobody looks after the first of them; the command does.
     before = {member: fake_cloud.pid(member) for member in fake_cloud.members}
-    os.kill(fake_cloud.supervisor.pid(), signal.SIGKILL)
+    processes.kill(fake_cloud.supervisor.pid())
     assert not unsettled(ec2)
     fake_cloud.up()
     assert len(supervisors(fake_cloud)) == 2 * len(before)

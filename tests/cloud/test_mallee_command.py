@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path
 import pytest
 from botocore.exceptions import ClientError
 
+from tests import processes
 from tests.cloud_fixture import RunningCloud, command, free_ranges, mallee, new_home
 from tests.eventually import eventually
 from tests.ports import free_port_base
@@ -382,7 +382,7 @@ def test_a_user_without_rights_has_a_whole_cloud(unprivileged_home: Path) -> Non
         services = json.loads(as_user("status", "--json").stdout)["Services"]
         owners = {Path(f"/proc/{service['Pid']}").stat().st_uid for service in services}
         assert owners == {NOBODY}
-        os.kill(next(s["Pid"] for s in services if s["Name"] == "clc-1"), signal.SIGKILL)
+        processes.kill(next(s["Pid"] for s in services if s["Name"] == "clc-1"))
         as_user("up", "--no-image")
         as_user("down")
     finally:

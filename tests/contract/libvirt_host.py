@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -14,6 +12,8 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests import processes
 
 FOLDERS = {
     "run": "/run/libvirt",
@@ -81,7 +81,7 @@ class LibvirtHost:
         return int((self.folder / "libvirtd.pid").read_text())
 
     def kill_libvirtd(self) -> None:
-        os.kill(self.libvirtd_pid(), signal.SIGKILL)
+        processes.kill(self.libvirtd_pid())
 
     def start_libvirtd(self) -> None:
         self.run("libvirtd", "-d", "-f", f"{self.folder}/libvirtd.conf", "-p", f"{self.folder}/libvirtd.pid")
@@ -114,7 +114,7 @@ def libvirt_host() -> Iterator[LibvirtHost]:
     finally:
         for pid in _processes_in_namespace_of(keeper.pid):
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                processes.kill(pid)
         keeper.kill()
         keeper.wait()
         shutil.rmtree(folder, ignore_errors=True)

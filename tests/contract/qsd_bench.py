@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import shutil
 import signal
 import ssl
@@ -17,6 +16,7 @@ from common.ids import VolumeId
 from common.pki import Identity, create_authority, issue
 from services.sc.drivers.base import ExportPlace
 from services.sc.drivers.qsd.driver import QsdVolumes
+from tests import processes
 from tests.contract.nbd_writer import NbdWriter
 from tests.contract.volume_bench import Bench, Client
 
@@ -76,20 +76,20 @@ async def qsd_bench(folder: Path) -> AsyncIterator[QsdBench]:
         yield QsdBench(
             leaving=lambda reserve_bytes: make(reserve_bytes=reserve_bytes),
             monitor=lambda volume_id: sockets / "engine" / "q" / f"{volume_id.removeprefix('vol-')}.qmp",
-            hang=lambda volume_id: os.kill(pid_of(volume_id), signal.SIGSTOP),
+            hang=lambda volume_id: processes.kill(pid_of(volume_id), signal.SIGSTOP),
             context=functools.partial(client_context, pki),
             driver=make(),
             again=make,
             full=lambda: make("full", reserve_bytes=1 << 60),
             connect=connect,
-            kill=lambda volume_id: os.kill(pid_of(volume_id), signal.SIGKILL),
+            kill=lambda volume_id: processes.kill(pid_of(volume_id)),
             remains=remains,
         )
     finally:
         for driver in made:
             await driver.close()
         for pid in daemons_of(sockets):
-            os.kill(int(pid), signal.SIGKILL)
+            processes.kill(int(pid))
         shutil.rmtree(sockets)
 
 

@@ -22,6 +22,7 @@ from common.ids import InstanceId
 from services.nc.drivers.base import AttachedDisk, Disk, Domain, FileSource, Hypervisor, Power
 from services.nc.drivers.fake import FakeHypervisor
 from services.nc.screen import jpeg
+from tests import processes
 from tests.contract.nbd_export import VOLUME, NbdExport
 from tests.eventually import becomes
 
@@ -91,7 +92,7 @@ def _real(request: pytest.FixtureRequest, tmp_path: Path) -> Bench:
         return LibvirtHypervisor(uri=host.uri, cloud_id="c0de", kind="qemu")
 
     def crash(instance_id: InstanceId) -> None:
-        os.kill(host.qemu_pid(domain_name("c0de", instance_id)), 9)
+        processes.kill(host.qemu_pid(domain_name("c0de", instance_id)))
 
     export = NbdExport(host.folder, MIB)
     export.start()
@@ -325,7 +326,7 @@ async def test_libvirtd_may_die_and_every_domain_is_told_again(host: LibvirtHost
         pid = host.qemu_pid(domain_name("c0de", FIRST))
         async with told(hypervisor, FIRST, Power.RUNNING):
             host.kill_libvirtd()
-            os.kill(host.qemu_pid(domain_name("c0de", SECOND)), 9)
+            processes.kill(host.qemu_pid(domain_name("c0de", SECOND)))
             host.start_libvirtd()
         assert host.qemu_pid(domain_name("c0de", FIRST)) == pid
         # It died while nobody looked.
@@ -350,13 +351,13 @@ async def test_a_libvirtd_that_is_stopped_is_given_up_and_found_again(host: Libv
     try:
         await hypervisor.prepare(_real_domain(host, FIRST))
         await hypervisor.resume(FIRST)
-        os.kill(host.libvirtd_pid(), signal.SIGSTOP)
+        processes.kill(host.libvirtd_pid(), signal.SIGSTOP)
         try:
             with pytest.raises(Unavailable):
                 await hypervisor.power_of(FIRST)
         finally:
             changes = hypervisor.changes()
-            os.kill(host.libvirtd_pid(), signal.SIGCONT)
+            processes.kill(host.libvirtd_pid(), signal.SIGCONT)
         async with asyncio.timeout(DEADLINE_S):
             while (await anext(changes)).instance_id != FIRST:
                 pass

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
 
 import pytest
@@ -12,6 +10,7 @@ from common import netns
 from common.ids import InterfaceId, VpcId, mac_of
 from mallee.nc.v1 import instance_pb2
 from services.nc.net import names
+from tests import processes
 from tests.contract import netlab
 from tests.contract.netlab import FACADE_PORT, MANAGEMENT, Lab, group, rule
 from tests.contract.network_fixtures import ALL, OPEN, lab, opened, whole_lab
@@ -320,7 +319,7 @@ async def test_a_new_node_controller_cuts_no_flow(lab: Lab) -> None:
 async def test_a_dead_dnsmasq_comes_back_by_itself(lab: Lab) -> None:
     guest = await lab.guest(VpcId.new(), "172.31.0.10")
     [pid] = netlab.dnsmasq_processes()
-    os.kill(pid, signal.SIGKILL)
+    processes.kill(pid)
     await eventually(lambda: netlab.dnsmasq_processes() not in ([], [pid]), within_s=20)
     guest.ask_dhcp()
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import os
 import random
 import shutil
-import signal
 import sys
 import tempfile
 from asyncio.subprocess import PIPE
@@ -19,6 +17,7 @@ import pytest
 from common.pki import create_authority, issue
 from services.sc.drivers.base import ExportGrant, Limits, Volume
 from services.sc.drivers.qsd.driver import QsdVolumes
+from tests import processes
 from tests.contract.nbd_writer import NbdWriter
 from tests.contract.qsd_bench import client_context, daemons_of
 from tests.contract.qsd_controller import NODE, POINTS, SIZE, VOLUME, driver_at
@@ -39,7 +38,7 @@ async def places(tmp_path: Path) -> AsyncIterator[tuple[Path, Path, Path]]:
         yield tmp_path / "engine", sockets / "engine", pki
     finally:
         for pid in daemons_of(sockets):
-            os.kill(int(pid), signal.SIGKILL)
+            processes.kill(int(pid))
         shutil.rmtree(sockets)
 
 

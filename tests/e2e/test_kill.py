@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import os
-import signal
 import subprocess
 import threading
 import time
@@ -24,6 +23,7 @@ from tests.e2e.fleet import describe, wait_for_state
 from tests.e2e.guest_ssh import Ssh, answers
 from tests.e2e.host_traces import processes, traces_of_instances
 from tests.eventually import until
+from tests.processes import kill
 
 pytestmark = [pytest.mark.root, pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -139,7 +139,7 @@ def test_virtlogd_itself_comes_back(real_cloud: RunningCloud, machine: Machine) 
     assert pid_files
     for pid_file in pid_files:
         old = pid_file.read_text()
-        os.kill(int(old), signal.SIGKILL)
+        kill(int(old))
         until(lambda old=old, file=pid_file: file.read_text() not in ("", old), within_s=PROCESS_S, what="virtlogd")  # type: ignore[misc]
     assert machine.runs_on()
 
@@ -149,7 +149,7 @@ def test_dnsmasq_comes_back(real_cloud: RunningCloud, machine: Machine) -> None:
     killed = dnsmasq_pids(real_cloud)
     assert killed
     for pid in killed:
-        os.kill(pid, signal.SIGKILL)
+        kill(pid)
     until(
         lambda: len(dnsmasq_pids(real_cloud)) == len(killed) and not dnsmasq_pids(real_cloud) & killed,
         within_s=PROCESS_S,
@@ -172,7 +172,7 @@ def test_a_machine_whose_engine_is_killed_boots_again(
     address = describe(ec2, [instance_id])[0]["PublicIpAddress"]
     ssh.wait(address)
     before = ssh.run(address, f"echo kept > /root/kept; sync; {BOOT_ID}")
-    os.kill(int(engines(real_cloud, instance_id)[0].split()[1]), signal.SIGKILL)
+    kill(int(engines(real_cloud, instance_id)[0].split()[1]))
 
     def again() -> bool:
         said = ssh.run(address, f"{BOOT_ID}; cat /root/kept", check=False) if answers(address, 22) else ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import os
 import pwd
 import signal
 from collections.abc import AsyncIterator, Iterator
@@ -21,6 +20,7 @@ from services.nc.drivers.base import Disk, Domain, FileSource, Power
 from services.nc.drivers.domain_xml import domain_name, smbios_uuid
 from services.nc.drivers.libvirt import LibvirtHypervisor
 from services.nc.overlay import Overlay, QemuOverlays
+from tests import processes
 from tests.contract.libvirt_host import LibvirtHost, libvirt_host
 from tests.eventually import eventually
 
@@ -168,7 +168,7 @@ async def test_a_reboot_goes_through_the_guest_and_keeps_the_domain(bench: Bench
 async def test_qemu_ended_from_outside_is_nobodys_wish(bench: Bench) -> None:
     await bench.boot(then="wait")
     await bench.until_up()
-    os.kill(bench.qemu_pid(), signal.SIGTERM)
+    processes.kill(bench.qemu_pid(), signal.SIGTERM)
     await bench.until(Power.OFF_UNKNOWN)
 
 

@@ -5,8 +5,6 @@ Nothing acknowledged is lost, nothing else is read, and who was fenced writes no
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -17,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from common.netns import UNDERLAY
+from tests import processes
 from tests.e2e.volume_lab import HERE, Lab
 from tests.eventually import until
 
@@ -109,12 +108,12 @@ def test_whatever_is_killed_a_guest_loses_no_acknowledged_write(lab: Lab, machin
     with writing(lab, machine) as it:
         for victim in (f"sc-{HERE}", node, f"libvirtd-{node}", "walrus-1", f"cc-{HERE}", "clc-1"):
             before = lab.cloud.pid(victim)
-            os.kill(before, signal.SIGKILL)
+            processes.kill(before)
             it.goes_on()
             until(lambda: lab.cloud.pid(victim) not in (0, before), what=f"another {victim}")  # noqa: B023
         for _ in range(3):
             (daemon,) = daemons_of(lab, volume_id)
-            os.kill(daemon, signal.SIGKILL)
+            processes.kill(daemon)
             it.goes_on()
             until(lambda: daemons_of(lab, volume_id) not in ([], [daemon]), what="another storage daemon")  # noqa: B023
     assert len(daemons_of(lab, volume_id)) == 1
@@ -128,7 +127,7 @@ def test_snapshots_are_whole_or_end_in_error_whatever_is_killed(lab: Lab, machin
             least = it.acked()
             snapshot_id = lab.ec2.create_snapshot(VolumeId=volume_id)["SnapshotId"]
             before = lab.cloud.pid(victim)
-            os.kill(before, signal.SIGKILL)
+            processes.kill(before)
             until(lambda: lab.cloud.pid(victim) not in (0, before), what=f"another {victim}")  # noqa: B023
             state = until(lambda: ended(lab, snapshot_id), within_s=180, what="the snapshot's end")  # noqa: B023
             assert state == "completed"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -26,6 +24,7 @@ from mallee.walrus.v1.service_pb2_grpc import WalrusServiceStub
 from services.sc.nbd.client import connected
 from services.sc.source import WalrusSources
 from services.sc.source_files import SourceFiles
+from tests import processes
 from tests.etcd_fixture import EtcdServer
 from tests.eventually import eventually
 from tests.service.walrus_fixtures import etcd_server, home
@@ -113,7 +112,7 @@ async def test_it_outlives_its_controller_and_comes_back_after_kill_9(
             await sources.serve(ONE)
             assert first is not None
             assert files.holder() == first
-            os.kill(first, signal.SIGKILL)
+            processes.kill(first)
             await eventually(lambda: files.holder() not in (None, first))
             # Walrus being away makes a reader wait, and no more.
             child.kill()

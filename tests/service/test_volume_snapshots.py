@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
-import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -27,6 +25,7 @@ from services.sc.drivers.base import ExportGrant, Limits, Volume
 from services.sc.source import WalrusSources
 from services.sc.source_files import SourceFiles
 from services.sc.upload import WalrusUploader
+from tests import processes
 from tests.contract.qsd_bench import qsd_bench
 from tests.contract.volume_bench import Bench, Client
 from tests.etcd_fixture import EtcdServer
@@ -154,7 +153,7 @@ async def test_a_volume_of_a_snapshot_is_what_the_other_was_whatever_dies(
         await uploader.forget(SECOND)
         died = files.holder()
         assert died is not None
-        os.kill(died, signal.SIGKILL)
+        processes.kill(died)
         place = await bench.driver.export(NEW, ExportGrant(generation=1, node=NODE, local=True))
         reader = await bench.connect(place, NODE)
         parts = [await reader.read(start, 8 * BLOCK_BYTES) for start in range(0, 2 * SIZE, 8 * BLOCK_BYTES)]

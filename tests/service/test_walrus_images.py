@@ -262,6 +262,8 @@ async def test_leftovers_of_a_crash_are_swept_and_pins_are_not(stage: WalrusStag
     await put_bytes(stage.store, "disk", DISK)
     sha256 = (await pin(stage)).sha256
     (stage.root / "pins" / "draft-1").write_bytes(b"x")
+    (stage.root / "pins" / "bundling-1-parts").mkdir()
+    (stage.root / "pins" / "bundling-1-parts" / "no.part.00").write_bytes(b"x")
     _, opener = pki.load_self_signed(stage.certificates, pki.BUNDLE_OPENER)
     await Images(stage.store, stage.root / "pins", ticket_key=b"", opener=opener, now_s=time.time).open()
     assert [path.name for path in (stage.root / "pins").iterdir()] == [sha256]

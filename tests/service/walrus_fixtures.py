@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from services.sc.source_files import SourceFiles
 from services.walrus.drivers.fake import FakeIndex
 from services.walrus.drivers.fake_blobs import FakeBlobs
 from services.walrus.store import Store
+from tests import processes
 from tests.etcd_fixture import EtcdServer
 from tests.service.walrus_process import configured, etcd_of
 from tests.service.walrus_stage import WalrusStage, make_certificates, walrus_stage
@@ -56,4 +55,4 @@ def home(tmp_path: Path, etcd_server: EtcdServer) -> Iterator[Path]:
     yield configured(tmp_path, etcd_server).parent
     files = SourceFiles(tmp_path / "sources")
     if files.folder.exists() and (pid := files.holder()) is not None:
-        os.kill(pid, signal.SIGKILL)
+        processes.kill(pid)

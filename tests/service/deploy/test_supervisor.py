@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from deploy.s6 import Service, Supervisor, SupervisorError
+from tests import processes
 from tests.chaos.small_disk import small_disk
 from tests.eventually import eventually
 
@@ -51,7 +51,7 @@ async def test_what_is_killed_comes_back(supervisor: Supervisor) -> None:
     supervisor.ensure([shell("a", READY)])
     supervisor.wait_ready("a", 10)
     first = pid_of(supervisor, "a")
-    os.kill(first, signal.SIGKILL)
+    processes.kill(first)
     await eventually(lambda: pid_of(supervisor, "a") not in (0, first))
 
 
@@ -65,7 +65,7 @@ async def test_it_knows_what_came_back_while_its_disk_was_full() -> None:
             supervisor.wait_ready("a", 10)
             first = pid_of(supervisor, "a")
             with disk.filled():
-                os.kill(first, signal.SIGKILL)
+                processes.kill(first)
                 await eventually(lambda: pid_of(supervisor, "a") not in (0, first))
                 supervisor.wait_ready("a", 10)
             assert not gone(pid_of(supervisor, "a"))
@@ -102,7 +102,7 @@ async def test_nothing_of_a_killed_supervisor_runs_beside_its_successor(supervis
     supervisor.ensure([shell("a", READY)])
     supervisor.wait_ready("a", 10)
     old = pid_of(supervisor, "a")
-    os.kill(supervisor.pid(), signal.SIGKILL)
+    processes.kill(supervisor.pid())
     await eventually(lambda: not supervisor.pid())
     supervisor.ensure([shell("a", READY)])
     supervisor.wait_ready("a", 10)
@@ -117,7 +117,7 @@ async def test_a_service_follows_its_guardian_into_death_and_is_started_once(sup
     supervisor.ensure([shell("a", READY)])
     supervisor.wait_ready("a", 10)
     old = pid_of(supervisor, "a")
-    os.kill(guardian_of(old), signal.SIGKILL)
+    processes.kill(guardian_of(old))
     await eventually(lambda: gone(old))
     await eventually(lambda: pid_of(supervisor, "a") not in (0, old))
 

@@ -17,6 +17,7 @@ from common.ids import SnapshotId, VolumeId
 from common.log import get_logger
 from common.pki import Identity
 from common.reconcile import Reconciler
+from common.threads import to_the_end
 from services.sc.drivers import sparse
 from services.sc.drivers.base import ExportGrant, ExportPlace, Frozen, Limits, ObservedVolume, Volume
 from services.sc.drivers.feed import Feed
@@ -123,7 +124,7 @@ class QsdVolumes:
             if record is not None and record.grant is not None:
                 raise WrongState(f"{volume_id} is exported to {record.grant.node}", code="VolumeInUse")
             await engine.end()
-            await asyncio.get_running_loop().run_in_executor(None, engine.place.wipe)
+            await to_the_end(engine.place.wipe)
             self._engines.pop(volume_id, None)
             self._troubles.pop(volume_id, None)
 

@@ -11,9 +11,11 @@ import json
 import os
 import time
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from common.errors import Unavailable
+from common.threads import to_the_end
 from services.sc.drivers import sparse
 from services.sc.drivers.qsd import graph
 from services.sc.drivers.qsd.engine import VolumeEngine
@@ -114,7 +116,7 @@ async def _finish(engine: VolumeEngine) -> None:
     try:
         told = json.loads(await _qemu_img("map", "--output=json", str(place.map)))
         if all(one["present"] or one["start"] >= record.source.size_bytes for one in told):
-            await asyncio.get_running_loop().run_in_executor(None, _clear, place, told)
+            await to_the_end(partial(_clear, place, told))
             place.save(replace(record, source=None))
             place.map.unlink(missing_ok=True)
     finally:

@@ -18,6 +18,7 @@ from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
+from common.threads import to_the_end
 from services.walrus import errors
 from services.walrus.drivers.base import BlobId
 from services.walrus.drivers.blobs import BlobDamaged, BlobMissing, Copied, OpenBlob, Staged
@@ -45,7 +46,7 @@ class FileBlobs:
         self._lock = -1
 
     async def open(self) -> None:
-        await self._in_thread(self._prepare)
+        await self.run(self._prepare)
 
     async def close(self) -> None:
         await asyncio.to_thread(self._threads.shutdown)
@@ -61,7 +62,7 @@ class FileBlobs:
         try:
             yield file
         finally:
-            await self._in_thread(file.discard)
+            await self.run(file.discard)
             self._staging.discard(blob)
 
     async def read(self, blob: BlobId, *, start: int, end: int) -> AsyncGenerator[bytes, None]:
@@ -69,7 +70,7 @@ class FileBlobs:
         try:
             position = start
             while position < end:
-                chunk = await self._in_thread(lambda p=position: file.read(p, end))  # type: ignore[misc]
+                chunk = await self.run(lambda p=position: file.read(p, end))  # type: ignore[misc]
                 position += len(chunk)
                 yield chunk
         finally:
@@ -79,27 +80,27 @@ class FileBlobs:
     async def opened(self, blob: BlobId) -> AsyncIterator[OpenBlob]:
         file = self._sealed(blob)
         try:
-            await self._in_thread(file.open)
+            await self.run(file.open)
             yield _OpenFile(self, file)
         finally:
             file.close()
 
     async def export(self, blobs: Sequence[BlobId], path: Path, *, exact: bool = False) -> int:
-        return await self._in_thread(lambda: self._export(blobs, path, exact=exact))
+        return await self.run(lambda: self._export(blobs, path, exact=exact))
 
     async def copy_to(self, blob: BlobId, folder: Path) -> Copied:
         def copy() -> Copied:
             with _disk_errors():
                 return copies.copy_blob(self.folder(blob), blob, folder / blob[:2])
 
-        return await self._in_thread(copy)
+        return await self.run(copy)
 
     async def delete(self, blobs: Sequence[BlobId]) -> int:
-        return await self._in_thread(lambda: sum(_unlink(path) for blob in blobs for path in self.paths(blob)))
+        return await self.run(lambda: sum(_unlink(path) for blob in blobs for path in self.paths(blob)))
 
     async def scan(self) -> AsyncIterator[list[BlobId]]:
         for shard in range(256):
-            found = await self._in_thread(lambda s=shard: _names(self._root / "blobs" / f"{s:02x}"))  # type: ignore[misc]
+            found = await self.run(lambda s=shard: _names(self._root / "blobs" / f"{s:02x}"))  # type: ignore[misc]
             # Asked after the folder was read: one that left staging since then is in the index by now, or deleted.
             yield [blob for blob in found if blob not in self._staging]
 
@@ -169,17 +170,9 @@ class FileBlobs:
             os.fsync(target.fileno())
             return target.tell()
 
-    async def _in_thread(self, function: Callable[[], Result]) -> Result:
-        """Returns only when the thread has ended, also when cancelled: what it works on is then free to go."""
-        running = asyncio.get_running_loop().run_in_executor(self._threads, function)
-        try:
-            return await asyncio.shield(running)
-        except asyncio.CancelledError:
-            await asyncio.wait([running])
-            raise
-
     async def run(self, function: Callable[[], Result]) -> Result:
-        return await self._in_thread(function)
+        """Returns only when the thread has ended, also when cancelled: what it works on is then free to go."""
+        return await to_the_end(function, executor=self._threads)
 
 
 class _StagedFile:
