@@ -45,8 +45,8 @@ def scrub(
     else:
         _print_findings(shown)
         out.print(
-            f"{gib(shown['ScrubbedBytes'])} in {shown['Compared']} pieces were compared, {shown['Unchecked']} of them "
-            f"are older than checksums: {len(shown['Findings']) or 'nothing'} found.",
+            f"{gib(shown['ScrubbedBytes'])} in {shown['Compared']} pieces were compared: "
+            f"{len(shown['Findings']) or 'nothing'} found.",
             markup=False,
         )
     if shown["Findings"]:
@@ -148,7 +148,7 @@ def _restored(place: Site, config: CloudConfig, folder: Path, *, replace: bool) 
 
 
 async def _scrub(client: Client, bytes_per_second: int) -> dict[str, Any]:
-    shown: dict[str, Any] = {"ScrubbedBytes": 0, "Compared": 0, "Unchecked": 0, "Findings": []}
+    shown: dict[str, Any] = {"ScrubbedBytes": 0, "Compared": 0, "Findings": []}
     request = upkeep_pb2.ScrubStoreRequest(bytes_per_second=bytes_per_second)
     with _progress() as bars:
         bar = bars.add_task("", total=None)
@@ -161,7 +161,6 @@ async def _scrub(client: Client, bytes_per_second: int) -> dict[str, Any]:
                         bars.update(bar, description=f"{gib(shown['ScrubbedBytes'] + answer.scrubbed_bytes)} compared")
                 shown["ScrubbedBytes"] += answer.scrubbed_bytes
                 shown["Compared"] += answer.compared
-                shown["Unchecked"] += answer.unchecked
     return shown
 
 

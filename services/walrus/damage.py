@@ -10,7 +10,10 @@ from services.walrus.drivers.base import Bucket
 from services.walrus.drivers.versions import NULL_SHOWN
 
 _log = get_logger(__name__)
-_DAMAGED = counter("mallee_walrus_damaged_reads", "Objects that were read and are not what was written any more")
+_DAMAGED = counter(
+    "mallee_walrus_damaged_reads",
+    "Objects, and rows of the index, that were read and are not what was written any more",
+)
 
 
 def found(bucket: Bucket, key: bytes, version_id: str | None, cause: Exception) -> CloudError:
@@ -19,3 +22,10 @@ def found(bucket: Bucket, key: bytes, version_id: str | None, cause: Exception) 
     version = version_id or ("newest" if version_id is None else NULL_SHOWN)
     _log.error("an object is damaged", bucket=bucket.name, key=errors.shown(key), version=version, why=str(cause))
     return errors.damaged(key, str(cause))
+
+
+def found_row(what: str) -> CloudError:
+    """The error to raise, of a row of the index that says what nobody wrote. `what`: in words, whose it seems to be."""
+    _DAMAGED.inc()
+    _log.error("a row of the index is damaged", what=what)
+    return errors.damaged_row(what)

@@ -161,3 +161,7 @@ def store_failed(cause: str) -> Unavailable:
 def damaged(key: bytes, cause: str) -> CloudError:
     """The index and the blobs do not agree: an error for the operator, opaque to nobody, never wrong bytes."""
     return CloudError(f"The object {shown(key)} is damaged: {cause}", code="InternalError")
+
+
+def damaged_row(what: str) -> CloudError:
+    return CloudError(f"What the index says of {what} is damaged.", code="InternalError")

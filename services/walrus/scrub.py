@@ -1,6 +1,6 @@
 """All that is stored, read and compared with its checksums: in the background, little by little, and when asked for.
 
-A pass goes through the index itself, its rows of objects, the bodies in it, the blobs in the order of their ids, pinned
+A pass goes through the index itself, its rows, the bodies in it, the blobs in the order of their ids, pinned
 images, and files that nobody needs. Where it is stands in the index, so a restart goes on there.
 """
 
@@ -28,7 +28,7 @@ _BLOBS_AT_ONCE: Final = 64
 _BODIES_AT_ONCE: Final = 256
 _STEP_BYTES: Final = 8 << 20
 _CHUNK_BYTES: Final = 1 << 20
-_NOTE: Final = "scrub"
+_NOTE: Final = "scrub-pass"
 _NOTE_EVERY_MS: Final = 30_000
 # How soon a clock that was set is noticed.
 _IDLE_S: Final = 60.0
@@ -37,7 +37,6 @@ _log = get_logger(__name__)
 _SCRUBBED = counter("mallee_walrus_scrubbed_bytes", "Bytes that the scrub read and compared")
 _FINDINGS = counter("mallee_walrus_scrub_findings", "What the scrub found, by kind", ("kind",))
 _LAST_PASS = gauge("mallee_walrus_scrub_last_pass_timestamp_seconds", "When the scrub had last seen everything")
-_UNCHECKED = gauge("mallee_walrus_unchecked", "Blobs and bodies older than checksums, as the last pass found them")
 
 
 class Kind(StrEnum):
@@ -62,7 +61,6 @@ class Step:
     position: str
     scrubbed_bytes: int = 0
     compared: int = 0
-    unchecked: int = 0
     findings: Sequence[Finding] = ()
 
 
@@ -71,17 +69,16 @@ class _Progress:
     began_ms: int
     # Of the last pass that came to its end.
     ended_ms: int
-    unchecked: int
     # Empty: there is no pass.
     position: str
 
     @classmethod
     def parsed(cls, text: str) -> _Progress:
-        began, ended, unchecked, position = text.split(" ") if text else ("0", "0", "0", "")
-        return cls(int(began), int(ended), int(unchecked), position)
+        began, ended, position = text.split(" ") if text else ("0", "0", "")
+        return cls(int(began), int(ended), position)
 
     def text(self) -> str:
-        return f"{self.began_ms} {self.ended_ms} {self.unchecked} {self.position}"
+        return f"{self.began_ms} {self.ended_ms} {self.position}"
 
 
 @dataclass(slots=True)
@@ -119,19 +116,18 @@ class Scrubber:
     async def _pass(self, stands: _Progress) -> None:
         """The rest of it; or a new one."""
         if not stands.position:
-            stands = replace(stands, began_ms=self.store.now_ms(), unchecked=0)
+            stands = replace(stands, began_ms=self.store.now_ms())
         noted_ms = 0
         async with aclosing(self.scrub(stands.position, Pace(self.bytes_per_s, self.sleep))) as steps:
             async for step in steps:
-                stands = replace(stands, position=step.position, unchecked=stands.unchecked + step.unchecked)
+                stands = replace(stands, position=step.position)
                 # A note costs a commit, and a crash costs what was read since.
                 if step.position and self.store.now_ms() >= noted_ms + _NOTE_EVERY_MS:
                     noted_ms = self.store.now_ms()
                     await self.store.index.inspection.put_note(_NOTE, stands.text())
         stands = replace(stands, ended_ms=self.store.now_ms(), position="")
         await self.store.index.inspection.put_note(_NOTE, stands.text())
-        _UNCHECKED.set(stands.unchecked)
-        _log.info("the scrub has seen everything", unchecked=stands.unchecked)
+        _log.info("the scrub has seen everything")
 
     async def scrub(self, position: str, pace: Pace) -> AsyncGenerator[Step, None]:
         """A pass from `position` on, or from the beginning."""
@@ -156,7 +152,6 @@ class Scrubber:
                         position=following,
                         scrubbed_bytes=step.scrubbed_bytes,
                         compared=step.compared,
-                        unchecked=step.unchecked,
                         findings=step.findings,
                     )
             place = ""
@@ -170,7 +165,7 @@ class Scrubber:
             some = await self.store.index.inspection.rows(start=place, limit=_BODIES_AT_ONCE)
             why = "its row is not what was written"
             findings = [Finding(kind=Kind.DAMAGED, what="row", owners=[owner], why=why) for owner in some.damaged]
-            yield Step(position=some.next, unchecked=some.unchecked, findings=findings)
+            yield Step(position=some.next, findings=findings)
             if not some.next:
                 return
             place = some.next
@@ -194,7 +189,6 @@ class Scrubber:
                 position="" if start is None else str(start),
                 scrubbed_bytes=some.size,
                 compared=some.count,
-                unchecked=some.unchecked,
                 findings=findings,
             )
             await pace.spend(some.size)
@@ -224,7 +218,7 @@ class Scrubber:
                     done = end
                 if file.size < one.size:
                     raise BlobDamaged(f"it is {file.size} bytes long where {one.size} were written")
-                return Step(position=one.blob, scrubbed_bytes=done, compared=1, unchecked=not file.checked)
+                return Step(position=one.blob, scrubbed_bytes=done, compared=1)
         except BlobMissing as error:
             kind, why = Kind.MISSING, str(error)
         except BlobDamaged as error:

@@ -35,7 +35,6 @@ class UpkeepService(upkeep_pb2_grpc.UpkeepServiceServicer):
             async for step in steps:
                 answer.scrubbed_bytes += step.scrubbed_bytes
                 answer.compared += step.compared
-                answer.unchecked += step.unchecked
                 answer.complete = not step.position
                 answer.findings.extend(map(_finding, step.findings))
                 yield answer

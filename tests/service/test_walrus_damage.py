@@ -13,10 +13,10 @@ import pytest
 from prometheus_client import REGISTRY
 
 from common.errors import CloudError
-from mallee.s3.v1 import object_pb2
-from services.walrus import delete, get
-from services.walrus.drivers.base import BlobId
-from services.walrus.drivers.embedded.blobs import FileBlobs
+from mallee.s3.v1 import bucket_pb2, multipart_pb2, object_pb2, versioning_pb2
+from services.walrus import buckets, get, multipart, settings
+from services.walrus.drivers.base import Pin
+from services.walrus.drivers.quotas import Quota
 from services.walrus.store import Store
 from tests.contract.test_walrus_blobs import drain
 from tests.walrus_store import (
@@ -138,28 +138,126 @@ async def test_what_a_row_says_later_is_what_its_checksum_is_of(store: Store) ->
     while True:
         rows = await store.index.inspection.rows(start=start, limit=1)
         seen, start = seen + rows.count, rows.next
-        assert (rows.unchecked, list(rows.damaged)) == (0, [])
+        assert list(rows.damaged) == []
         if not start:
             break
-    assert seen == 2
+    # The bucket says what it is, and what it holds.
+    assert seen == 4
 
 
-async def test_blobs_and_bodies_older_than_checksums_are_read_as_they_are(store: Store, tmp_path: Path) -> None:
-    await put_bytes(store, "large", BODY)
-    await put_bytes(store, "small", b"small")
-    (path,) = files_of(tmp_path / "walrus")
-    path.unlink()
-    blob = BlobId(path.stem)
-    path.with_suffix("").write_bytes(BODY)
-    with closing(sqlite3.connect(tmp_path / "walrus" / "index.sqlite")) as db:
-        db.execute("UPDATE bodies SET crc = NULL")
-        db.execute("UPDATE objects SET crc = NULL")
+async def damaged(store: Store) -> list[str]:
+    """Whose rows the scrub finds damaged, looking at two rows at a time."""
+    found: list[str] = []
+    start: str | None = ""
+    while start is not None:
+        rows = await store.index.inspection.rows(start=start, limit=2)
+        found += rows.damaged
+        start = rows.next or None
+    return found
+
+
+def harm(root: Path, statement: str) -> None:
+    with closing(sqlite3.connect(root / "index.sqlite")) as db:
+        assert db.execute(statement).rowcount == 1
         db.commit()
-    assert await get_bytes(store, "large") == BODY
-    assert await get_bytes(store, "small") == b"small"
-    assert isinstance(store.blobs, FileBlobs)
-    async with store.blobs.opened(blob) as file:
-        assert not file.checked
-    await delete.delete_object(store, object_pb2.DeleteObjectRequest(bucket="bucket", key="large"), ALICE)
-    assert await store.blobs.delete([blob]) == len(BODY)
-    assert files_of(tmp_path / "walrus") == []
+
+
+@pytest.mark.parametrize(
+    ("statement", "whose"),
+    [
+        ("UPDATE uploads SET attributes = ' ' || attributes", "upload {upload} of bucket/k"),
+        ("UPDATE uploads SET owner = 'b'", "upload {upload} of bucket/k"),
+        ("UPDATE parts SET size = size + 1 WHERE number = 1", "upload {upload} of bucket/k part 1"),
+        ("UPDATE parts SET etag = 'b' || etag WHERE number = 2", "upload {upload} of bucket/k part 2"),
+    ],
+)
+async def test_a_damaged_row_of_an_upload_is_an_error_and_names_it(
+    store: Store, tmp_path: Path, statement: str, whose: str
+) -> None:
+    upload = await begin_upload(store, "k")
+    parts = {n: await upload_part(store, "k", upload, n, b"x" * 200) for n in (1, 2)}
+    assert await damaged(store) == []
+    harm(tmp_path / "walrus", statement)
+    before = damaged_reads()
+    listing = multipart_pb2.ListPartsRequest(bucket="bucket", key="k", upload_id=upload)
+    await refused("InternalError", multipart.list_parts(store, listing, ALICE))
+    completion = multipart_pb2.CompleteMultipartUploadRequest(bucket="bucket", key="k", upload_id=upload)
+    for number, etag in parts.items():
+        completion.multipart_upload.parts.add(part_number=number, e_tag=etag)
+    await refused("InternalError", multipart.complete_upload(store, completion, ALICE))
+    assert damaged_reads() == before + 2
+    assert await damaged(store) == [whose.format(upload=upload)]
+
+
+async def test_a_damaged_part_of_an_object_is_never_read_as_if_it_stood_elsewhere(store: Store, tmp_path: Path) -> None:
+    upload = await begin_upload(store, "k")
+    parts = {n: await upload_part(store, "k", upload, n, bytes([n]) * 200) for n in (1, 2, 3)}
+    await complete(store, "k", upload, parts)
+    assert await damaged(store) == []
+    harm(tmp_path / "walrus", "UPDATE parts SET start = 0 WHERE number = 2")
+    await refused("InternalError", get_bytes(store, "k"))
+    assert await get_bytes(store, "k", range="bytes=0-9") == bytes([1]) * 10
+    assert await damaged(store) == ["bucket/k part 2"]
+    harm(tmp_path / "walrus", "UPDATE completions SET etag = 'b' || etag")
+    bucket = await store.index.find_bucket("bucket")
+    assert bucket
+    await refused("InternalError", store.index.find_completion(bucket, b"k", upload))
+    assert await damaged(store) == ["bucket/k part 2", f"upload {upload} of bucket/k"]
+
+
+@pytest.mark.parametrize(
+    ("statement", "whose"),
+    [
+        ("UPDATE buckets SET owner_id = 'b' WHERE name = 'bucket'", "bucket bucket"),
+        ("UPDATE bucket_configs SET body = x''", "VersioningConfiguration of bucket bucket"),
+    ],
+)
+async def test_a_damaged_bucket_lets_nobody_in_and_others_serve_on(tmp_path: Path, statement: str, whose: str) -> None:
+    root = tmp_path / "walrus"
+    async with opened_store(root) as store:
+        for name in ("bucket", "other"):
+            await make_bucket(store, name)
+            await put_bytes(store, "k", b"body", bucket=name)
+        request = versioning_pb2.PutBucketVersioningRequest(bucket="bucket")
+        request.versioning_configuration.status = "Enabled"
+        await settings.put_bucket_versioning(store, request, ALICE)
+    harm(root, statement)
+    async with opened_store(root) as store:
+        before = damaged_reads()
+        await refused("InternalError", get_bytes(store, "k"))
+        again = bucket_pb2.CreateBucketRequest(bucket="bucket")
+        await refused("InternalError", buckets.create_bucket(store, again, ALICE))
+        assert damaged_reads() >= before + 2
+        assert await get_bytes(store, "k", bucket="other") == b"body"
+        assert [whose] == await damaged(store)
+
+
+async def test_figures_that_were_damaged_stop_writes_until_they_are_counted_anew(tmp_path: Path) -> None:
+    root = tmp_path / "walrus"
+    async with opened_store(root) as store:
+        await make_bucket(store)
+        await put_bytes(store, "k", b"body")
+        upload = await begin_upload(store, "parts")
+        await upload_part(store, "parts", upload, 1, b"x" * 200)
+        harm(root, "UPDATE buckets SET bytes = bytes + 1")
+        await refused("InternalError", put_bytes(store, "more", b"body"))
+        await refused("InternalError", store.index.quotas.accounts())
+        await refused("InternalError", store.index.usage())
+        assert await damaged(store) == ["bucket bucket"]
+    async with opened_store(root) as store:
+        await put_bytes(store, "more", b"body")
+        (held,) = await store.index.quotas.accounts()
+        assert (held.objects, held.size, held.part_bytes) == (2, 8, 200)
+        assert await damaged(store) == []
+
+
+async def test_damaged_quotas_and_pins_are_errors(store: Store, tmp_path: Path) -> None:
+    await store.index.quotas.put_account(ALICE.account_id, Quota(size=10))
+    pin = Pin(image_id="i", sha256="ab", size=3, format="raw", virtual_size=3, account_id="1", source="machine b/k")
+    await store.index.put_pin(pin)
+    assert await store.index.find_pin("i") == pin
+    harm(tmp_path / "walrus", "UPDATE quotas SET bytes = 1000000")
+    harm(tmp_path / "walrus", "UPDATE pins SET format = 'qcow2'")
+    await refused("InternalError", put_bytes(store, "k", b"body"))
+    await refused("InternalError", store.index.find_pin("i"))
+    assert await damaged(store) == ["image i", f"quota of account {ALICE.account_id}"]

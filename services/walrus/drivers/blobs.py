@@ -56,14 +56,10 @@ class OpenBlob(Protocol):
     def size(self) -> int:
         """Of the blob, in bytes."""
 
-    @property
-    def checked(self) -> bool:
-        """False: it is older than checksums."""
-
     async def verify(self, start: int, end: int, *, fresh: bool = False) -> None:
         """That these bytes are what was written: to be asked before any of them is handed on.
 
-        `fresh`: what the disk holds now, whatever is in memory; of bytes older than checksums, that they can be read.
+        `fresh`: what the disk holds now, whatever is in memory.
 
         Raises BlobDamaged, BlobMissing if it is shorter than that.
         """

@@ -86,7 +86,6 @@ class _FakeOpen:
     blob: BlobId
     descriptor: int
     size: int
-    checked: bool = True
 
     async def verify(self, start: int, end: int, *, fresh: bool = False) -> None:
         _check(self.faults, self.blob, self.size, start, end)

@@ -54,11 +54,11 @@ class FakeInspection:
         return found + await self.owners_of_blocks(digests)
 
     async def rows(self, *, start: str, limit: int) -> Rows:
-        return Rows(next="", count=0, unchecked=0, damaged=())
+        return Rows(next="", count=0, damaged=())
 
     async def bodies(self, *, start: int, limit: int) -> Bodies:
         """They stand in the objects themselves, in memory."""
-        return Bodies(next=None, count=0, size=0, unchecked=0, damaged=())
+        return Bodies(next=None, count=0, size=0, damaged=())
 
     async def owners_of_body(self, body: int) -> list[str]:
         return []

@@ -30,19 +30,16 @@ class Bodies:
     next: int | None
     count: int
     size: int
-    # Older than checksums.
-    unchecked: int
     damaged: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
-    """Some of what the index says of objects, all versions of them."""
+    """Some of what the index says: of objects, buckets, uploads and all else that is not their bytes."""
 
     # Where to go on; empty: these were the last.
     next: str
     count: int
-    unchecked: int
     # Whose are damaged.
     damaged: Sequence[str]
 

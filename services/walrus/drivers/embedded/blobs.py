@@ -1,8 +1,7 @@
 """Blobs as files: `blobs/<two hex digits>/<id>.1` on one file system with `staging/`, where they are written first.
 
 A blob is sealed by a footer with its checksums (pieces.py), fsync of the file, a rename, and fsync of its folder. Files
-without the suffix are of an earlier Walrus and have no checksums. Files are 0644 in a folder of mode 0700: the image
-prober, which may run as another user, gets them by descriptor only.
+are 0644 in a folder of mode 0700: the image prober, which may run as another user, gets them by descriptor only.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import os
 import shutil
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -96,7 +95,7 @@ class FileBlobs:
         return await self.run(copy)
 
     async def delete(self, blobs: Sequence[BlobId]) -> int:
-        return await self.run(lambda: sum(_unlink(path) for blob in blobs for path in self.paths(blob)))
+        return await self.run(lambda: sum(_unlink(self.path(blob)) for blob in blobs))
 
     async def scan(self) -> AsyncIterator[list[BlobId]]:
         for shard in range(256):
@@ -111,10 +110,6 @@ class FileBlobs:
     def path(self, blob: BlobId) -> Path:
         """Where it is sealed to."""
         return self.folder(blob) / f"{blob}{pieces.SUFFIX}"
-
-    def paths(self, blob: BlobId) -> tuple[Path, ...]:
-        """Where it may be."""
-        return (self.path(blob), self.folder(blob) / blob)
 
     def folder(self, blob: BlobId) -> Path:
         return self._root / "blobs" / blob[:2]
@@ -151,11 +146,11 @@ class FileBlobs:
         with closing(self._sealed(blob)) as file:
             file.open()
             file.verify(0, file.size)
-            for source in self.paths(blob):
-                with suppress(FileNotFoundError):
-                    os.link(source, path)
-                    return file.size
-        raise BlobMissing(f"blob {blob} is not there")
+            try:
+                os.link(self.path(blob), path)
+            except FileNotFoundError as error:
+                raise BlobMissing(f"blob {blob} is not there") from error
+            return file.size
 
     def _concatenate(self, blobs: Sequence[BlobId], path: Path) -> int:
         with path.open("xb") as target:
@@ -243,7 +238,7 @@ class _StagedFile:
             self._unflushed = 0
 
     def _share(self, blob: BlobId) -> bool:
-        """Another name of the same file. One of an earlier Walrus is no file of this kind."""
+        """Another name of the same file."""
         try:
             os.link(self._blobs.path(blob), self._blobs.staging_path(self.blob))
         except FileNotFoundError:
@@ -290,7 +285,6 @@ class _OpenFile:
         self._file = file
         self.descriptor = file.descriptor
         self.size = file.size
-        self.checked = file.checked
 
     async def verify(self, start: int, end: int, *, fresh: bool = False) -> None:
         await self._blobs.run(lambda: self._file.verify(start, end, fresh=fresh))
@@ -332,8 +326,8 @@ def _unlink(path: Path) -> int:
 
 
 def _names(folder: Path) -> list[BlobId]:
-    names = (name.removesuffix(pieces.SUFFIX) for name in os.listdir(folder))
-    return [BlobId(name) for name in names if BlobId.fits(name)]
+    names = (Path(name) for name in os.listdir(folder))
+    return [BlobId(name.stem) for name in names if name.suffix == pieces.SUFFIX and BlobId.fits(name.stem)]
 
 
 @contextmanager

@@ -41,16 +41,14 @@ def copy_blob(source: Path, blob: BlobId, target: Path) -> Copied:
 
     Raises BlobMissing, BlobDamaged. The names are on disk when the folder was synced.
     """
-    names = (f"{blob}{pieces.SUFFIX}", str(blob))
-    if any((target / name).exists() for name in names):
+    name = f"{blob}{pieces.SUFFIX}"
+    if (target / name).exists():
         return Copied(size=0, new=False)
     target.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        try:
-            return _link_or_copy(source, blob, name, target)
-        except FileNotFoundError:
-            continue
-    raise BlobMissing(f"blob {blob} is not there")
+    try:
+        return _link_or_copy(source, blob, name, target)
+    except FileNotFoundError as error:
+        raise BlobMissing(f"blob {blob} is not there") from error
 
 
 def _link_or_copy(source: Path, blob: BlobId, name: str, target: Path) -> Copied:

@@ -27,7 +27,7 @@ from services.walrus.drivers.base import (
     Usage,
 )
 from services.walrus.drivers.embedded import events as event_rows
-from services.walrus.drivers.embedded import objects, scans, upkeep, uploads, versions
+from services.walrus.drivers.embedded import objects, scans, sums, upkeep, uploads, versions
 from services.walrus.drivers.embedded.block_index import SqliteBlocks
 from services.walrus.drivers.embedded.events import SqliteEvents
 from services.walrus.drivers.embedded.inspect import SqliteInspection
@@ -59,12 +59,13 @@ class SqliteIndex:
         self.inspection = SqliteInspection(self._writer.submit, self._read, path)
         self.events = SqliteEvents(self._writer.submit, self._read)
         # Few and asked for by every request, so they stand in memory. The lock keeps changes in the order of commits.
-        self._buckets: dict[str, Bucket] = {}
+        # The error stands for a bucket that is damaged.
+        self._buckets: dict[str, Bucket | CloudError | None] = {}
         self._buckets_change = asyncio.Lock()
 
     async def open(self) -> None:
         await self._writer.open()
-        self._buckets = {bucket.name: bucket for bucket in await self._read(objects.all_buckets)}
+        self._buckets = await self._read(objects.all_buckets)
 
     async def close(self) -> None:
         await self._writer.close()
@@ -85,10 +86,13 @@ class SqliteIndex:
         await self._change_bucket(bucket.name, lambda db: objects.put_config(db, bucket, kind, body))
 
     async def find_bucket(self, name: str) -> Bucket | None:
-        return self._buckets.get(name)
+        found = self._buckets.get(name)
+        if isinstance(found, CloudError):
+            raise sums.unsound(f"bucket {name}")
+        return found
 
     async def buckets_with(self, kind: str) -> list[Bucket]:
-        return [bucket for bucket in self._buckets.values() if kind in bucket.configs]
+        return [found for found in self._buckets.values() if isinstance(found, Bucket) and kind in found.configs]
 
     async def list_buckets(self, account_id: str, *, prefix: str, after: str, limit: int) -> list[Bucket]:
         return await self._read(lambda db: objects.list_buckets(db, account_id, prefix, after, limit))
@@ -208,7 +212,7 @@ class SqliteIndex:
             try:
                 return await self._writer.submit(step)
             finally:
-                now = await self._read(lambda db: objects.find_bucket(db, name))
+                now = await self._read(lambda db: objects.standing(db, name))
                 if now is None:
                     self._buckets.pop(name, None)
                 else:

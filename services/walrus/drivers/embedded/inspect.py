@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from services.walrus.drivers.base import BlobId, Pin
-from services.walrus.drivers.embedded import copies, rows
+from services.walrus.drivers.embedded import copies, rows, sums
 from services.walrus.drivers.embedded.block_index import Run
 from services.walrus.drivers.inspection import Bodies, Needed, Rows
 
@@ -93,8 +93,7 @@ def owners(db: sqlite3.Connection, blob: BlobId) -> list[str]:
     raw = bytes.fromhex(blob)
     found = _objects(db, "blob = ?", raw)
     for upload, number in db.execute("SELECT upload, number FROM parts WHERE blob = ?", (raw,)):
-        objects = _objects(db, "upload = ?", upload)
-        found += [f"{name} part {number}" for name in objects or _uploads(db, upload)]
+        found += _owners_of_part(db, upload, number)
     digests = db.execute("SELECT digest FROM blocks WHERE pack IN (SELECT id FROM packs WHERE blob = ?)", (raw,))
     return found + _snapshots(db, frozenset(digest for (digest,) in digests))
 
@@ -130,28 +129,37 @@ def _cut(digests: bytes) -> Iterable[bytes]:
 
 
 def _rows(db: sqlite3.Connection, start: str, limit: int) -> Rows:
-    """A place is the table, the bucket, the key and the rank of the last one that was seen."""
-    table, bucket, key, rank = start.split("/") if start else ("objects", "0", "", "0")
-    found = db.execute(
-        f"SELECT o.bucket, o.rank, b.name, {', '.join(f'o.{column}' for column in rows.OBJECT.split(', '))} "
-        f"FROM {table} AS o JOIN buckets AS b ON b.id = o.bucket "
-        "WHERE (o.bucket, o.key, o.rank) > (?, ?, ?) ORDER BY o.bucket, o.key, o.rank LIMIT ?",
-        (int(bucket), bytes.fromhex(key), int(rank), limit),
-    ).fetchall()
-    following = "" if table == "versions" else "versions/0//0"
-    if len(found) == limit:
-        last = found[-1]
-        following = f"{table}/{last[0]}/{last[3].hex()}/{last[1]}"
-    return Rows(
-        next=following,
-        count=len(found),
-        unchecked=sum(row[-1] is None for row in found),
-        damaged=[
-            _shown(row[2], row[3]) + (f" version {row[15]}" if row[15] else "")
-            for row in found
-            if rows.is_damaged(row[3:])
-        ],
-    )
+    seen = sums.look(db, start, limit)
+    damaged = [name for table, key in seen.damaged for name in _owners_of_row(db, table, key)]
+    return Rows(next=seen.place, count=seen.count, damaged=damaged)
+
+
+def _owners_of_row(db: sqlite3.Connection, table: str, key: sums.Row) -> list[str]:
+    match table, key:
+        case (("objects" | "versions"), (bucket, name, _)):
+            version = db.execute(f"SELECT version FROM {table} WHERE (bucket, key, rank) = (?, ?, ?)", key).fetchone()
+            return [_shown(_bucket(db, bucket), name) + (f" version {version[0]}" if version and version[0] else "")]
+        case "buckets", (bucket,):
+            return [f"bucket {_bucket(db, bucket)}"]
+        case "bucket_configs", (bucket, kind):
+            return [f"{kind} of bucket {_bucket(db, bucket)}"]
+        case (("uploads" | "completions"), (bucket, name, upload)):
+            return [f"upload {upload} of {_shown(_bucket(db, bucket), name)}"]
+        case "parts", (upload, number):
+            return _owners_of_part(db, upload, number)
+        case "pins", (image_id,):
+            return [f"image {image_id}"]
+        case _:
+            return [f"quota of account {key[0]}"]
+
+
+def _owners_of_part(db: sqlite3.Connection, upload: str, number: int) -> list[str]:
+    return [f"{name} part {number}" for name in _objects(db, "upload = ?", upload) or _uploads(db, upload)]
+
+
+def _bucket(db: sqlite3.Connection, bucket: int) -> str:
+    row = db.execute("SELECT name FROM buckets WHERE id = ?", (bucket,)).fetchone()
+    return str(row[0]) if row else str(bucket)
 
 
 def _bodies(db: sqlite3.Connection, start: int, limit: int) -> Bodies:
@@ -160,8 +168,7 @@ def _bodies(db: sqlite3.Connection, start: int, limit: int) -> Bodies:
         next=found[-1][0] + 1 if len(found) == limit else None,
         count=len(found),
         size=sum(len(body) for _, body, _ in found),
-        unchecked=sum(crc is None for _, _, crc in found),
-        damaged=[row for row, body, crc in found if crc is not None and crc != rows.crc_of(body)],
+        damaged=[row for row, body, crc in found if crc != sums.crc_of(body)],
     )
 
 

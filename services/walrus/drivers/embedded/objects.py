@@ -6,9 +6,10 @@ import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from common.errors import CloudError
 from services.walrus import errors
 from services.walrus.drivers.base import Bucket, Inline, Object, Usage
-from services.walrus.drivers.embedded import quotas, rows, versions
+from services.walrus.drivers.embedded import quotas, rows, sums, versions
 from services.walrus.drivers.versions import Expectation, Marker
 
 
@@ -20,6 +21,9 @@ def create_bucket(
         (name, account_id, owner_id, created_ms),
     )
     if made.rowcount:
+        said = sums.sealed(made.lastrowid, name, account_id, owner_id, created_ms)
+        held = sums.sealed(made.lastrowid, 0, 0, 0)
+        db.execute("UPDATE buckets SET crc = ?, held_crc = ? WHERE id = ?", (said[-1], held[-1], made.lastrowid))
         for kind, body in configs.items():
             _insert_config(db, made.lastrowid, kind, body)
     found = find_bucket(db, name)
@@ -36,21 +40,32 @@ def put_config(db: sqlite3.Connection, bucket: Bucket, kind: str, body: bytes | 
 
 
 def _insert_config(db: sqlite3.Connection, bucket: int | None, kind: str, body: bytes) -> None:
-    db.execute("INSERT INTO bucket_configs (bucket, kind, body) VALUES (?, ?, ?)", (bucket, kind, body))
+    statement = f"INSERT INTO bucket_configs ({rows.CONFIG}) VALUES ({rows.marks(rows.CONFIG)})"
+    db.execute(statement, sums.sealed(bucket, kind, body))
 
 
 def find_bucket(db: sqlite3.Connection, name: str) -> Bucket | None:
+    """Raises an InternalError if it or one of its configurations is damaged: who knows then who may do what in it."""
     row = db.execute(f"SELECT {rows.BUCKET} FROM buckets WHERE name = ?", (name,)).fetchone()
     return _configured(db, rows.bucket(row)) if row else None
 
 
-def all_buckets(db: sqlite3.Connection) -> list[Bucket]:
-    return [_configured(db, rows.bucket(row)) for row in db.execute(f"SELECT {rows.BUCKET} FROM buckets")]
+def all_buckets(db: sqlite3.Connection) -> dict[str, Bucket | CloudError | None]:
+    """By name; the error of one that is damaged."""
+    return {name: standing(db, name) for (name,) in db.execute("SELECT name FROM buckets").fetchall()}
+
+
+def standing(db: sqlite3.Connection, name: str) -> Bucket | CloudError | None:
+    try:
+        return find_bucket(db, name)
+    except CloudError as error:
+        return error
 
 
 def _configured(db: sqlite3.Connection, bucket: Bucket) -> Bucket:
-    found = db.execute("SELECT kind, body FROM bucket_configs WHERE bucket = ?", (bucket.id,))
-    return replace(bucket, configs=dict(found))
+    found = db.execute(f"SELECT {rows.CONFIG} FROM bucket_configs WHERE bucket = ?", (bucket.id,))
+    said = [sums.whole(row, f"the {row[1]} of bucket {bucket.name}") for row in found]
+    return replace(bucket, configs={kind: body for _, kind, body in said})
 
 
 def list_buckets(db: sqlite3.Connection, account_id: str, prefix: str, after: str, limit: int) -> list[Bucket]:
@@ -97,7 +112,7 @@ def put_object(db: sqlite3.Connection, bucket: Bucket, new: Object, expect: Expe
     body: int | None = None
     if isinstance(new.content, Inline) and new.content.body:
         content = new.content.body
-        body = db.execute("INSERT INTO bodies (body, crc) VALUES (?, ?)", (content, rows.crc_of(content))).lastrowid
+        body = db.execute("INSERT INTO bodies (body, crc) VALUES (?, ?)", (content, sums.crc_of(content))).lastrowid
     db.execute(
         f"INSERT INTO objects ({rows.STORED}) VALUES ({rows.marks(rows.STORED)})",
         rows.object_values(bucket.id, new, rank, body),
@@ -119,20 +134,18 @@ def change_object(
     changed = change(now)
     which = "bucket = ? AND key = ? AND version = ?"
     db.execute(
-        f"UPDATE {table} SET ({rows.EXTRAS}) = ({rows.marks(rows.EXTRAS)}) WHERE {which}",
+        f"UPDATE {table} SET ({sums.EXTRAS}) = ({rows.marks(sums.EXTRAS)}) WHERE {which}",
         (*rows.extras_values(changed), bucket.id, key, now.version_id),
     )
     place = (bucket.id, key, now.version_id)
     row = db.execute(f"SELECT {rows.OBJECT} FROM {table} WHERE {which}", place).fetchone()
-    db.execute(f"UPDATE {table} SET crc = ? WHERE {which}", (rows.row_crc(row[:-1]), *place))
+    db.execute(f"UPDATE {table} SET crc = ? WHERE {which}", (sums.row_crc(row[:-1]), *place))
     return changed
 
 
 def usage(db: sqlite3.Connection, account_id: str) -> Usage:
-    buckets, objects, size = db.execute(
-        "SELECT count(*), coalesce(sum(objects), 0), coalesce(sum(bytes), 0) FROM buckets "
-        "WHERE ?1 = '' OR account_id = ?1",
-        (account_id,),
-    ).fetchone()
+    held = quotas.held_by(db, "?1 = '' OR account_id = ?1", account_id)
     (pins,) = db.execute("SELECT count(*) FROM pins WHERE ?1 = '' OR account_id = ?1", (account_id,)).fetchone()
-    return Usage(buckets=buckets, objects=objects, size=size, pins=pins)
+    return Usage(
+        buckets=len(held), objects=sum(one.objects for one in held), size=sum(one.size for one in held), pins=pins
+    )

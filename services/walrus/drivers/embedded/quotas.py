@@ -1,17 +1,27 @@
 """The part of the embedded index that counts what buckets hold, and says when it is too much: drivers/quotas.py Quotas.
 
-Whoever changes what a bucket holds calls `count` in the same step.
+Whoever changes what a bucket holds calls `count` in the same step, or `add` where it is never too much.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
+from dataclasses import replace
 
 from services.walrus import errors
+from services.walrus.drivers.embedded import sums
 from services.walrus.drivers.embedded.block_index import Run
 from services.walrus.drivers.quotas import UNLIMITED, Held, Quota
 
-_SUMS = "coalesce(sum(b.objects), 0), coalesce(sum(b.bytes), 0), coalesce(sum(b.part_bytes), 0)"
+_QUOTA = f"{sums.QUOTA}, crc"
+# Of the bucket ?1: objects, their bytes, those of parts of open uploads.
+_COUNTED = """
+    SELECT (SELECT count(*) FROM objects WHERE bucket = ?1) + (SELECT count(*) FROM versions WHERE bucket = ?1),
+    (SELECT coalesce(sum(size), 0) FROM objects WHERE bucket = ?1)
+    + (SELECT coalesce(sum(size), 0) FROM versions WHERE bucket = ?1),
+    (SELECT coalesce(sum(p.size), 0) FROM uploads AS u JOIN parts AS p ON p.upload = u.id WHERE u.bucket = ?1)
+"""
 
 
 class SqliteQuotas:
@@ -38,43 +48,88 @@ def count(db: sqlite3.Connection, bucket: int, *, objects: int = 0, size: int = 
     """So much more, or less. False: there is no such bucket. Raises Denied (QuotaExceeded)."""
     if size + part_bytes > 0 or objects > 0:
         _check(db, bucket, size + part_bytes, objects)
-    counted = db.execute(
-        "UPDATE buckets SET objects = objects + ?, bytes = bytes + ?, part_bytes = part_bytes + ? WHERE id = ?",
-        (objects, size, part_bytes, bucket),
-    )
-    return counted.rowcount > 0
+    return add(db, bucket, objects=objects, size=size, part_bytes=part_bytes)
+
+
+def add(db: sqlite3.Connection, bucket: int, *, objects: int = 0, size: int = 0, part_bytes: int = 0) -> bool:
+    """As `count`, whatever the quotas are."""
+    found = held_by(db, "id = ?", bucket)
+    for held in found:
+        _write(db, bucket, held.objects + objects, held.size + size, held.part_bytes + part_bytes)
+    return bool(found)
 
 
 def release(db: sqlite3.Connection, bucket: int, upload: str) -> None:
     """The parts of an upload that is open no more."""
-    db.execute(
-        "UPDATE buckets SET part_bytes = part_bytes - (SELECT coalesce(sum(size), 0) FROM parts WHERE upload = ?) "
-        "WHERE id = ?",
-        (upload, bucket),
-    )
+    (size,) = db.execute("SELECT coalesce(sum(size), 0) FROM parts WHERE upload = ?", (upload,)).fetchone()
+    add(db, bucket, part_bytes=-size)
 
 
 def forget_bucket(db: sqlite3.Connection, bucket: int) -> None:
     db.execute("DELETE FROM quotas WHERE bucket = ?", (bucket,))
 
 
+def held_by(db: sqlite3.Connection, which: str, *values: str | int) -> list[Held]:
+    """What each of these buckets holds, by name. Raises an InternalError if what the index says is damaged."""
+    found = []
+    for name, account_id, *figures in db.execute(
+        f"SELECT name, account_id, {sums.HELD}, held_crc FROM buckets WHERE {which} ORDER BY name", values
+    ):
+        _, objects, size, part_bytes = sums.whole(tuple(figures), f"what bucket {name} holds")
+        found.append(
+            Held(
+                account_id=account_id,
+                bucket=name,
+                objects=objects,
+                size=size,
+                part_bytes=part_bytes,
+                quota=UNLIMITED,
+            )
+        )
+    return found
+
+
+def mend(db: sqlite3.Connection) -> None:
+    """Counts anew in buckets whose figures are not what was written: they follow from what stands there."""
+    for bucket, *figures in db.execute(f"SELECT id, {sums.HELD}, held_crc FROM buckets").fetchall():
+        if sums.is_damaged(tuple(figures)):
+            _write(db, bucket, *db.execute(_COUNTED, (bucket,)).fetchone())
+
+
+def _write(db: sqlite3.Connection, bucket: int, objects: int, size: int, part_bytes: int) -> None:
+    _, *figures = sums.sealed(bucket, objects, size, part_bytes)
+    db.execute(
+        "UPDATE buckets SET objects = ?, bytes = ?, part_bytes = ?, held_crc = ? WHERE id = ?", (*figures, bucket)
+    )
+
+
 def _check(db: sqlite3.Connection, bucket: int, size: int, objects: int) -> None:
-    found = db.execute(
-        "SELECT q.account_id, q.bucket, q.bytes, q.objects FROM buckets AS b JOIN quotas AS q "
-        "ON q.account_id = b.account_id AND q.bucket IN (0, b.id) WHERE b.id = ?",
-        (bucket,),
-    ).fetchall()
-    for account_id, of, most_bytes, most_objects in found:
-        quota = Quota(size=most_bytes, objects=most_objects)
-        held = _held_of(db, account_id, of, quota)
+    found = _quotas(db, "account_id = (SELECT account_id FROM buckets WHERE id = ?1) AND bucket IN (0, ?1)", bucket)
+    for (account_id, of), quota in found.items():
+        held = _together(account_id, held_by(db, "id = ?", of) if of else held_by(db, "account_id = ?", account_id))
         if too_much := quota.exceeded(held, size=size, objects=objects):
             raise errors.quota_exceeded("bucket" if of else "account", too_much)
 
 
-def _held_of(db: sqlite3.Connection, account_id: str, bucket: int, quota: Quota) -> Held:
-    which, value = ("id = ?", bucket) if bucket else ("account_id = ?", account_id)
-    row = db.execute(f"SELECT {_SUMS} FROM buckets AS b WHERE b.{which}", (value,)).fetchone()
-    return Held(account_id=account_id, bucket="", objects=row[0], size=row[1], part_bytes=row[2], quota=quota)
+def _quotas(db: sqlite3.Connection, which: str, *values: str | int) -> dict[tuple[str, int], Quota]:
+    """By account and bucket."""
+    found = {}
+    for row in db.execute(f"SELECT {_QUOTA} FROM quotas WHERE {which}", values):
+        account_id, bucket, most_bytes, most_objects = sums.whole(row, f"the quota of account {row[0]}")
+        found[account_id, bucket] = Quota(size=most_bytes, objects=most_objects)
+    return found
+
+
+def _together(account_id: str, each: Iterable[Held], quota: Quota = UNLIMITED) -> Held:
+    each = list(each)
+    return Held(
+        account_id=account_id,
+        bucket="",
+        objects=sum(one.objects for one in each),
+        size=sum(one.size for one in each),
+        part_bytes=sum(one.part_bytes for one in each),
+        quota=quota,
+    )
 
 
 def _put_bucket(db: sqlite3.Connection, name: str, quota: Quota) -> None:
@@ -87,39 +142,23 @@ def _put_bucket(db: sqlite3.Connection, name: str, quota: Quota) -> None:
 def _put(db: sqlite3.Connection, account_id: str, bucket: int, quota: Quota) -> None:
     db.execute("DELETE FROM quotas WHERE account_id = ? AND bucket = ?", (account_id, bucket))
     if quota != UNLIMITED:
-        db.execute(
-            "INSERT INTO quotas (account_id, bucket, bytes, objects) VALUES (?, ?, ?, ?)",
-            (account_id, bucket, quota.size, quota.objects),
-        )
+        row = sums.sealed(account_id, bucket, quota.size, quota.objects)
+        db.execute(f"INSERT INTO quotas ({_QUOTA}) VALUES (?, ?, ?, ?, ?)", row)
 
 
 def _accounts(db: sqlite3.Connection) -> list[Held]:
-    found = db.execute(
-        f"SELECT a.account_id, '', {_SUMS}, q.bytes, q.objects "
-        "FROM (SELECT account_id FROM buckets UNION SELECT account_id FROM quotas WHERE bucket = 0) AS a "
-        "LEFT JOIN buckets AS b ON b.account_id = a.account_id "
-        "LEFT JOIN quotas AS q ON q.account_id = a.account_id AND q.bucket = 0 GROUP BY a.account_id"
-    )
-    return [_held(row) for row in found]
+    quotas = _quotas(db, "bucket = 0")
+    buckets: dict[str, list[Held]] = {account_id: [] for account_id, _ in quotas}
+    for held in held_by(db, "TRUE"):
+        buckets.setdefault(held.account_id, []).append(held)
+    return [
+        _together(account_id, each, quotas.get((account_id, 0), UNLIMITED))
+        for account_id, each in sorted(buckets.items())
+    ]
 
 
 def _buckets(db: sqlite3.Connection, account_id: str) -> list[Held]:
-    found = db.execute(
-        "SELECT b.account_id, b.name, b.objects, b.bytes, b.part_bytes, q.bytes, q.objects FROM buckets AS b "
-        "LEFT JOIN quotas AS q ON q.account_id = b.account_id AND q.bucket = b.id "
-        "WHERE b.account_id = ? ORDER BY b.name",
-        (account_id,),
-    )
-    return [_held(row) for row in found]
-
-
-def _held(row: tuple[str, str, int, int, int, int | None, int | None]) -> Held:
-    account_id, bucket, objects, size, part_bytes, most_bytes, most_objects = row
-    return Held(
-        account_id=account_id,
-        bucket=bucket,
-        objects=objects,
-        size=size,
-        part_bytes=part_bytes,
-        quota=Quota(size=most_bytes, objects=most_objects),
-    )
+    ids = dict(db.execute("SELECT name, id FROM buckets WHERE account_id = ?", (account_id,)).fetchall())
+    quotas = _quotas(db, "account_id = ?", account_id)
+    found = held_by(db, "account_id = ?", account_id)
+    return [replace(held, quota=quotas.get((account_id, ids[held.bucket]), UNLIMITED)) for held in found]

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from services.walrus.drivers.base import BlobId
 from services.walrus.drivers.blobs import BlobDamaged, BlobMissing
-from services.walrus.drivers.embedded import copies, inspect, pieces, rows
+from services.walrus.drivers.embedded import copies, inspect, pieces
 from services.walrus.drivers.embedded.blobs import INDEX, fsync_folder, lock
 from services.walrus.drivers.embedded.sealed import SealedFile
 
@@ -90,7 +90,7 @@ def _restore_blobs(db: sqlite3.Connection, source: Path, draft: Path, tell: Tell
     while page := inspect.needed(db, after, _AT_ONCE):
         for one in page:
             target = draft / "blobs" / one.blob[:2]
-            surplus -= {one.blob, f"{one.blob}{pieces.SUFFIX}"}
+            surplus.discard(f"{one.blob}{pieces.SUFFIX}")
             try:
                 copies.copy_blob(source / "blobs" / one.blob[:2], one.blob, target)
                 _verify(target, one.blob, one.size)
@@ -116,14 +116,14 @@ def _verify(folder: Path, blob: BlobId, size: int) -> None:
 
 def _restore_pins(db: sqlite3.Connection, source: Path, draft: Path, tell: Tell) -> None:
     (draft / "pins").mkdir(mode=0o700)
-    for pin in [rows.pin(row) for row in db.execute(f"SELECT {rows.PIN} FROM pins")]:
+    for image_id, sha256, size in db.execute("SELECT image_id, sha256, size FROM pins").fetchall():
         try:
-            copies.copy_file(source / "pins" / pin.sha256, draft / "pins" / pin.sha256)
+            copies.copy_file(source / "pins" / sha256, draft / "pins" / sha256)
         except FileNotFoundError:
-            tell("missing", f"pin {pin.sha256}", [f"image {pin.image_id}"], "it is not there")
+            tell("missing", f"pin {sha256}", [f"image {image_id}"], "it is not there")
             continue
-        if _sha256(draft / "pins" / pin.sha256, pin.size) != pin.sha256:
-            tell("damaged", f"pin {pin.sha256}", [f"image {pin.image_id}"], "it is not what its name says")
+        if _sha256(draft / "pins" / sha256, size) != sha256:
+            tell("damaged", f"pin {sha256}", [f"image {image_id}"], "it is not what its name says")
     fsync_folder(draft / "pins")
 
 

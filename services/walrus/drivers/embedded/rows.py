@@ -22,33 +22,27 @@ from services.walrus.drivers.base import (
     Summary,
     Upload,
 )
-from services.walrus.drivers.embedded import pieces
+from services.walrus.drivers.embedded import sums
+from services.walrus.drivers.embedded.sums import Row
 from services.walrus.drivers.versions import Extras, Marker, Retention
-
-Row = tuple[Any, ...]
 
 _NO_CHECKSUM = Checksum(algorithm="", value="")
 
-BUCKET = "id, name, account_id, owner_id, created_ms"
-EXTRAS = "owner, tags, acl, retention, legal_hold, encryption"
 SUMMARY = "key, size, etag, modified_ms, algorithm, composite, storage_class, version, owner"
-# With what `crc` is of before it.
-OBJECT = (
-    "key, size, etag, modified_ms, algorithm, composite, checksum, body, blob, upload, part_count, attributes, "
-    f"version, {EXTRAS}, crc"
-)
+OBJECT = f"{sums.OBJECT}, crc"
 MARKER = "key, version, modified_ms, owner"
 # All that the tables of newest and of other versions share.
 STORED = f"bucket, {OBJECT}, storage_class, rank"
-UPLOAD = (
-    "bucket, key, id, initiator_id, initiator_name, started_ms, algorithm, composite, algorithm_chosen, attributes, "
-    f"{EXTRAS}"
-)
-PART = "number, size, etag, modified_ms, algorithm, checksum, blob, start"
-PIN = "image_id, sha256, size, format, virtual_size, account_id, source"
+BUCKET = f"{sums.BUCKET}, crc"
+CONFIG = f"{sums.CONFIG}, crc"
+UPLOAD = f"{sums.UPLOAD}, crc"
+PART = f"{sums.PART}, crc"
+PIN = f"{sums.PIN}, crc"
 
 
 def bucket(row: Row) -> Bucket:
+    """Each of these raises an InternalError if the row is not what was written."""
+    row = sums.whole(row, f"bucket {row[1]}")
     return Bucket(id=row[0], name=row[1], account_id=row[2], owner_id=row[3], created_ms=row[4])
 
 
@@ -73,7 +67,7 @@ def marker(row: Row) -> Marker:
 
 def object_of(db: sqlite3.Connection, row: Row) -> Object:
     """Raises BodyDamaged, also if the row itself is not what was written."""
-    if is_damaged(row):
+    if sums.is_damaged(row):
         raise BodyDamaged("its row in the index is not what was written")
     key, size, etag, modified_ms, algorithm, composite, checksum, body, blob, upload, part_count, attributes = row[:12]
     content: Content
@@ -103,25 +97,9 @@ def _inline(db: sqlite3.Connection, row: int) -> Inline:
     if found is None:
         raise BodyDamaged(f"body {row} of the index is not there")
     body, crc = found
-    if crc is not None and crc != crc_of(body):
+    if crc != sums.crc_of(body):
         raise BodyDamaged(f"body {row} of the index is not what was written")
     return Inline(body=body)
-
-
-def is_damaged(row: Row) -> bool:
-    """Of OBJECT. One that is older than checksums is not."""
-    return row[-1] is not None and row[-1] != row_crc(row[:-1])
-
-
-def row_crc(values: Row) -> int:
-    # Not repr: what it escapes changes with Unicode.
-    return crc_of(ascii(values).encode())
-
-
-def crc_of(body: bytes) -> int:
-    """As SQLite keeps it: signed."""
-    crc = pieces.crc(body)
-    return crc - (1 << 64) if crc >> 63 else crc
 
 
 def object_values(bucket_id: int, new: Object, rank: int, body: int | None) -> Row:
@@ -152,7 +130,7 @@ def object_values(bucket_id: int, new: Object, rank: int, body: int | None) -> R
         *extras_values(new),
     )
     storage_class = new.attributes.headers.get("StorageClass", "STANDARD")
-    return (bucket_id, *values, row_crc(values), storage_class, rank)
+    return (bucket_id, *sums.sealed(*values), storage_class, rank)
 
 
 def extras_values(extras: Extras) -> Row:
@@ -189,6 +167,7 @@ def marks(columns: str) -> str:
 
 
 def upload(row: Row) -> Upload:
+    row = sums.whole(row, f"upload {row[2]}")
     return Upload(
         bucket_id=row[0],
         key=row[1],
@@ -204,19 +183,53 @@ def upload(row: Row) -> Upload:
     )
 
 
+def upload_values(new: Upload) -> Row:
+    """For UPLOAD."""
+    return sums.sealed(
+        new.bucket_id,
+        new.key,
+        new.id,
+        new.initiator_id,
+        new.initiator_name,
+        new.started_ms,
+        new.algorithm,
+        int(new.composite),
+        int(new.algorithm_chosen),
+        attributes_text(new.attributes),
+        *extras_values(new),
+    )
+
+
 def part(row: Row) -> Part:
+    row = sums.whole(row, f"part {row[1]} of upload {row[0]}")
     return Part(
-        number=row[0],
-        size=row[1],
-        etag=row[2],
-        modified_ms=row[3],
-        checksum=Checksum(algorithm=row[4], value=row[5]),
-        blob=BlobId(row[6].hex()),
-        start=row[7],
+        number=row[1],
+        size=row[2],
+        etag=row[3],
+        modified_ms=row[4],
+        checksum=Checksum(algorithm=row[5], value=row[6]),
+        blob=BlobId(row[7].hex()),
+        start=row[8],
+    )
+
+
+def part_values(upload_id: str, new: Part, start: int) -> Row:
+    """For PART."""
+    return sums.sealed(
+        upload_id,
+        new.number,
+        new.size,
+        new.etag,
+        new.modified_ms,
+        new.checksum.algorithm,
+        new.checksum.value,
+        bytes.fromhex(new.blob),
+        start,
     )
 
 
 def pin(row: Row) -> Pin:
+    row = sums.whole(row, f"image {row[0]}")
     return Pin(
         image_id=row[0],
         sha256=row[1],
@@ -226,6 +239,11 @@ def pin(row: Row) -> Pin:
         account_id=row[5],
         source=row[6],
     )
+
+
+def pin_values(new: Pin) -> Row:
+    """For PIN."""
+    return sums.sealed(new.image_id, new.sha256, new.size, new.format, new.virtual_size, new.account_id, new.source)
 
 
 def checksum_of(algorithm: str, value: str, composite: int) -> Checksum | None:

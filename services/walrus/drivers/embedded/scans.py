@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from services.walrus.drivers.base import Bucket, Page, Scan, Summary, Upload
 from services.walrus.drivers.embedded import rows, versions
+from services.walrus.drivers.embedded.sums import Row
 from services.walrus.drivers.versions import NULL, NULL_SHOWN, Marker
 
 Entry = TypeVar("Entry")
@@ -52,7 +53,7 @@ def list_versions(db: sqlite3.Connection, bucket: Bucket, scan: Scan) -> Page[Su
         seen = start if rank is not None else None
         return db.execute(query, (bucket.id, start, _BEFORE_ALL if rank is None else rank, end))
 
-    def entry(row: rows.Row) -> Summary | Marker:
+    def entry(row: Row) -> Summary | Marker:
         nonlocal seen
         latest, seen = row[0] != seen, row[0]
         if row[-1]:
@@ -77,7 +78,7 @@ def _page(
     db: sqlite3.Connection,
     scan: Scan,
     seek: Callable[[bytes, bytes | None, str], sqlite3.Cursor],
-    entry_of: Callable[[rows.Row], Entry],
+    entry_of: Callable[[Row], Entry],
     *,
     key_column: int,
 ) -> Page[Entry]:
@@ -92,7 +93,7 @@ def _page(
 def _collect(
     scan: Scan,
     seek: Callable[[bytes, bytes | None, str], sqlite3.Cursor],
-    entry_of: Callable[[rows.Row], Entry],
+    entry_of: Callable[[Row], Entry],
     key_column: int,
 ) -> Page[Entry]:
     entries: list[Entry | bytes] = []

@@ -10,6 +10,7 @@ import sqlite3
 from typing import Final
 
 from services.walrus.drivers.base import StoreTooNew
+from services.walrus.drivers.embedded import quotas, sums
 
 # One entry per version, oldest first. Released ones never change: what comes later is appended.
 MIGRATIONS: Final[tuple[str, ...]] = (
@@ -161,7 +162,7 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         PRIMARY KEY (bucket, kind)
     ) WITHOUT ROWID;
     """,
-    # CRC64NVME as SQLite's signed number; NULL: the body is older than that.
+    # CRC64NVME as SQLite's signed number.
     "ALTER TABLE bodies ADD COLUMN crc INTEGER;",
     # `objects` are the newest versions as far as they are no markers, `versions` all others: the less the rank, the
     # newer.
@@ -233,8 +234,35 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         PRIMARY KEY (account_id, bucket)
     ) WITHOUT ROWID;
     """,
-    # CRC64NVME of what stands in the row, as rows.py has it; NULL: the row is older than that.
+    # CRC64NVME of what stands in the row.
     "ALTER TABLE objects ADD COLUMN crc INTEGER; ALTER TABLE versions ADD COLUMN crc INTEGER;",
+    # The same for all rows that say something by themselves (sums.py), and for all that were written before. `held_crc`
+    # is of what changes with each object; it is given when the index is opened.
+    """
+    UPDATE objects SET crc = row_crc(key, size, etag, modified_ms, algorithm, composite, checksum, body, blob, upload,
+        part_count, attributes, version, owner, tags, acl, retention, legal_hold, encryption) WHERE crc IS NULL;
+    UPDATE versions SET crc = row_crc(key, size, etag, modified_ms, algorithm, composite, checksum, body, blob, upload,
+        part_count, attributes, version, owner, tags, acl, retention, legal_hold, encryption) WHERE crc IS NULL;
+    UPDATE bodies SET crc = body_crc(body) WHERE crc IS NULL;
+
+    ALTER TABLE buckets ADD COLUMN crc INTEGER;
+    ALTER TABLE buckets ADD COLUMN held_crc INTEGER;
+    ALTER TABLE bucket_configs ADD COLUMN crc INTEGER;
+    ALTER TABLE uploads ADD COLUMN crc INTEGER;
+    ALTER TABLE parts ADD COLUMN crc INTEGER;
+    ALTER TABLE completions ADD COLUMN crc INTEGER;
+    ALTER TABLE pins ADD COLUMN crc INTEGER;
+    ALTER TABLE quotas ADD COLUMN crc INTEGER;
+    UPDATE buckets SET crc = row_crc(id, name, account_id, owner_id, created_ms);
+    UPDATE bucket_configs SET crc = row_crc(bucket, kind, body);
+    UPDATE uploads SET crc = row_crc(bucket, key, id, initiator_id, initiator_name, started_ms, algorithm, composite,
+        algorithm_chosen, attributes, owner, tags, acl, retention, legal_hold, encryption);
+    UPDATE parts SET crc = row_crc(upload, number, size, etag, modified_ms, algorithm, checksum, blob, start);
+    UPDATE completions SET crc = row_crc(bucket, key, upload, etag, algorithm, checksum, composite, completed_ms,
+        version);
+    UPDATE pins SET crc = row_crc(image_id, sha256, size, format, virtual_size, account_id, source);
+    UPDATE quotas SET crc = row_crc(account_id, bucket, bytes, objects);
+    """,
 )
 
 
@@ -243,5 +271,7 @@ def migrate(db: sqlite3.Connection) -> None:
     (version,) = db.execute("PRAGMA user_version").fetchone()
     if version > len(MIGRATIONS):
         raise StoreTooNew(f"the index has schema version {version}, this Walrus knows {len(MIGRATIONS)}: upgrade it")
+    sums.know_sums(db)
     for number in range(version, len(MIGRATIONS)):
         db.executescript(f"BEGIN IMMEDIATE; {MIGRATIONS[number]}; PRAGMA user_version = {number + 1}; COMMIT;")
+    quotas.mend(db)

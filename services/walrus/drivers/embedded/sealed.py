@@ -24,8 +24,7 @@ class SealedFile:
         self._folder = folder
         self._descriptor = -1
         self._size = 0
-        # None: it was written before there were any.
-        self._pieces: Pieces | None = None
+        self._pieces = Pieces(0, pieces.PIECE_BYTES, b"")
 
     @property
     def descriptor(self) -> int:
@@ -36,25 +35,17 @@ class SealedFile:
         """Of the content."""
         return self._size
 
-    @property
-    def checked(self) -> bool:
-        return self._pieces is not None
-
     def open(self) -> None:
         """Raises BlobMissing, BlobDamaged."""
         if self._descriptor >= 0:
             return
-        named = (self._folder / f"{self.blob}{pieces.SUFFIX}", self._folder / self.blob)
-        for path in named:
-            try:
-                self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError:
-                continue
-            self._size = os.fstat(self._descriptor).st_size
-            if path == named[0]:
-                self._read_footer()
-            return
-        raise BlobMissing(f"blob {self.blob} is not there")
+        path = self._folder / f"{self.blob}{pieces.SUFFIX}"
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise BlobMissing(f"blob {self.blob} is not there") from error
+        self._size = os.fstat(self._descriptor).st_size
+        self._read_footer()
 
     def close(self) -> None:
         if self._descriptor >= 0:
@@ -69,8 +60,6 @@ class SealedFile:
         self.open()
         if end > self._size:
             raise BlobMissing(f"blob {self.blob} ends at byte {self._size}")
-        if self._pieces is None:
-            return self._at(start, min(end, start + CHUNK_BYTES))
         piece = self._pieces.piece_bytes
         first = start // piece * piece
         last = min(-(-end // piece) * piece, first + max(CHUNK_BYTES, piece), self._size)
@@ -93,11 +82,10 @@ class SealedFile:
         if fresh:
             # Dropped before, so that the disk is asked; and behind, so that others' pages stay.
             os.posix_fadvise(self._descriptor, start, end - start, os.POSIX_FADV_DONTNEED)
-        piece = self._pieces.piece_bytes if self._pieces else pieces.PIECE_BYTES
+        piece = self._pieces.piece_bytes
         # Not mapped: a sector that cannot be read would be a signal that ends the process.
         for first in range(start // piece * piece, end, piece):
-            if self._pieces is not None or fresh:
-                self._check(first, memoryview(self._at(first, min(first + piece, self._size))))
+            self._check(first, memoryview(self._at(first, min(first + piece, self._size))))
         if fresh:
             os.posix_fadvise(self._descriptor, start, end - start, os.POSIX_FADV_DONTNEED)
 
@@ -113,7 +101,7 @@ class SealedFile:
         self._size = self._pieces.size
 
     def _check(self, start: int, content: memoryview) -> None:
-        damaged = self._pieces.damaged(start, content) if self._pieces else None
+        damaged = self._pieces.damaged(start, content)
         if damaged is not None:
             raise BlobDamaged(f"blob {self.blob} is not what was written, from byte {damaged} on")
 

@@ -28,8 +28,8 @@ def named(db: sqlite3.Connection, blobs: Sequence[BlobId]) -> set[BlobId]:
 
 def put_pin(db: sqlite3.Connection, pin: Pin) -> None:
     db.execute(
-        f"INSERT OR REPLACE INTO pins ({rows.PIN}) VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (pin.image_id, pin.sha256, pin.size, pin.format, pin.virtual_size, pin.account_id, pin.source),
+        f"INSERT OR REPLACE INTO pins ({rows.PIN}) VALUES ({rows.marks(rows.PIN)})",
+        rows.pin_values(pin),
     )
 
 

@@ -9,12 +9,13 @@ from typing import Final
 from common.errors import Stale
 from services.walrus import errors
 from services.walrus.drivers.base import Assembled, Bucket, Completion, Object, Part, Upload
-from services.walrus.drivers.embedded import objects, quotas, rows, versions
+from services.walrus.drivers.embedded import objects, quotas, rows, sums, versions
 from services.walrus.drivers.versions import Expectation
 from services.walrus.object import PART_COUNT
 
 # So many are read faster than looked for.
 _FEW_PARTS: Final = 64
+_COMPLETION: Final = f"{sums.COMPLETION}, crc"
 
 
 def create_upload(db: sqlite3.Connection, upload: Upload) -> None:
@@ -22,19 +23,7 @@ def create_upload(db: sqlite3.Connection, upload: Upload) -> None:
         raise errors.no_such_bucket("")
     db.execute(
         f"INSERT INTO uploads ({rows.UPLOAD}) VALUES ({rows.marks(rows.UPLOAD)})",
-        (
-            upload.bucket_id,
-            upload.key,
-            upload.id,
-            upload.initiator_id,
-            upload.initiator_name,
-            upload.started_ms,
-            upload.algorithm,
-            upload.composite,
-            upload.algorithm_chosen,
-            rows.attributes_text(upload.attributes),
-            *rows.extras_values(upload),
-        ),
+        rows.upload_values(upload),
     )
 
 
@@ -53,17 +42,8 @@ def put_part(db: sqlite3.Connection, upload: Upload, part: Part) -> None:
         db.execute("INSERT INTO garbage (blob) VALUES (?)", old[:1])
     quotas.count(db, upload.bucket_id, part_bytes=part.size - (old[1] if old else 0))
     db.execute(
-        f"INSERT OR REPLACE INTO parts (upload, {rows.PART}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)",
-        (
-            upload.id,
-            part.number,
-            part.size,
-            part.etag,
-            part.modified_ms,
-            part.checksum.algorithm,
-            part.checksum.value,
-            bytes.fromhex(part.blob),
-        ),
+        f"INSERT OR REPLACE INTO parts ({rows.PART}) VALUES ({rows.marks(rows.PART)})",
+        rows.part_values(upload.id, part, 0),
     )
 
 
@@ -83,10 +63,10 @@ def parts_of(db: sqlite3.Connection, content: Assembled, start: int, end: int) -
     )
     for row in cursor:
         part = rows.part(row)
-        if part.start >= end:
-            break
         if part.start + part.size > start:
             found.append(part)
+        if part.start + part.size >= end:
+            break
     cursor.close()
     return found
 
@@ -97,10 +77,10 @@ def _part_before(db: sqlite3.Connection, content: Assembled, start: int) -> int:
     while content.part_count > _FEW_PARTS and high - low > _FEW_PARTS:
         middle = (low + high) // 2
         row = db.execute(
-            "SELECT start FROM parts WHERE upload = ? AND number >= ? ORDER BY number LIMIT 1",
+            f"SELECT {rows.PART} FROM parts WHERE upload = ? AND number >= ? ORDER BY number LIMIT 1",
             (content.upload_id, middle),
         ).fetchone()
-        if row is not None and row[0] <= start:
+        if row is not None and rows.part(row).start <= start:
             low = middle
         else:
             high = middle
@@ -126,7 +106,10 @@ def complete_upload(
     for part in parts:
         if stored.pop(part.number, None) != bytes.fromhex(part.blob):
             raise Stale(f"part {part.number} was replaced while the upload was being completed")
-        db.execute("UPDATE parts SET start = ? WHERE upload = ? AND number = ?", (start, upload.id, part.number))
+        db.execute(
+            "UPDATE parts SET start = ?, crc = ? WHERE upload = ? AND number = ?",
+            (*rows.part_values(upload.id, part, start)[-2:], upload.id, part.number),
+        )
         start += part.size
     for number, blob in stored.items():
         db.execute("INSERT INTO garbage (blob) VALUES (?)", (blob,))
@@ -136,16 +119,15 @@ def complete_upload(
     checksum = new.checksum
     assert checksum is not None
     db.execute(
-        "INSERT INTO completions (bucket, key, upload, etag, algorithm, composite, checksum, completed_ms, version) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
+        f"INSERT INTO completions ({_COMPLETION}) VALUES ({rows.marks(_COMPLETION)})",
+        sums.sealed(
             bucket.id,
             upload.key,
             upload.id,
             new.etag,
             checksum.algorithm,
-            checksum.composite,
             checksum.value,
+            int(checksum.composite),
             new.modified_ms,
             new.version_id,
         ),
@@ -154,18 +136,18 @@ def complete_upload(
 
 def find_completion(db: sqlite3.Connection, bucket: Bucket, key: bytes, upload_id: str) -> Completion | None:
     row = db.execute(
-        "SELECT etag, algorithm, checksum, composite, completed_ms, version FROM completions "
-        "WHERE bucket = ? AND key = ? AND upload = ?",
+        f"SELECT {_COMPLETION} FROM completions WHERE bucket = ? AND key = ? AND upload = ?",
         (bucket.id, key, upload_id),
     ).fetchone()
     if row is None:
         return None
+    _, _, _, etag, algorithm, checksum, composite, completed_ms, version = sums.whole(row, f"upload {upload_id}")
     return Completion(
         upload_id=upload_id,
-        etag=row[0],
-        checksum=rows.checksum_of(row[1], row[2], row[3]),
-        completed_ms=row[4],
-        version_id=row[5],
+        etag=etag,
+        checksum=rows.checksum_of(algorithm, checksum, composite),
+        completed_ms=completed_ms,
+        version_id=version,
     )
 
 

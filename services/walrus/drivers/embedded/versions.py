@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from common.errors import CloudError
 from services.walrus import damage, errors
 from services.walrus.drivers.base import Attributes, BodyDamaged, Bucket, Inline, Object
-from services.walrus.drivers.embedded import rows
+from services.walrus.drivers.embedded import quotas, rows
 from services.walrus.drivers.versions import NULL, Deletion, Expectation, Gone, Marker, Removal, check_unlocked
 
 _STANDING = "version, rank, etag, size, modified_ms, retention, legal_hold, body, blob, upload"
@@ -124,12 +124,9 @@ def delete(
         outcomes.append(outcome)
         count += versions
         size += freed
-    if any(isinstance(one, Gone) and one is not Gone.NOTHING for one in outcomes):
-        counted = db.execute(
-            "UPDATE buckets SET objects = objects - ?, bytes = bytes - ? WHERE id = ?", (count, size, bucket.id)
-        )
-        if counted.rowcount == 0:
-            raise errors.no_such_bucket(bucket.name)
+    changed = any(isinstance(one, Gone) and one is not Gone.NOTHING for one in outcomes)
+    if changed and not quotas.add(db, bucket.id, objects=-count, size=-size):
+        raise errors.no_such_bucket(bucket.name)
     return outcomes
 
 

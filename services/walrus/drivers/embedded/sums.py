@@ -1,0 +1,129 @@
+"""The checksums of the index's rows: what they are of, how they are compared, and all of them looked at.
+
+Each row that says something by itself ends with the CRC64NVME of what it says, as SQLite keeps numbers: signed. Bytes
+of bodies have theirs beside them, blocks of snapshots are named by their content.
+"""
+
+from __future__ import annotations
+
+import ast
+import sqlite3
+from dataclasses import dataclass
+from typing import Any, Final
+
+from common.errors import CloudError
+from services.walrus import damage
+from services.walrus.drivers.embedded import pieces
+
+Row = tuple[Any, ...]
+
+EXTRAS: Final = "owner, tags, acl, retention, legal_hold, encryption"
+OBJECT: Final = (
+    "key, size, etag, modified_ms, algorithm, composite, checksum, body, blob, upload, part_count, attributes, "
+    f"version, {EXTRAS}"
+)
+BUCKET: Final = "id, name, account_id, owner_id, created_ms"
+HELD: Final = "id, objects, bytes, part_bytes"
+CONFIG: Final = "bucket, kind, body"
+UPLOAD: Final = (
+    "bucket, key, id, initiator_id, initiator_name, started_ms, algorithm, composite, algorithm_chosen, attributes, "
+    f"{EXTRAS}"
+)
+PART: Final = "upload, number, size, etag, modified_ms, algorithm, checksum, blob, start"
+COMPLETION: Final = "bucket, key, upload, etag, algorithm, checksum, composite, completed_ms, version"
+PIN: Final = "image_id, sha256, size, format, virtual_size, account_id, source"
+QUOTA: Final = "account_id, bucket, bytes, objects"
+
+
+@dataclass(frozen=True, slots=True)
+class Summed:
+    """Rows of `table` in the order of `key`, each with the checksum of its `columns` in the column `crc`."""
+
+    table: str
+    key: str
+    columns: str
+    crc: str = "crc"
+
+
+TABLES: Final = (
+    Summed("objects", "bucket, key, rank", OBJECT),
+    Summed("versions", "bucket, key, rank", OBJECT),
+    Summed("buckets", "id", BUCKET),
+    Summed("buckets", "id", HELD, "held_crc"),
+    Summed("bucket_configs", "bucket, kind", CONFIG),
+    Summed("uploads", "bucket, key, id", UPLOAD),
+    Summed("parts", "upload, number", PART),
+    Summed("completions", "bucket, key, upload", COMPLETION),
+    Summed("pins", "image_id", PIN),
+    Summed("quotas", "account_id, bucket", QUOTA),
+)
+
+
+def crc_of(body: bytes) -> int:
+    """As SQLite keeps it: signed."""
+    crc = pieces.crc(body)
+    return crc - (1 << 64) if crc >> 63 else crc
+
+
+def row_crc(values: Row) -> int:
+    # Not repr: what it escapes changes with Unicode.
+    return crc_of(ascii(values).encode())
+
+
+def sealed(*values: Any) -> Row:
+    """With its checksum behind it. The values are those that SQLite gives back: a number, no truth value."""
+    return (*values, row_crc(values))
+
+
+def is_damaged(row: Row) -> bool:
+    """Of one that its checksum stands behind."""
+    return bool(row[-1] != row_crc(row[:-1]))
+
+
+def whole(row: Row, what: str) -> Row:
+    """Without its checksum. Raises an InternalError, and tells the operator, if it is not what was written."""
+    if is_damaged(row):
+        raise unsound(what)
+    return row[:-1]
+
+
+def unsound(what: str) -> CloudError:
+    return damage.found_row(what)
+
+
+def know_sums(db: sqlite3.Connection) -> None:
+    """For statements that compute checksums themselves."""
+    db.create_function("row_crc", -1, lambda *values: row_crc(values), deterministic=True)
+    db.create_function("body_crc", 1, crc_of, deterministic=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    # Where to go on; empty: these were the last.
+    place: str
+    count: int
+    # The table and the key of each.
+    damaged: list[tuple[str, Row]]
+
+
+def look(db: sqlite3.Connection, place: str, limit: int) -> Looked:
+    """At some rows behind `place`, which is empty for the first ones."""
+    number, after = ast.literal_eval(bytes.fromhex(place).decode()) if place else (0, None)
+    summed = TABLES[number]
+    width = summed.key.count(",") + 1
+    behind = f"WHERE ({summed.key}) > ({', '.join('?' * width)})" if after else ""
+    found = db.execute(
+        f"SELECT {summed.key}, {summed.columns}, {summed.crc} FROM {summed.table} {behind} "
+        f"ORDER BY {summed.key} LIMIT ?",
+        (*(after or ()), limit),
+    ).fetchall()
+    following: tuple[int, Row | None] | None = (
+        (number, found[-1][:width]) if len(found) == limit else (number + 1, None)
+    )
+    if following == (len(TABLES), None):
+        following = None
+    return Looked(
+        ascii(following).encode().hex() if following else "",
+        len(found),
+        [(summed.table, row[:width]) for row in found if is_damaged(row[width:])],
+    )
