@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 from google.protobuf.message import Message
 
-from common.errors import Unavailable
 from common.rpc.channel import CloudChannel
 from common.rpc.local.channel import LocalCall, LocalChannel
 from ec2_facade.auth.claim import Scope
@@ -43,11 +41,8 @@ class Backends:
             answer: Message = await self._callable(operation)(message, timeout=timeout_s)
             return answer
         try:
-            call.begin(message.SerializeToString())
-            async with asyncio.timeout(timeout_s):
-                return await call
-        except TimeoutError:
-            raise Unavailable(f"{operation.name} took longer than its deadline") from None
+            call.begin(message.SerializeToString(), timeout_s=timeout_s)
+            return await call
         finally:
             call.cancel()
 

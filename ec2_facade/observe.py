@@ -3,40 +3,45 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import lru_cache
 
 from prometheus_client import Counter, Histogram
 
 from common import metrics
-from common.log import get_logger
+from common.log import teller
 from ec2_facade.exchange import Exchange
 
-_log = get_logger("access")
+_tell = teller("access")
 
 REQUESTS = metrics.counter(
     "mallee_http_requests", "Requests answered, by service, action and AWS error code", ("service", "action", "code")
 )
 SECONDS = metrics.histogram("mallee_http_seconds", "Time to answer a request, its body included", ("service", "action"))
 BYTES = metrics.counter("mallee_http_bytes", "Bytes of bodies", ("service", "direction"))
-IN_FLIGHT = metrics.gauge("mallee_http_in_flight", "Requests being answered now")
+_in_flight: set[object] = set()
+metrics.gauge("mallee_http_in_flight", "Requests being answered now", read=lambda: len(_in_flight))
 
 
-@contextmanager
-def observed(exchange: Exchange, note: Callable[[Exchange, float], None]) -> Iterator[None]:
+class Observed:
     """Around the answering of one request; what is known of it then is counted, logged and noted, however it ends."""
-    began = time.monotonic()
-    IN_FLIGHT.inc()
-    ended = "Aborted"
-    try:
-        yield
-        ended = exchange.code or "OK"
-    finally:
-        IN_FLIGHT.dec()
-        took_s = time.monotonic() - began
-        _record(exchange, ended, took_s)
-        note(exchange, took_s)
+
+    __slots__ = ("_began", "_exchange", "_note")
+
+    def __init__(self, exchange: Exchange, note: Callable[[Exchange, float], None]) -> None:
+        self._exchange = exchange
+        self._note = note
+        self._began = 0.0
+
+    def __enter__(self) -> None:
+        self._began = time.monotonic()
+        _in_flight.add(self)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        _in_flight.discard(self)
+        took_s = time.monotonic() - self._began
+        _record(self._exchange, "Aborted" if kind else self._exchange.code or "OK", took_s)
+        self._note(self._exchange, took_s)
 
 
 def _record(exchange: Exchange, ended: str, took_s: float) -> None:
@@ -44,9 +49,11 @@ def _record(exchange: Exchange, ended: str, took_s: float) -> None:
     requests, seconds, received, sent = _counted(service, action, ended)
     requests.inc()
     seconds.observe(took_s)
-    received.inc(exchange.body.received)
-    sent.inc(exchange.sent_bytes)
-    _log.info(
+    if exchange.body.received:
+        received.inc(exchange.body.received)
+    if exchange.sent_bytes:
+        sent.inc(exchange.sent_bytes)
+    _tell(
         "request",
         source_ip=exchange.wire.source_ip,
         method=exchange.wire.method,

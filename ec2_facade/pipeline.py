@@ -22,7 +22,7 @@ from ec2_facade.body import HeldBytes
 from ec2_facade.errors import Refused
 from ec2_facade.exchange import Exchange
 from ec2_facade.limits import Limits
-from ec2_facade.observe import observed
+from ec2_facade.observe import Observed
 from ec2_facade.protocol import QueryProtocol, Response, RestXmlProtocol
 from ec2_facade.query import QueryPipeline
 from ec2_facade.s3.page import error_page
@@ -77,7 +77,7 @@ class Pipeline:
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         exchange = Exchange(request, new_request_id(), self._limits, self._held, self._proxies)
-        with rpc_context.bind(request_id=exchange.request_id), observed(exchange, self._note):
+        with rpc_context.bind(request_id=exchange.request_id), Observed(exchange, self._note):
             try:
                 exchange.service = find_service(exchange.wire, domains=self._domains, sts_actions=self._sts_actions)
                 pipeline = self._s3 if exchange.service == "s3" else self._query

@@ -69,7 +69,7 @@ def bare_host(host: str) -> str:
 
 def bucket_of_host(host: str, domains: Sequence[str]) -> str | None:
     """BUCKET of BUCKET.<domain>; None if the host names no bucket. A domain itself is never a bucket of another."""
-    if host in domains or host.split(".", 1)[0] in QUERY_SERVICES:
+    if host in domains or not host.endswith(tuple(domains)) or host.split(".", 1)[0] in QUERY_SERVICES:
         return None
     for domain in sorted(domains, key=len, reverse=True):
         if host.endswith(f".{domain}"):

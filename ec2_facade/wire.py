@@ -5,9 +5,10 @@ Text is UTF-8 with surrogateescape, so that every byte a client sent can be had 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Final
 from urllib.parse import unquote_to_bytes
 
 
@@ -19,7 +20,8 @@ def to_text(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
-@dataclass(frozen=True, kw_only=True)
+# Not frozen: one is made for every request, and freezing costs as much as all the rest of it.
+@dataclass(slots=True, kw_only=True, eq=False)
 class WireRequest:
     method: str
     # As sent, percent-encoding untouched, without the query.
@@ -31,13 +33,17 @@ class WireRequest:
     source_ip: str = ""
     # Over TLS.
     secure: bool = False
+    _by_name: dict[str, list[str]] = field(init=False, repr=False)
+    _query: tuple[tuple[bytes, bytes], ...] | None = field(init=False, repr=False, default=None)
+    _texts: dict[str, str] | None = field(init=False, repr=False, default=None)
 
-    @cached_property
-    def _by_name(self) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
+    def __post_init__(self) -> None:
+        self._by_name = {}
         for name, value in self.headers:
-            found.setdefault(name, []).append(value)
-        return found
+            if name in self._by_name:
+                self._by_name[name].append(value)
+            else:
+                self._by_name[name] = [value]
 
     def header(self, name: str) -> str | None:
         """The first one of that (lower-case) name."""
@@ -51,22 +57,25 @@ class WireRequest:
     def header_names(self) -> Iterable[str]:
         return self._by_name
 
-    @cached_property
+    @property
     def query(self) -> tuple[tuple[bytes, bytes], ...]:
         """Decoded names and values; `+` is a space and a name without `=` has an empty value, as S3 reads them."""
-        return tuple(decode_query(self.raw_query))
+        if self._query is None:
+            self._query = tuple(decode_query(self.raw_query)) if self.raw_query else ()
+        return self._query
 
-    @cached_property
-    def _by_query_name(self) -> dict[bytes, bytes]:
-        found: dict[bytes, bytes] = {}
-        for name, value in self.query:
-            found.setdefault(name, value)
-        return found
+    @property
+    def query_texts(self) -> Mapping[str, str]:
+        """By name; of one given twice the first counts."""
+        if self._texts is None:
+            self._texts = {}
+            for name, value in self.query:
+                self._texts.setdefault(to_text(name), to_text(value))
+        return self._texts
 
     def query_value(self, name: str) -> str | None:
         """The first one of that name."""
-        value = self._by_query_name.get(name.encode())
-        return None if value is None else to_text(value)
+        return self.query_texts.get(name)
 
     @property
     def host(self) -> str:
@@ -81,10 +90,18 @@ def decode_query(raw_query: str) -> Iterable[tuple[bytes, bytes]]:
 
 
 def _decode(text: str) -> bytes:
-    raw = to_bytes(text)
-    if b"+" in raw:
-        raw = raw.replace(b"+", b" ")
-    return unquote_to_bytes(raw) if b"%" in raw else raw
+    if "%" not in text and "+" not in text:
+        return to_bytes(text)
+    return _decoded_again(text) if len(text) <= _SHORT_CHARACTERS else _decoded(text)
+
+
+def _decoded(text: str) -> bytes:
+    return unquote_to_bytes(to_bytes(text).replace(b"+", b" "))
+
+
+# Credentials and the like are the same from one request to the next.
+_decoded_again = lru_cache(maxsize=1024)(_decoded)
+_SHORT_CHARACTERS: Final = 256
 
 
 def split_target(target: str) -> tuple[str, str]:

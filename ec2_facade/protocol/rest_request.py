@@ -56,15 +56,17 @@ class RequestParser:
             if value is not None:
                 setattr(message, attribute, value)
         for name, value in query.items():
-            if put := self._query.get(name):
+            if (put := self._query.get(name)) is not None:
                 put(message, value)
         self._parse_headers(message, query, headers)
         self._parse_body(message, body)
         return message
 
     def _parse_headers(self, message: Message, query: Mapping[str, str], headers: Mapping[str, str]) -> None:
-        given = {name.lower(): value for name, value in query.items() if name.lower().startswith(_S3_PREFIX)}
-        given |= headers
+        given = headers
+        if query:
+            lower = ((name.lower(), value) for name, value in query.items())
+            given = {name: value for name, value in lower if name.startswith(_S3_PREFIX)} | dict(headers)
         for name, value in given.items():
             if put := self._headers.get(name):
                 put(message, value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from botocore.model import Shape
@@ -18,7 +18,7 @@ from ec2_facade.protocol.text import http_date, iso8601
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 # The headers that one field becomes.
-Render = Callable[[Any], list[tuple[str, str]]]
+Render = Callable[[Any], Iterable[tuple[str, str]]]
 
 
 class ResponseHeaders:
@@ -41,7 +41,7 @@ class ResponseHeaders:
 
     def render(self, message: Message) -> list[tuple[str, str]]:
         """In the contract's order, those that are set."""
-        headers = []
+        headers: list[tuple[str, str]] = []
         for field, value in message.ListFields():
             render = self._fields.get(field)
             if render is not None:
@@ -68,11 +68,15 @@ def payload(operation: Operation) -> tuple[str, Shape, FieldDescriptor] | None:
 
 
 def _single(name: str, text: Callable[[Any], str]) -> Render:
-    return lambda value: [(name, _CONTROL.sub(" ", text(value)))]
+    return lambda value: ((name, _one_line(text(value))),)
 
 
 def _prefixed(prefix: str) -> Render:
-    return lambda values: [(prefix + key, _word(_CONTROL.sub(" ", value))) for key, value in values.items()]
+    return lambda values: [(prefix + key, _word(_one_line(value))) for key, value in values.items()]
+
+
+def _one_line(text: str) -> str:
+    return text if text.isprintable() else _CONTROL.sub(" ", text)
 
 
 def _word(value: str) -> str:

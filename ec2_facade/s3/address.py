@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
@@ -33,24 +33,26 @@ def read_address(request: WireRequest, domains: Sequence[str]) -> Address:
     return Address(bucket=decode_path(first), key=decode_path(key) if key else None)
 
 
-def read_query(request: WireRequest) -> dict[str, str]:
+def read_query(request: WireRequest) -> Mapping[str, str]:
     """Decoded; of a name given twice the first counts."""
-    found: dict[str, str] = {}
     for name, value in request.query:
-        try:
-            found.setdefault(name.decode(), value.decode())
-        except UnicodeDecodeError:
-            raise _not_an_uri() from None
-    return found
+        if not (name.isascii() and value.isascii()):
+            _check_utf8(name, value)
+    return request.query_texts
 
 
 def decode_path(raw: str) -> str:
     """Raises Refused for what is no UTF-8."""
+    if raw.isascii() and "%" not in raw:
+        return raw
+    plain = unquote_to_bytes(to_bytes(raw))
+    _check_utf8(plain)
+    return plain.decode()
+
+
+def _check_utf8(*texts: bytes) -> None:
     try:
-        return unquote_to_bytes(to_bytes(raw)).decode()
+        for text in texts:
+            text.decode()
     except UnicodeDecodeError:
-        raise _not_an_uri() from None
-
-
-def _not_an_uri() -> Refused:
-    return Refused("InvalidURI", "Couldn't parse the specified URI.", status=400)
+        raise Refused("InvalidURI", "Couldn't parse the specified URI.", status=400) from None

@@ -22,7 +22,7 @@ from mallee.common.v1.caller_pb2 import Caller, RequestContext
 _SHOWN_CHARACTERS = 2048
 _BY_HEADER, _BY_QUERY = "REST-HEADER", "REST-QUERY-STRING"
 _LEGACY = "AWS"
-_SIGNATURE_QUERY = ("X-Amz-Algorithm", "X-Amz-Signature", "X-Amz-Credential")
+_SIGNATURE_QUERY = frozenset({"X-Amz-Algorithm", "X-Amz-Signature", "X-Amz-Credential"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,24 +49,20 @@ class Admission:
         """Raises AuthProblem, Refused for a body that cannot be checked, Unavailable when the CLC does not answer."""
         if is_legacy(wire):
             return await self._admit_legacy(wire)
-        if not wire.header("authorization") and all(wire.query_value(name) is None for name in _SIGNATURE_QUERY):
+        if not wire.header("authorization") and _SIGNATURE_QUERY.isdisjoint(wire.query_texts):
             return _nobody(wire)
         identified = await self._current.identify(wire, "s3")
         payload = read_payload(wire, identified.claim)
         self._current.verify(wire, identified, payload_hash=payload.hash)
         caller = identified.caller(wire.source_ip)
-        caller.request.CopyFrom(request_context(wire))
-        caller.request.auth_type = _BY_QUERY if identified.claim.presigned else _BY_HEADER
-        caller.request.signature_version = ALGORITHM
+        _describe(caller.request, wire, _BY_QUERY if identified.claim.presigned else _BY_HEADER, ALGORITHM)
         caller.request.signed_ms = int(identified.claim.time.timestamp()) * 1000
         return Proved(caller=caller, payload=payload, identified=identified)
 
     async def _admit_legacy(self, wire: WireRequest) -> Proved:
         host_bucket = bucket_of_host(bare_host(wire.host), self._domains)
         caller = await self._legacy.authenticate(wire, host_bucket=host_bucket)
-        caller.request.CopyFrom(request_context(wire))
-        caller.request.auth_type = _BY_QUERY if wire.header("authorization") is None else _BY_HEADER
-        caller.request.signature_version = _LEGACY
+        _describe(caller.request, wire, _BY_QUERY if wire.header("authorization") is None else _BY_HEADER, _LEGACY)
         return Proved(caller=caller, payload=undeclared_payload(wire))
 
     async def admit_form(self, wire: WireRequest, fields: Mapping[str, str]) -> Caller:
@@ -80,10 +76,7 @@ class Admission:
         elif fields.keys() & {"awsaccesskeyid", "signature", "policy"}:
             need_fields(fields, "AWSAccessKeyId", "policy", "signature")
             caller, version = await self._legacy.authenticate_form(wire, fields), _LEGACY
-        caller.request.CopyFrom(request_context(wire))
-        if version:
-            caller.request.auth_type = "POST"
-            caller.request.signature_version = version
+        _describe(caller.request, wire, "POST" if version else "", version)
         return caller
 
 
@@ -100,12 +93,23 @@ def need_fields(fields: Mapping[str, str], *names: str) -> None:
 
 def request_context(wire: WireRequest) -> RequestContext:
     """What any request tells of itself."""
-    return RequestContext(
-        secure_transport=wire.secure,
-        user_agent=_shown(wire.header("user-agent")),
-        referer=_shown(wire.header("referer")),
-        content_sha256=_shown(wire.header("x-amz-content-sha256")) or "",
-    )
+    context = RequestContext()
+    _describe(context, wire, "", "")
+    return context
+
+
+def _describe(context: RequestContext, wire: WireRequest, auth_type: str, signature_version: str) -> None:
+    context.SetInParent()
+    if wire.secure:
+        context.secure_transport = True
+    if (agent := wire.header("user-agent")) is not None:
+        context.user_agent = _shown(agent)
+    if (referer := wire.header("referer")) is not None:
+        context.referer = _shown(referer)
+    if declared := wire.header("x-amz-content-sha256"):
+        context.content_sha256 = _shown(declared)
+    context.auth_type = auth_type
+    context.signature_version = signature_version
 
 
 def _nobody(wire: WireRequest) -> Proved:
@@ -117,5 +121,6 @@ def _nobody(wire: WireRequest) -> Proved:
     return Proved(caller=caller, payload=undeclared_payload(wire))
 
 
-def _shown(value: str | None) -> str | None:
-    return None if value is None else to_bytes(value).decode("utf-8", "replace")[:_SHOWN_CHARACTERS]
+def _shown(value: str) -> str:
+    known = value if value.isascii() else to_bytes(value).decode("utf-8", "replace")
+    return known[:_SHOWN_CHARACTERS]

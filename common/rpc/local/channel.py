@@ -78,12 +78,18 @@ class LocalCall:
         self._ended = False
         self._gone = False
         self._answer: Message | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._expired = False
         # The file that the body goes into, and how much of it there is.
         self._file = -1
         self._written = 0
 
-    def begin(self, message: bytes = b"", *, upload: bool = False, asks: bool = False) -> None:
-        """Sends what a call begins with."""
+    def begin(
+        self, message: bytes = b"", *, upload: bool = False, asks: bool = False, timeout_s: float | None = None
+    ) -> None:
+        """Sends what a call begins with. It fails if it has not ended after `timeout_s`."""
+        if timeout_s is not None:
+            self._timer = asyncio.get_running_loop().call_later(timeout_s, self._expire)
         caller = current_caller()
         call = Call(
             self._method,
@@ -93,7 +99,7 @@ class LocalCall:
             asks,
         )
         self._sending = upload
-        self._put(Kind.CALL, call.to_bytes())
+        self._put(Kind.CALL, call.to_bytes(), now=not upload)
 
     async def write(self, message: Message | RawChunk) -> None:
         """Raises asyncio.InvalidStateError when the server has answered already, as grpc.aio does."""
@@ -123,7 +129,7 @@ class LocalCall:
         self._put(Kind.WRITTEN, LENGTH.pack(length))
 
     async def done_writing(self) -> None:
-        self._put(Kind.END)
+        self._put(Kind.END, now=True)
         self._sending = False
 
     async def initial_metadata(self) -> tuple[tuple[str, str], ...]:
@@ -173,6 +179,8 @@ class LocalCall:
         if self._gone:
             return
         self._gone = True
+        if self._timer is not None:
+            self._timer.cancel()
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
@@ -183,8 +191,9 @@ class LocalCall:
 
     def _note(self, kind: int, payload: bytes) -> None:
         match kind:
-            case Kind.MESSAGE:
+            case Kind.ANSWER:
                 self._answer = self._receives.FromString(payload)
+                self._ended = True
             case Kind.END:
                 self._ended = True
             case Kind.ERROR:
@@ -200,9 +209,9 @@ class LocalCall:
         except ConnectionResetError as error:
             raise _cut_off() from error
 
-    def _put(self, kind: Kind, payload: bytes = b"") -> None:
+    def _put(self, kind: Kind, payload: bytes = b"", *, now: bool = False) -> None:
         try:
-            self._frames.put(kind, payload)
+            self._frames.put(kind, payload, now=now)
         except ConnectionResetError as error:
             raise _cut_off() from error
 
@@ -210,7 +219,13 @@ class LocalCall:
         try:
             return await self._frames.take()
         except ConnectionResetError as error:
+            if self._expired:
+                raise Unavailable(f"{self._method} took longer than its deadline") from None
             raise _cut_off() from error
+
+    def _expire(self) -> None:
+        self._expired = True
+        self._frames.close()
 
 
 def _write_all(descriptor: int, parts: Sequence[bytes], start: int) -> int:

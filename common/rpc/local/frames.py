@@ -53,6 +53,8 @@ class Kind(enum.IntEnum):
     TAKEN = 8
     # From a client: how many more bytes of the body stand in the file.
     WRITTEN = 9
+    # From a server, the last: the serialized message of a call that has one answer.
+    ANSWER = 10
 
 
 Frame = tuple[int, bytes]
@@ -89,15 +91,15 @@ class Frames:
         """A frame can be read at once."""
         return bool(self._read)
 
-    def put(self, kind: Kind, payload: bytes | memoryview = b"") -> None:
-        """Raises ConnectionResetError."""
+    def put(self, kind: Kind, payload: bytes | memoryview = b"", *, now: bool = False) -> None:
+        """`now`: nothing follows that could go out with it. Raises ConnectionResetError."""
         if self.closed:
             raise ConnectionResetError("the connection is closed")
         self._out.append(_HEAD.pack(len(payload), kind))
         if payload:
             self._out.append(payload)
         self._unsent += _HEAD.size + len(payload)
-        if self._unsent > _TOGETHER_BYTES:
+        if now or self._unsent > _TOGETHER_BYTES:
             self._flush()
         elif not self._flushing and not self._blocked:
             self._flushing = True

@@ -38,9 +38,8 @@ _EXTENTS_UNDER_WAY: Final = 2
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unary:
     request: type[Message]
+    # Its client gives up after its own time; that closes the connection, which ends this.
     answer: Callable[[Any], Awaitable[Message]]
-    # Longer takes nobody who waits for an answer.
-    timeout_s: float = 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,28 +164,30 @@ class _Connection:
             async with observed(call.method):
                 caller = Caller.FromString(call.caller) if call.caller else None
                 rpc_context.enter(request_id=call.request_id, caller=caller, peer=None, timeout_s=None)
-                await self._dispatch(handler, call, context)
+                answer = await self._dispatch(handler, call, context)
         except CloudError as error:
-            self._frames.put(Kind.ERROR, to_bytes(error))
+            self._frames.put(Kind.ERROR, to_bytes(error), now=True)
         else:
-            self._frames.put(Kind.END)
+            if answer is None:
+                self._frames.put(Kind.END, now=True)
+            else:
+                self._frames.put(Kind.ANSWER, answer.SerializeToString(), now=True)
         await self._read_rest(context)
 
-    async def _dispatch(self, handler: Handler, call: Call, context: _Context) -> None:
+    async def _dispatch(self, handler: Handler, call: Call, context: _Context) -> Message | None:
+        """The answer; None: it has gone out."""
         match handler:
             case Unary():
-                async with asyncio.timeout(handler.timeout_s):
-                    answer = await handler.answer(handler.request.FromString(call.message))
-                self._frames.put(Kind.MESSAGE, answer.SerializeToString())
+                return await handler.answer(handler.request.FromString(call.message))
             case Download():
                 async with handler.answer(handler.request.FromString(call.message)) as (header, chunks):
                     self._frames.put(Kind.MESSAGE, header.SerializeToString())
                     await self._send_chunks(chunks)
+                return None
             case Upload():
                 context.uploads = True
                 async with aclosing(self._messages(handler, context)) as messages:
-                    answer = await handler.answer(messages, context)
-                self._frames.put(Kind.MESSAGE, answer.SerializeToString())
+                    return await handler.answer(messages, context)
 
     async def _send_chunks(self, chunks: AsyncIterator[bytes | RawExtent]) -> None:
         under_way = 0
