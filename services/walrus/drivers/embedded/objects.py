@@ -63,7 +63,7 @@ def standing(db: sqlite3.Connection, name: str) -> Bucket | CloudError | None:
 
 
 def _configured(db: sqlite3.Connection, bucket: Bucket) -> Bucket:
-    found = db.execute(f"SELECT {rows.CONFIG} FROM bucket_configs WHERE bucket = ?", (bucket.id,))
+    found = db.execute(f"SELECT {rows.CONFIG} FROM bucket_configs WHERE bucket = ?", (bucket.id,)).fetchall()
     said = [sums.whole(row, f"the {row[1]} of bucket {bucket.name}") for row in found]
     return replace(bucket, configs={kind: body for _, kind, body in said})
 
@@ -74,7 +74,7 @@ def list_buckets(db: sqlite3.Connection, account_id: str, prefix: str, after: st
         "ORDER BY name LIMIT ?",
         # Bucket names are ASCII: nothing sorts after prefix and this.
         (account_id, after, prefix, prefix + "\U0010ffff", limit),
-    )
+    ).fetchall()
     return [rows.bucket(row) for row in found]
 
 

@@ -72,9 +72,8 @@ def forget_bucket(db: sqlite3.Connection, bucket: int) -> None:
 def held_by(db: sqlite3.Connection, which: str, *values: str | int) -> list[Held]:
     """What each of these buckets holds, by name. Raises an InternalError if what the index says is damaged."""
     found = []
-    for name, account_id, *figures in db.execute(
-        f"SELECT name, account_id, {sums.HELD}, held_crc FROM buckets WHERE {which} ORDER BY name", values
-    ):
+    query = f"SELECT name, account_id, {sums.HELD}, held_crc FROM buckets WHERE {which} ORDER BY name"
+    for name, account_id, *figures in db.execute(query, values).fetchall():
         _, objects, size, part_bytes = sums.whole(tuple(figures), f"what bucket {name} holds")
         found.append(
             Held(
@@ -114,7 +113,7 @@ def _check(db: sqlite3.Connection, bucket: int, size: int, objects: int) -> None
 def _quotas(db: sqlite3.Connection, which: str, *values: str | int) -> dict[tuple[str, int], Quota]:
     """By account and bucket."""
     found = {}
-    for row in db.execute(f"SELECT {_QUOTA} FROM quotas WHERE {which}", values):
+    for row in db.execute(f"SELECT {_QUOTA} FROM quotas WHERE {which}", values).fetchall():
         account_id, bucket, most_bytes, most_objects = sums.whole(row, f"the quota of account {row[0]}")
         found[account_id, bucket] = Quota(size=most_bytes, objects=most_objects)
     return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from typing import TypeVar
 
 from services.walrus.drivers.base import Bucket, Page, Scan, Summary, Upload
@@ -101,25 +102,24 @@ def _collect(
     position: bytes | None = _first(scan)
     after_id = scan.after_id
     while position is not None:
-        cursor = seek(position, end, after_id)
-        position, after_id = None, ""
-        common = b""
-        steps = 0
-        for row in cursor:
-            key: bytes = row[key_column]
-            if common and key.startswith(common):
-                steps += 1
-                if steps < _STEPS_BEFORE_SEEK:
-                    continue
-                position = after_all(common)
-                break
-            if len(entries) >= scan.limit:
-                cursor.close()
-                return Page(entries, True)
-            common = common_prefix(key, scan.prefix, scan.delimiter)
+        # One that is left open keeps its connection at this moment of the index.
+        with closing(seek(position, end, after_id)) as cursor:
+            position, after_id = None, ""
+            common = b""
             steps = 0
-            entries.append(common or entry_of(row))
-        cursor.close()
+            for row in cursor:
+                key: bytes = row[key_column]
+                if common and key.startswith(common):
+                    steps += 1
+                    if steps < _STEPS_BEFORE_SEEK:
+                        continue
+                    position = after_all(common)
+                    break
+                if len(entries) >= scan.limit:
+                    return Page(entries, True)
+                common = common_prefix(key, scan.prefix, scan.delimiter)
+                steps = 0
+                entries.append(common or entry_of(row))
     return Page(entries, False)
 
 

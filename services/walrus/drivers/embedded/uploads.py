@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Final
 
 from common.errors import Stale
@@ -51,23 +52,21 @@ def list_parts(db: sqlite3.Connection, upload_id: str, after: int, limit: int) -
     found = db.execute(
         f"SELECT {rows.PART} FROM parts WHERE upload = ? AND number > ? ORDER BY number LIMIT ?",
         (upload_id, after, limit),
-    )
+    ).fetchall()
     return [rows.part(row) for row in found]
 
 
 def parts_of(db: sqlite3.Connection, content: Assembled, start: int, end: int) -> list[Part]:
     found: list[Part] = []
-    cursor = db.execute(
-        f"SELECT {rows.PART} FROM parts WHERE upload = ? AND number >= ? ORDER BY number",
-        (content.upload_id, _part_before(db, content, start)),
-    )
-    for row in cursor:
-        part = rows.part(row)
-        if part.start + part.size > start:
-            found.append(part)
-        if part.start + part.size >= end:
-            break
-    cursor.close()
+    query = f"SELECT {rows.PART} FROM parts WHERE upload = ? AND number >= ? ORDER BY number"
+    # One that is left open keeps its connection at this moment of the index.
+    with closing(db.execute(query, (content.upload_id, _part_before(db, content, start)))) as cursor:
+        for row in cursor:
+            part = rows.part(row)
+            if part.start + part.size > start:
+                found.append(part)
+            if part.start + part.size >= end:
+                break
     return found
 
 
