@@ -113,8 +113,7 @@ class RequestParser:
             assert field.message_type is not None
             root = str(member_shape.serialization.get("name", member_shape.name))
             self._xml = (field.name, XmlParser(root, member_shape, field.message_type))
-            # S3 wants a body for what is a list of things to do, though the model says so only for some.
-            self._body_required = member in shape.required_members or member == "MultipartUpload"
+            self._body_required = member in shape.required_members
 
 
 def _text(body: bytes) -> str:

@@ -153,11 +153,16 @@ def object_headers(wire: WireRequest, payload: Payload) -> dict[str, str]:
         headers[name] = f"{headers[name]},{value}" if name in headers else value
     if payload.framing.chunked:
         headers["content-length"] = str(payload.length)
-    codings = [coding.strip() for coding in headers.pop("content-encoding", "").split(",")]
-    kept = [coding for coding in codings if coding and coding.lower() != _CHUNKED]
-    if kept:
-        headers["content-encoding"] = ",".join(kept)
+    if kept := _without_framing(headers.pop("content-encoding", "")):
+        headers["content-encoding"] = kept
     return headers
+
+
+def _without_framing(encoding: str) -> str:
+    """Written as the client wrote it, where nothing is to be taken out."""
+    codings = [coding.strip() for coding in encoding.split(",")]
+    kept = [coding for coding in codings if coding.lower() != _CHUNKED]
+    return ",".join(kept) if len(kept) < len(codings) else encoding
 
 
 def _check_length(payload: Payload, limits: Limits) -> None:

@@ -213,7 +213,7 @@ def _upload(upload: Upload, bucket: Bucket, shown: Callable[[bytes], str]) -> mu
         key=shown(upload.key),
         initiated=wire.timestamp(upload.started_ms),
         storage_class=upload.attributes.headers.get("StorageClass", "STANDARD"),
-        owner=wire.owner(bucket),
+        owner=wire.owner(bucket, upload.owner_id),
         initiator=multipart_pb2.Initiator(id=upload.initiator_id, display_name=upload.initiator_name),
     )
     if upload.algorithm_chosen:

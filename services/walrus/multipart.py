@@ -161,7 +161,7 @@ async def list_parts(
         max_parts=limit,
         is_truncated=bool(limit) and len(found) > limit,
         initiator=multipart_pb2.Initiator(id=upload.initiator_id, display_name=upload.initiator_name),
-        owner=wire.owner(bucket),
+        owner=wire.owner(bucket, upload.owner_id),
         storage_class=upload.attributes.headers.get("StorageClass", "STANDARD"),
     )
     _tell_abort(store, bucket, upload, answer)

@@ -125,6 +125,8 @@ def test_a_bad_completion_is_refused_and_the_upload_stays(s3: Any) -> None:
     ):
         with refused(code):
             s3.complete_multipart_upload(**upload, MultipartUpload={"Parts": given})
+    with refused("MalformedXML"):
+        s3.complete_multipart_upload(**upload)
     for number in (0, 10001, -1):
         with refused("InvalidArgument"):
             s3.upload_part(**upload, PartNumber=number, Body=b"x")

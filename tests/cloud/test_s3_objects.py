@@ -191,6 +191,20 @@ def test_headers_of_an_object_are_kept_and_can_be_overridden(s3: Any) -> None:
     assert overridden["ContentEncoding"] == "identity"
 
 
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        ("deflate, gzip", "deflate, gzip"),
+        ("gzip, aws-chunked", "gzip"),
+        ("AWS-chunked,gzip", "gzip"),
+        ("aws-chunked, aws-chunked", None),
+    ],
+)
+def test_an_encoding_is_kept_without_what_was_only_for_the_way(s3: Any, sent: str, kept: str | None) -> None:
+    s3.put_object(Bucket=BUCKET, Key="encoded", ContentEncoding=sent)
+    assert s3.head_object(Bucket=BUCKET, Key="encoded").get("ContentEncoding") == kept
+
+
 def test_user_metadata_is_kept(s3: Any) -> None:
     metadata = {"plain": "value", "CamelCase": "Kept", "spaces": "a  b", "dash-ed": "1", "empty": ""}
     s3.put_object(Bucket=BUCKET, Key="meta", Body=b"x", Metadata=metadata)

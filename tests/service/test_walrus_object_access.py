@@ -8,8 +8,15 @@ from typing import Any
 import pytest
 
 from mallee.common.v1.caller_pb2 import Caller
-from mallee.s3.v1 import acl_pb2, bucket_access_pb2, copy_pb2, multipart_pb2, object_pb2, object_tagging_pb2
-from services.walrus import acl, acls, bucket_access, bucket_policy, copy, delete, multipart, object_tagging
+from mallee.s3.v1 import (
+    acl_pb2,
+    bucket_access_pb2,
+    copy_pb2,
+    multipart_pb2,
+    object_pb2,
+    object_tagging_pb2,
+)
+from services.walrus import acl, acls, bucket_access, bucket_policy, copy, delete, listing, multipart, object_tagging
 from services.walrus.store import Store
 from tests.service.walrus_fixtures import store
 from tests.walrus_store import ALICE, BOB, get_bytes, get_object, make_bucket, put_bytes, refused
@@ -121,7 +128,11 @@ async def test_an_upload_is_its_initiators_to_end(store: Store) -> None:
     begin = multipart_pb2.CreateMultipartUploadRequest(bucket="bucket", key="k", acl="public-read")
     upload_id = (await multipart.create_upload(store, begin, BOB)).upload_id
     asked = multipart_pb2.ListPartsRequest(bucket="bucket", key="k", upload_id=upload_id)
-    assert not (await multipart.list_parts(store, asked, BOB)).parts
+    shown = await multipart.list_parts(store, asked, BOB)
+    assert not shown.parts
+    everything = multipart_pb2.ListMultipartUploadsRequest(bucket="bucket")
+    (listed,) = (await listing.list_multipart_uploads(store, everything, ALICE)).uploads
+    assert [one.owner.id for one in (shown, listed)] == [one.initiator.id for one in (shown, listed)] == [BOBS, BOBS]
     end = multipart_pb2.AbortMultipartUploadRequest(bucket="bucket", key="k", upload_id=upload_id)
     for caller in (third, NOBODY):
         await refused("AccessDenied", multipart.list_parts(store, asked, caller))
