@@ -26,11 +26,18 @@ Node = dict[str, "Node | str"]
 Setter = Callable[[Message, "Node | str", str], None]
 # Adds one element to a repeated field.
 Scalar = Callable[[str, str], Any]
+# What a structure's parameters do, and those it must have: by name, the latter with AWS's member.
+Parser = tuple[dict[str, Setter], dict[str, str]]
 
 # Of a parameter's name: deeper than any shape, and of a list: more elements than a request has parameters.
 _MAX_DEPTH: Final = 20
 _INDEX: Final = re.compile(r"0|[1-9][0-9]{0,5}")
 _INTEGER: Final = re.compile(r"[+-]?[0-9]{1,20}")
+# Lists that EC2 misses in words of their own: member → code and message.
+_NONE_GIVEN: Final = {
+    "InstanceIds": ("InvalidParameterCombination", "No instances specified"),
+    "Tags": ("InvalidParameterValue", "You must specify one or more tags to create"),
+}
 _INTEGER_BITS: Final = {FieldDescriptor.TYPE_INT32: 32, FieldDescriptor.TYPE_INT64: 64}
 
 
@@ -56,7 +63,7 @@ class ParameterParser:
 
     def __init__(self, operation: Operation, *, ec2: bool) -> None:
         self._ec2 = ec2
-        self._structures: dict[str, tuple[dict[str, Setter], list[str]]] = {}
+        self._structures: dict[str, Parser] = {}
         self._shape = operation.model.input_shape
         self._root = self._structure(self._shape, descriptor_of(operation.request_class))
 
@@ -66,29 +73,35 @@ class ParameterParser:
     def parse(self, node: Node, message: Message) -> None:
         self._fill(self._root, message, node, "")
 
-    def _fill(self, parser: tuple[dict[str, Setter], list[str]], message: Message, node: Node, prefix: str) -> None:
+    def _fill(self, parser: Parser, message: Message, node: Node, prefix: str) -> None:
         setters, required = parser
         for name, below in node.items():
             setter = setters.get(name)
             if setter is None:
                 raise unknown(prefix + first_name(name, below))
             setter(message, below, prefix + name)
-        for name in required:
+        for name, member in required.items():
             if name not in node:
-                raise missing(prefix + name)
+                raise self._missing(prefix + name, member)
 
-    def _structure(self, shape: Shape | None, descriptor: Descriptor) -> tuple[dict[str, Setter], list[str]]:
+    def _missing(self, path: str, member: str) -> CloudError:
+        if self._ec2 and member in _NONE_GIVEN:
+            code, message = _NONE_GIVEN[member]
+            return InvalidArgument(message, code=code)
+        return missing(path)
+
+    def _structure(self, shape: Shape | None, descriptor: Descriptor) -> Parser:
         if descriptor.full_name in self._structures:
             return self._structures[descriptor.full_name]
         setters: dict[str, Setter] = {}
-        required: list[str] = []
+        required: dict[str, str] = {}
         # Put in before it is filled: shapes may contain themselves.
         self._structures[descriptor.full_name] = (setters, required)
         for member, member_shape, field in members(shape, descriptor):
             name = self._name(member, member_shape)
             setters[name] = self._setter(member_shape, field) if field is not None and takes(field) else refuse
             if isinstance(shape, StructureShape) and member in shape.required_members:
-                required.append(name)
+                required[name] = member
         return setters, required
 
     def _name(self, member: str, shape: Shape) -> str:

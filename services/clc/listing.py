@@ -24,9 +24,12 @@ M = TypeVar("M")
 V = TypeVar("V", bound=View)
 
 
-def max_results_of(request: Paged, *, low: int = 5, high: int = 1000) -> int | None:
+def max_results_of(request: Paged, *, low: int = 5, high: int = 1000, or_less: bool = False) -> int | None:
+    """`or_less`: of an action that answers a larger number with `high` of them."""
     if not request.HasField("max_results"):
         return None
+    if or_less and request.max_results > high:
+        return high
     check_max_results(request.max_results, low=low, high=high)
     return request.max_results
 

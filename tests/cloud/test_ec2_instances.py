@@ -309,7 +309,7 @@ def test_all_of_a_request_are_terminated_or_none(ec2: Any, one: dict[str, Any]) 
     with refused("DryRunOperation", 412):
         ec2.terminate_instances(InstanceIds=[instance], DryRun=True)
     for action in (ec2.terminate_instances, ec2.reboot_instances):
-        with refused("MissingParameter"):
+        with refused("InvalidParameterCombination", words="No instances specified"):
             action(InstanceIds=[])
 
 

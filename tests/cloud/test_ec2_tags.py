@@ -70,7 +70,8 @@ def test_bad_tags_are_refused_and_nothing_is_set(ec2: Any, group: str) -> None:
         ([group], [{"Key": "aws:mine", "Value": "b"}], "InvalidParameterValue"),
         ([group], [good, good], "InvalidParameterValue"),
         ([group], [{"Key": f"k{n}", "Value": ""} for n in range(51)], "TagLimitExceeded"),
-        ([group], [], "MissingParameter"),
+        ([group], [], "InvalidParameterValue"),
+        ([group], [{"Key": "k"}], "InvalidParameterValue"),
         ([], [good], "MissingParameter"),
     ):
         with refused(code):

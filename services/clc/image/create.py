@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from common.errors import CloudError, Unsupported, WrongState
+from common.errors import CloudError, InvalidArgument, WrongState
 from common.ids import MachineImageId
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import image_pb2 as ec2
@@ -129,7 +129,7 @@ class _Plan:
 def _ready_instance(cloud: Cloud, call: Call, instance_id: str) -> Instance:
     instance = own(cloud.store, INSTANCE, call.account_id, instance_id)
     if instance.record.root_device_type != "ebs":
-        raise Unsupported(
+        raise InvalidArgument(
             f"The instance '{instance_id}' does not have an 'ebs' root device type: no image can be created of it."
         )
     if instance.record.state not in _READY:
@@ -160,6 +160,7 @@ def _image_of(cloud: Cloud, call: Call, instance: record_pb2.InstanceRecord) -> 
         ena_support=source.ena_support,
         sriov_net_support=source.sriov_net_support,
         source_instance_id=instance.instance_id,
+        source_image_id=instance.image_id,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from common.errors import InvalidArgument, Unsupported
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import image_pb2 as ec2
@@ -12,24 +14,27 @@ from services.clc.snapshot.create import check_description
 from services.clc.store import Changes, until_committed
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
 
+_FIXED: Final = frozenset({"kernel", "ramdisk", "productCodes", "blockDeviceMapping"})
+_ATTRIBUTES: Final = _FIXED | {
+    *("description", "launchPermission", "sriovNetSupport", "bootMode", "deregistrationProtection"),
+    *("imdsSupport", "tpmSupport", "uefiData", "lastLaunchedTime"),
+}
+
 
 @use_case("ec2.ModifyImageAttribute")
 async def modify_image_attribute(
     cloud: Cloud, call: Call, request: ec2.ModifyImageAttributeRequest
 ) -> ec2.ModifyImageAttributeResponse:
+    attribute = _attribute(request)
+
     async def attempt() -> ec2.ModifyImageAttributeResponse:
         image = own_image(cloud.store, call.account_id, request.image_id)
         draft = image.draft()
-        match _attribute(request):
-            case "description":
-                draft.description = request.description.value or request.value
-                check_description(draft.description)
-            case "launchPermission":
-                _share(draft, request)
-            case other:
-                raise InvalidArgument(
-                    f"Value ({other}) for parameter attribute is invalid: launchPermission, description"
-                )
+        if attribute == "description":
+            draft.description = request.description.value or request.value
+            check_description(draft.description)
+        else:
+            _share(draft, request)
         end_dry_run(request)
         if draft != image.record:
             changes = Changes()
@@ -44,6 +49,8 @@ async def modify_image_attribute(
 async def describe_image_attribute(
     cloud: Cloud, call: Call, request: ec2.DescribeImageAttributeRequest
 ) -> ec2.ImageAttribute:
+    if request.attribute not in _ATTRIBUTES:
+        raise _unknown_attribute(request.attribute)
     image = own_image(cloud.store, call.account_id, request.image_id).record
     end_dry_run(request)
     answer = ec2.ImageAttribute(image_id=image.image_id)
@@ -68,12 +75,8 @@ async def describe_image_attribute(
             answer.block_device_mappings.extend(mapping_view(device) for device in image.block_devices)
         case "productCodes":
             pass  # An image has none: the list is empty.
-        case "imdsSupport" | "tpmSupport" | "uefiData" | "lastLaunchedTime":
+        case _:
             raise Unsupported(f"The attribute '{request.attribute}' is not supported.")
-        case "":
-            raise InvalidArgument("The request must contain the parameter attribute", code="MissingParameter")
-        case other:
-            raise InvalidArgument(f"Value ({other}) for parameter attribute is invalid. Unknown attribute.")
     return answer
 
 
@@ -82,7 +85,7 @@ async def reset_image_attribute(
     cloud: Cloud, call: Call, request: ec2.ResetImageAttributeRequest
 ) -> ec2.ResetImageAttributeResponse:
     if request.attribute != "launchPermission":
-        raise InvalidArgument(f"Value ({request.attribute}) for parameter attribute is invalid: launchPermission")
+        raise _unknown_attribute(request.attribute)
 
     async def attempt() -> ec2.ResetImageAttributeResponse:
         image = own_image(cloud.store, call.account_id, request.image_id)
@@ -107,20 +110,35 @@ def _show(attribute: ec2.AttributeValue, value: str) -> None:
 
 
 def _attribute(request: ec2.ModifyImageAttributeRequest) -> str:
-    """Named, or told by the members that are set: one at a time."""
+    """launchPermission or description: named, or told by the members that are set, one at a time, with what to do."""
     given = {request.attribute} if request.attribute else set()
     if request.HasField("launch_permission") or request.operation_type or request.user_ids or request.user_groups:
         given.add("launchPermission")
     if request.HasField("description"):
         given.add("description")
-    if not given:
-        raise InvalidArgument("The request must contain the parameter attribute", code="MissingParameter")
     if len(given) > 1 or (request.HasField("value") and given == {"launchPermission"}):
         raise InvalidArgument(
             f"Fields for multiple attribute types specified: {', '.join(sorted(given))}",
             code="InvalidParameterCombination",
         )
-    return given.pop()
+    attribute = given.pop() if given else ""
+    if attribute in _FIXED:
+        raise InvalidArgument(f"Parameter {attribute} is invalid. It cannot be modified.", code="InvalidParameter")
+    if attribute not in ("description", "launchPermission"):
+        raise InvalidArgument("No attributes specified.", code="InvalidParameterCombination")
+    if attribute == "description" and not (request.HasField("description") or request.HasField("value")):
+        raise InvalidArgument("The request must contain the parameter description", code="MissingParameter")
+    if attribute == "launchPermission" and not (request.HasField("launch_permission") or request.operation_type):
+        raise InvalidArgument(
+            "No operation specified for launchPermission attribute.", code="InvalidParameterCombination"
+        )
+    return attribute
+
+
+def _unknown_attribute(given: str) -> InvalidArgument:
+    if not given:
+        return InvalidArgument("The request must contain the parameter attribute", code="MissingParameter")
+    return InvalidArgument("The request received was invalid.", code="InvalidRequest")
 
 
 def _share(image: record_pb2.ImageRecord, request: ec2.ModifyImageAttributeRequest) -> None:

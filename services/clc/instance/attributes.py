@@ -39,11 +39,11 @@ async def describe_instance_attribute(
 async def reset_instance_attribute(
     cloud: Cloud, call: Call, request: ec2.ResetInstanceAttributeRequest
 ) -> ec2.ResetInstanceAttributeResponse:
-    instance = own(cloud.store, INSTANCE, call.account_id, request.instance_id)
     if request.attribute not in _RESETTABLE:
         raise InvalidArgument(
             f"Value ({request.attribute}) for parameter attribute is invalid: {', '.join(sorted(_RESETTABLE))}"
         )
+    instance = own(cloud.store, INSTANCE, call.account_id, request.instance_id)
     if request.attribute in WHILE_STOPPED and instance.record.state != rules.STOPPED:
         raise not_stopped(instance.record, request.attribute)
     end_dry_run(request)

@@ -75,7 +75,7 @@ def _mapping(
     if given.virtual_name:
         return _ephemeral(given, is_root=is_root)
     if not given.HasField("ebs"):
-        raise _invalid(f"The mapping of '{given.device_name}' must have one of Ebs, VirtualName and NoDevice")
+        raise InvalidArgument("The request must contain the parameter ebs", code="MissingParameter")
     ebs = given.ebs
     before = old if old is not None and not old.virtual_name else Mapping()
     if is_root and ebs.snapshot_id and ebs.snapshot_id != before.snapshot_id:

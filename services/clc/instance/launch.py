@@ -102,9 +102,9 @@ def _place(cloud: Cloud, wanted: Wanted) -> tuple[Stored[record_pb2.SubnetRecord
         raise Unavailable("No cluster controller of the zone answers yet; try again in a moment.")
     best, *equals = (s for s in wanted.subnets if known.get(s.key) == max(known.values()))
     if equals:
-        # By how much they have left in all, so that launches spread.
+        # By how much they have left in all, so that launches spread; the first zone of equals.
         in_all = {s.key: cloud.clusters.admissible(s.record.zone, wanted.room, 1 << 20) for s in (best, *equals)}
-        best = max((best, *equals), key=lambda s: (in_all[s.key] or 0, s.record.zone))
+        best = max(sorted((best, *equals), key=lambda s: s.record.zone), key=lambda s: in_all[s.key] or 0)
     if known[best.key] < wanted.min_count and wanted.host_id:
         raise NoCapacity(
             f"There is not enough capacity on the host {wanted.host_id} to launch {wanted.min_count} instances of"

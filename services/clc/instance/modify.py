@@ -90,6 +90,8 @@ def _given(request: ec2.ModifyInstanceAttributeRequest) -> tuple[str, str | byte
             raise InvalidArgument(
                 f"The attribute '{request.attribute}' is given by its own parameter", code="InvalidParameterCombination"
             )
+        if not request.HasField("value"):
+            raise InvalidArgument("The request must contain the parameter value", code="MissingParameter")
         given[request.attribute] = request.value
     if not given:
         raise InvalidArgument("No attributes specified.", code="InvalidParameterCombination")

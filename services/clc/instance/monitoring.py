@@ -28,7 +28,7 @@ async def unmonitor_instances(
 
 async def _set(cloud: Cloud, call: Call, request: Request, *, detailed: bool) -> list[ec2.InstanceMonitoring]:
     if not request.instance_ids:
-        raise InvalidArgument("The request must contain the parameter InstanceId", code="MissingParameter")
+        raise InvalidArgument("No instances specified", code="InvalidParameterCombination")
 
     async def attempt() -> list[ec2.InstanceMonitoring]:
         instances = own_all(cloud.store, INSTANCE, call.account_id, request.instance_ids)

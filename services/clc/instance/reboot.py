@@ -17,7 +17,7 @@ async def reboot_instances(
     cloud: Cloud, call: Call, request: ec2.RebootInstancesRequest
 ) -> ec2.RebootInstancesResponse:
     if not request.instance_ids:
-        raise InvalidArgument("The request must contain the parameter InstanceId", code="MissingParameter")
+        raise InvalidArgument("No instances specified", code="InvalidParameterCombination")
     instances = own_all(cloud.store, INSTANCE, call.account_id, request.instance_ids)
     for instance in instances:
         if instance.record.state != rules.RUNNING:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,6 +29,7 @@ from services.clc.store import Stored
 from services.clc.tag import rules as tags
 from services.clc.use_case import Call, Cloud
 from services.clc.volume.device import slot_of
+from services.clc.vpc.addresses import is_within
 
 MAX_USER_DATA_BYTES: Final = 16 << 10
 MAX_COUNT: Final = 1000
@@ -113,13 +114,12 @@ def check(cloud: Cloud, call: Call, request: ec2.RunInstancesRequest) -> Wanted:
         fill_spaces(devices, shape)
     interface = interface_of(request, shape.instance_type)
     vpc, subnets = _subnets(cloud, call, request.placement, interface.subnet_id)
-    if interface.private_ipv4 and (maximum > 1 or not interface.subnet_id):
+    if interface.private_ipv4 and maximum > 1:
         raise InvalidArgument(
-            "PrivateIpAddress can be given for a single instance in a named subnet only",
-            code="InvalidParameterCombination",
+            "PrivateIpAddress can be given for a single instance only", code="InvalidParameterCombination"
         )
     if interface.private_ipv4:
-        cloud.addresses.check_private(subnets[0].record, interface.private_ipv4)
+        subnets = (_subnet_of(cloud, subnets, interface.private_ipv4),)
     given_tags = tags.from_specifications(
         request.tag_specifications, allowed=["instance", "volume", "network-interface"]
     )
@@ -245,6 +245,15 @@ def _subnets(
     if not subnets:
         raise NotFound(f"No default subnet in availability zone '{zone}'.", code="MissingInput")
     return vpc, subnets
+
+
+def _subnet_of(
+    cloud: Cloud, subnets: Sequence[Stored[record_pb2.SubnetRecord]], private_ipv4: str
+) -> Stored[record_pb2.SubnetRecord]:
+    """The one of them that the address is of. Raises InvalidArgument unless the address can be had."""
+    found = next((s for s in subnets if is_within(s.record.cidr, private_ipv4)), subnets[0])
+    cloud.addresses.check_private(found.record, private_ipv4)
+    return found
 
 
 def _zone(cloud: Cloud, call: Call, placement: ec2.Placement) -> str:

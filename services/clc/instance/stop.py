@@ -123,7 +123,7 @@ def _wake(draft: record_pb2.InstanceRecord, call: Call) -> None:
 def _named(cloud: Cloud, call: Call, instance_ids: Sequence[str], verb: str) -> list[Instance]:
     """A dry run is told the same: the request would not have succeeded."""
     if not instance_ids:
-        raise InvalidArgument("The request must contain the parameter InstanceId", code="MissingParameter")
+        raise InvalidArgument("No instances specified", code="InvalidParameterCombination")
     instances = own_all(cloud.store, INSTANCE, call.account_id, list(dict.fromkeys(instance_ids)))
     for instance in instances:
         if instance.record.root_device_type == rules.EBS:

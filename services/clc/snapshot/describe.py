@@ -39,7 +39,7 @@ _FILTERS = FilterTable[ec2.Snapshot](
 async def describe_snapshots(
     cloud: Cloud, call: Call, request: ec2.DescribeSnapshotsRequest
 ) -> ec2.DescribeSnapshotsResult:
-    matches, limit = _FILTERS.matcher(request.filters), max_results_of(request)
+    matches, limit = _FILTERS.matcher(request.filters), max_results_of(request, or_less=True)
     check_accounts(request.owner_ids, words=("self", "amazon", "aws-marketplace"))
     check_accounts(request.restorable_by_user_ids, words=("self", "all"))
     refuse_pages_of_named(request, request.snapshot_ids, "SnapshotIds")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 from common.errors import InvalidArgument, NoCapacity
 
@@ -15,6 +15,8 @@ MAX_VALUE = 256
 class TagLike(Protocol):
     key: str
     value: str
+
+    def HasField(self, field_name: Literal["value"]) -> bool: ...
 
 
 class TagSpecificationLike(Protocol):
@@ -29,6 +31,8 @@ def checked(tags: Iterable[TagLike]) -> dict[str, str]:
     found: dict[str, str] = {}
     for tag in tags:
         check_lengths(tag)
+        if not tag.HasField("value"):
+            raise InvalidArgument("Tag value cannot be null. Use empty string instead.")
         if tag.key in found:
             raise InvalidArgument(f"Duplicate tag key '{tag.key}' specified.")
         found[tag.key] = tag.value

@@ -35,7 +35,7 @@ _FILTERS = FilterTable[ec2.TagDescription](
 async def create_tags(cloud: Cloud, call: Call, request: ec2.CreateTagsRequest) -> ec2.CreateTagsResponse:
     given = rules.checked(request.tags)
     if not given:
-        raise InvalidArgument("The request must contain the parameter tagSet", code="MissingParameter")
+        raise InvalidArgument("You must specify one or more tags to create")
 
     async def attempt() -> ec2.CreateTagsResponse:
         drafts = Drafts()
@@ -73,7 +73,7 @@ async def delete_tags(cloud: Cloud, call: Call, request: ec2.DeleteTagsRequest) 
 
 @use_case("ec2.DescribeTags")
 async def describe_tags(cloud: Cloud, call: Call, request: ec2.DescribeTagsRequest) -> ec2.DescribeTagsResult:
-    matches, limit = _FILTERS.matcher(request.filters), max_results_of(request)
+    matches, limit = _FILTERS.matcher(request.filters), max_results_of(request, or_less=True)
     end_dry_run(request)
     everything = sorted(_all_tags(cloud, call), key=_key)
     shown, token = page((tag for tag in everything if matches(tag)), key=_key, max_results=limit, request=request)

@@ -64,7 +64,7 @@ _FILTERS = FilterTable[ec2.Volume](
 @use_case("ec2.DescribeVolumes")
 async def describe_volumes(cloud: Cloud, call: Call, request: ec2.DescribeVolumesRequest) -> ec2.DescribeVolumesResult:
     refuse_pages_of_named(request, request.volume_ids, "volumesSet")
-    matches, limit = _FILTERS.matcher(request.filters), max_results_of(request)
+    matches, limit = _FILTERS.matcher(request.filters), max_results_of(request, or_less=True)
     end_dry_run(request)
     pairs = ((volume, volume_view(cloud, volume.record)) for volume in select(cloud, call, VOLUME, request.volume_ids))
     views, token = shown_page(pairs, matches, request=request, limit=limit)

@@ -45,7 +45,7 @@ async def describe_volume_status(
     cloud: Cloud, call: Call, request: ec2.DescribeVolumeStatusRequest
 ) -> ec2.DescribeVolumeStatusResult:
     refuse_pages_of_named(request, request.volume_ids, "volumesSet")
-    matches, limit = _FILTERS.matcher(request.filters), max_results_of(request)
+    matches, limit = _FILTERS.matcher(request.filters), max_results_of(request, or_less=True)
     end_dry_run(request)
     pairs = ((volume, _item(cloud, volume.record)) for volume in select(cloud, call, VOLUME, request.volume_ids))
     views, token = shown_page(pairs, matches, request=request, limit=limit)

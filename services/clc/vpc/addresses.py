@@ -33,6 +33,13 @@ def claims_of_address(address: record_pb2.AddressRecord) -> list[str]:
     return [public_claim(address.public_ipv4), slot_claim(address.account_id, address.slot)]
 
 
+def is_within(cidr: str, address: str) -> bool:
+    try:
+        return ipaddress.IPv4Address(address) in ipaddress.IPv4Network(cidr)
+    except ValueError:
+        return False
+
+
 class AddressBook:
     def __init__(self, store: Store, public_pool: str) -> None:
         self._store = store

@@ -33,6 +33,11 @@ _TYPES: Final = {
 }
 _INVALID: Final = frozenset({"InvalidParameterValue"})
 _UNKNOWN: Final = frozenset({"UnknownParameter"})
+# Of lists that EC2 misses in words of their own; an instance's id is missed in the usual ones.
+_MISSING: Final = {
+    "InstanceId": frozenset({"InvalidParameterCombination", "MissingParameter"}),
+    "Tag": frozenset({"InvalidParameterValue"}),
+}
 _ID: Final = re.compile(
     r"(i|ami|aki|ari|sg|sgr|vpc|subnet|eni|key|eipalloc|eipassoc|rtb|igw|acl|dopt|vol|snap|pl|import-snap|import-ami|export-ami|bun)-[0-9a-f]{17}"
 )
@@ -71,7 +76,9 @@ def mistakes(operation: Operation, right: Parameters, foreign: Parameters) -> It
         if above and not any(path.startswith(f"{above}.") for path in left):
             # The structure is gone with its only member.
             continue
-        yield Mistake(what=f"without {name}", parameters=left, codes=frozenset({"MissingParameter"}))
+        yield Mistake(
+            what=f"without {name}", parameters=left, codes=_MISSING.get(name, frozenset({"MissingParameter"}))
+        )
     for path, value in right.items():
         yield from _bent(right, path)
         yield from _wrong(right, path, value, _leaf(shape, path), foreign.get(path, value))

@@ -219,7 +219,7 @@ async def test_without_a_point_in_time_there_is_no_image(stage: Stage) -> None:
 async def test_an_instance_store_is_no_image(stage: Stage, image_id: str) -> None:
     launch = instance_pb2.RunInstancesRequest(image_id=image_id, min_count=1, max_count=1)
     its = (await stage.run("RunInstances", launch)).instances[0].instance_id
-    await refused("UnsupportedOperation", take(stage, its))
+    await refused("InvalidParameterValue", take(stage, its))
 
 
 async def test_a_copy_of_an_image_has_snapshots_of_its_own(stage: Stage, leader: Leader) -> None:

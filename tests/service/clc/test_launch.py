@@ -64,6 +64,21 @@ async def test_what_fits_is_started_between_the_counts(stage: Stage, image_id: s
     assert len({i.public_ip_address for i in reservation.instances}) == 16
 
 
+async def test_a_private_address_finds_its_subnet(stage: Stage, image_id: str) -> None:
+    anywhere = instance_pb2.Placement()
+    its_own = stage.cloud.store.owned(record_pb2.SubnetRecord, stage.callers[0].account_id)
+    subnets = {s.record.cidr: s.record.subnet_id for s in its_own}
+    wanted = {cidr: cidr.rpartition(".")[0] + ".77" for cidr in subnets}
+    for cidr, address in wanted.items():
+        one = launch(image_id, placement=anywhere, private_ip_address=address)
+        (made,) = (await stage.run("RunInstances", one)).instances
+        assert (made.subnet_id, made.private_ip_address) == (subnets[cidr], address)
+    for address in ("10.16.1.2", "nonsense"):
+        with pytest.raises(InvalidArgument) as refused:
+            await stage.run("RunInstances", launch(image_id, placement=anywhere, private_ip_address=address))
+        assert refused.value.code == "InvalidParameterValue"
+
+
 async def test_below_min_count_the_call_itself_fails_and_nothing_is_made(stage: Stage, image_id: str) -> None:
     before = stage.cloud.store.revision
     with pytest.raises(NoCapacity) as caught:

@@ -37,7 +37,7 @@ async def asked(stage: Stage, action: str, **parameters: str) -> ElementTree.Ele
         ),
         (
             "CreateTags",
-            {"ResourceId.1": "ami-blah", "Tag.1.Key": "a"},
+            {"ResourceId.1": "ami-blah", "Tag.1.Key": "a", "Tag.1.Value": ""},
             "InvalidID",
             "The ID 'ami-blah' is not valid",
         ),
@@ -66,6 +66,49 @@ async def asked(stage: Stage, action: str, **parameters: str) -> ElementTree.Ele
             "Value (<b>) for parameter GroupDescription is invalid. Valid names and descriptions are strings less than"
             " 256 characters from the following set: a-zA-Z0-9. _-:/()#,@[]+=&;{}!$*",
         ),
+        ("StopInstances", {}, "InvalidParameterCombination", "No instances specified"),
+        (
+            "CreateTags",
+            {"ResourceId.1": "vol-0123456789abcdef0", "Tag.1.Key": "a"},
+            "InvalidParameterValue",
+            "Tag value cannot be null. Use empty string instead.",
+        ),
+        (
+            "DescribeImageAttribute",
+            {"ImageId": "ami-0123456789abcdef0", "Attribute": "nonsense"},
+            "InvalidRequest",
+            "The request received was invalid.",
+        ),
+        (
+            "ResetImageAttribute",
+            {"ImageId": "ami-0123456789abcdef0", "Attribute": "description"},
+            "InvalidRequest",
+            "The request received was invalid.",
+        ),
+        *(
+            ("ModifyImageAttribute", {"ImageId": "ami-0123456789abcdef0"} | given, code, words)
+            for given, code, words in (
+                ({}, "InvalidParameterCombination", "No attributes specified."),
+                ({"Attribute": "nonsense"}, "InvalidParameterCombination", "No attributes specified."),
+                ({"Attribute": "kernel"}, "InvalidParameter", "Parameter kernel is invalid. It cannot be modified."),
+                (
+                    {"Attribute": "description"},
+                    "MissingParameter",
+                    "The request must contain the parameter description",
+                ),
+                (
+                    {"Attribute": "launchPermission"},
+                    "InvalidParameterCombination",
+                    "No operation specified for launchPermission attribute.",
+                ),
+            )
+        ),
+        (
+            "ModifyInstanceAttribute",
+            {"InstanceId": "i-0123456789abcdef0", "Attribute": "disableApiTermination"},
+            "MissingParameter",
+            "The request must contain the parameter value",
+        ),
     ],
 )
 async def test_a_mistake_is_told_in_ec2s_words(
@@ -73,6 +116,11 @@ async def test_a_mistake_is_told_in_ec2s_words(
 ) -> None:
     told = await asked(stage, action, **parameters)
     assert (told.findtext(".//Error/Code"), told.findtext(".//Error/Message")) == (code, words)
+
+
+@pytest.mark.parametrize("action", ["DescribeTags", "DescribeVolumes", "DescribeSnapshots", "DescribeVolumeStatus"])
+async def test_more_than_a_page_holds_may_be_asked_for(stage: Stage, action: str) -> None:
+    assert (await asked(stage, action, MaxResults="1001")).find(".//Error") is None
 
 
 async def test_named_groups_go_with_no_named_subnet(stage: Stage, image_id: str) -> None:

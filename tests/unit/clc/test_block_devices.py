@@ -85,7 +85,7 @@ def test_a_volume_of_a_snapshot_is_as_large_as_that() -> None:
     ("given", "code"),
     [
         ([{"ebs": {"volume_size": 1}}], "MissingParameter"),
-        ([{"device_name": "/dev/sdf"}], "InvalidBlockDeviceMapping"),
+        ([{"device_name": "/dev/sdf"}], "MissingParameter"),
         ([{"device_name": "/dev/sdf1", "ebs": {"volume_size": 1}}], "InvalidParameterValue"),
         ([{"device_name": "/dev/sdz9", "ebs": {"volume_size": 1}}], "InvalidParameterValue"),
         ([{"device_name": "/dev/sdg", "ebs": {}}], "MissingParameter"),

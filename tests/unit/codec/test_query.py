@@ -56,7 +56,12 @@ def test_ec2_refuses_by_name_what_it_does_not_understand(extra: dict[str, str], 
 def test_a_missing_parameter_is_named() -> None:
     code, message = refusal(EC2, {name: value for name, value in RUN.items() if name != "MinCount"})
     assert (code, message) == ("MissingParameter", "The request must contain the parameter MinCount")
-    assert refusal(EC2, {"Action": "TerminateInstances", "Version": "2016-11-15"})[1].endswith(" InstanceId")
+    assert refusal(EC2, {"Action": "GetConsoleOutput", "Version": "2016-11-15"})[1].endswith(" InstanceId")
+
+
+def test_an_action_on_no_instance_is_refused_in_ec2s_words() -> None:
+    code, message = refusal(EC2, {"Action": "TerminateInstances", "Version": "2016-11-15"})
+    assert (code, message) == ("InvalidParameterCombination", "No instances specified")
 
 
 def test_a_name_of_many_parts_costs_no_more_than_its_length() -> None:
