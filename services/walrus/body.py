@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -29,6 +29,8 @@ from services.walrus.store import IN_PLACE_BYTES, Store
 _SHARED_BYTES: Final = 1 << 20
 # Computed when no algorithm was named: one of them may still come as a trailer, and they cost next to nothing.
 _UNNAMED: Final = frozenset({"CRC32", "CRC32C", "CRC64NVME"})
+# Promised to a body of unknown length at a time.
+_STEP_BYTES: Final = 16 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,8 +108,9 @@ async def received(
     """What was not kept within the context is deleted at its end, also when the client went away."""
     object_rules.check_size(claim.length or 0, most_bytes)
     async with AsyncExitStack() as stack:
-        stack.enter_context(store.space(claim.length or 0, await store.blobs.free_bytes()))
-        incoming = _Incoming(store, stack, encryption, may_inline=may_inline)
+        room = stack.enter_context(closing(_Room(store)))
+        await room.promise(claim.length or 0)
+        incoming = _Incoming(store, stack, encryption, may_inline=may_inline, room=room)
         digests = Digests({claim.stored_algorithm} | ({claim.algorithm} if claim.algorithm else _UNNAMED))
         if isinstance(messages, Accepting) and (claim.length or 0) >= _SHARED_BYTES:
             await incoming.share(messages)
@@ -139,8 +142,9 @@ async def copied(
 ) -> AsyncIterator[Body]:
     """What the store holds already, once more. What was not kept within the context is deleted at its end."""
     async with AsyncExitStack() as stack:
-        stack.enter_context(store.space(size, await store.blobs.free_bytes()))
-        incoming = _Incoming(store, stack, encryption, may_inline=may_inline)
+        room = stack.enter_context(closing(_Room(store)))
+        await room.promise(size)
+        incoming = _Incoming(store, stack, encryption, may_inline=may_inline, room=room)
         digests = Digests({algorithm})
         async for chunk in chunks:
             await _take(store, incoming, digests, chunk)
@@ -174,11 +178,44 @@ async def shared(store: Store, found: Object) -> AsyncIterator[Body | None]:
         )
 
 
+class _Room:
+    """What of the disk's free bytes is promised to a body: all that was announced, or some steps ahead of what came."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._promised = ExitStack()
+        # Nothing was asked for yet.
+        self._end = -1
+
+    async def promise(self, size: int) -> None:
+        """Raises NoCapacity: so much in all would leave less than the reserve."""
+        if size <= self._end:
+            return
+        step = size if self._end < 0 else max(size - self._end, _STEP_BYTES)
+        free_bytes = await self._store.blobs.free_bytes()
+        # What it was promised before is written by now.
+        self._promised.close()
+        self._promised.enter_context(self._store.space(step, free_bytes))
+        self._end = max(self._end, 0) + step
+
+    def close(self) -> None:
+        self._promised.close()
+
+
 class _Incoming:
-    def __init__(self, store: Store, stack: AsyncExitStack, encryption: Encryption | None, *, may_inline: bool) -> None:
+    def __init__(
+        self,
+        store: Store,
+        stack: AsyncExitStack,
+        encryption: Encryption | None,
+        *,
+        may_inline: bool,
+        room: _Room,
+    ) -> None:
         self.size = 0
         self.staged: Staged | None = None
         self._store = store
+        self._room = room
         self._stack = stack
         self._inline_bytes = store.limits.inline_bytes if may_inline else -1
         self._memory = bytearray()
@@ -186,6 +223,7 @@ class _Incoming:
         self._sealer = Sealer(encryption.key) if encryption else None
 
     async def write(self, chunk: bytes) -> None:
+        await self._room.promise(self.size + len(chunk))
         self.size += len(chunk)
         if self._sealer is None:
             await self._put(chunk)
@@ -227,6 +265,7 @@ class _Incoming:
     async def written(self, length: int, digests: Digests) -> None:
         if self.staged is None:
             raise errors.invalid_request("There is no file that it could stand in.")
+        await self._room.promise(self.size + length)
         self.size += length
         await self.staged.written(length, digests.update)
 

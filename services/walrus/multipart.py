@@ -79,6 +79,7 @@ async def upload_part(
             f"Checksum Type mismatch occurred, expected checksum Type: {upload.algorithm.lower()}, "
             f"actual checksum Type: {claim.algorithm.lower()}"
         )
+    await _check_quota(store, bucket, upload, request.part_number, claim.length or 0)
     async with received(store, messages, claim, may_inline=False, encryption=encrypted) as body:
         assert isinstance(body.content, Single)
         part = Part(
@@ -95,6 +96,16 @@ async def upload_part(
     wire.set_checksum(answer, body.verified or (body.checksum if upload.algorithm_chosen else None), with_kind=False)
     encryption.tell(answer, request, upload.encryption)
     return answer
+
+
+async def _check_quota(store: Store, bucket: Bucket, upload: Upload, number: int, size: int) -> None:
+    """Spares a part that cannot be stored. What counts is the check in the index's own step."""
+    try:
+        await store.index.quotas.check(bucket, size=size, objects=0)
+    except Denied:
+        stored = await store.index.list_parts(upload.id, after=number - 1, limit=1)
+        replaced = sum(part.size for part in stored if part.number == number)
+        await store.index.quotas.check(bucket, size=size - replaced, objects=0)
 
 
 async def complete_upload(

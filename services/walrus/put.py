@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
+from common.errors import Denied
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import object_pb2
 from services.walrus import conditions, encryption, lifecycle, lock, versioning, wire
 from services.walrus import object as object_rules
 from services.walrus.body import Body, announced, next_message, received
 from services.walrus.drivers.base import Bucket, Object
-from services.walrus.drivers.versions import ANYTHING, Expectation
+from services.walrus.drivers.versions import ANYTHING, NULL, Expectation
 from services.walrus.errors import invalid_request
 from services.walrus.extras import extras_of
 from services.walrus.store import Store
@@ -34,10 +35,9 @@ async def put_object(
     lock.check_checksum(request, extras)
     attributes = object_rules.checked_attributes(wire.headers_of(request), request.metadata)
     expect = conditions.expectation(request.if_match, request.if_none_match)
-    await _check_early(store, bucket, key, expect)
-    async with received(
-        store, messages, announced(request), may_inline=True, most_bytes=most_bytes, encryption=encrypted
-    ) as body:
+    claim = announced(request)
+    await _check_early(store, bucket, key, expect, claim.length)
+    async with received(store, messages, claim, may_inline=True, most_bytes=most_bytes, encryption=encrypted) as body:
         new = Object(
             key=key,
             size=body.size,
@@ -81,8 +81,24 @@ async def committed(store: Store, body: Body, step: Awaitable[None]) -> None:
     body.keep()
 
 
-async def _check_early(store: Store, bucket: Bucket, key: bytes, expect: Expectation) -> None:
+async def _check_early(store: Store, bucket: Bucket, key: bytes, expect: Expectation, length: int | None) -> None:
     """Spares a body that cannot be stored. What counts is the check in the index's own step."""
     if expect != ANYTHING:
         now = await store.index.find_object(bucket, key)
         expect.check(key, now.etag if isinstance(now, Object) else None)
+    if length is not None:
+        await check_quota(store, bucket, key, length)
+
+
+async def check_quota(store: Store, bucket: Bucket, key: bytes, size: int) -> None:
+    """Raises Denied (QuotaExceeded) if an object of that size would be refused now."""
+    try:
+        await store.index.quotas.check(bucket, size=size, objects=1)
+    except Denied:
+        # It is less than that where it takes another one's place.
+        replaces = versioning.new_id(bucket) == NULL
+        replaced = await store.index.find_object(bucket, key, NULL) if replaces else None
+        if replaced is None:
+            raise
+        freed = replaced.size if isinstance(replaced, Object) else 0
+        await store.index.quotas.check(bucket, size=size - freed, objects=0)

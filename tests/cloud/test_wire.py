@@ -21,6 +21,7 @@ from tests.cloud_fixture import RunningCloud
 
 EC2 = "2016-11-15"
 BUCKET = "wire-of-tests"
+FULL = "full-of-tests"
 
 
 class Client:
@@ -153,7 +154,10 @@ def test_a_connection_lives_through_errors(client: Client) -> None:
 
 def test_a_body_is_invited_only_when_it_is_wanted(client: Client) -> None:
     client("s3", "PUT", f"/{BUCKET}")
-    for bucket, expected in ((BUCKET, b"HTTP/1.1 100 "), ("no-such-bucket-of-tests", b"HTTP/1.1 404 ")):
+    client("s3", "PUT", f"/{FULL}")
+    client.cloud.json("walrus", "quota", "--bucket", FULL, "--bytes", "4")
+    wanted = {BUCKET: b"HTTP/1.1 100 ", FULL: b"HTTP/1.1 403 ", "no-such-bucket-of-tests": b"HTTP/1.1 404 "}
+    for bucket, expected in wanted.items():
         path = f"/{bucket}/continued"
         headers = client.head("s3", "PUT", path, b"hello", {"Expect": "100-continue", "Content-Length": "5"})
         lines = [f"PUT {path} HTTP/1.1", f"Host: 127.0.0.1:{client.connection.port}"]
@@ -164,6 +168,9 @@ def test_a_body_is_invited_only_when_it_is_wanted(client: Client) -> None:
             if bucket == BUCKET:
                 sock.sendall(b"hello")
                 assert sock.recv(1024).startswith(b"HTTP/1.1 200 ")
+    answer, body = client("s3", "PUT", f"/{FULL}/k", bytes(1 << 20))
+    assert (answer.status, b"<Code>QuotaExceeded</Code>" in body) == (403, True)
+    assert client("s3", "DELETE", f"/{FULL}")[0].status == 204
 
 
 def test_a_header_of_s3_that_was_not_signed_is_refused(client: Client) -> None:

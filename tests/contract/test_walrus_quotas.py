@@ -66,6 +66,18 @@ async def test_what_would_be_too_much_is_refused_and_what_makes_less_is_not(
     await put(index, bucket, b"d", 90)
 
 
+async def test_a_step_is_foreseen_without_being_taken(index: Index, bucket: Bucket) -> None:
+    await index.quotas.check(bucket, size=1 << 50, objects=1)
+    await index.quotas.put_bucket("bucket", Quota(size=100))
+    await index.quotas.put_account(ACCOUNT, Quota(objects=1))
+    await put(index, bucket, b"a", 60)
+    for size, objects in ((40, 0), (-1, 0), (0, -1)):
+        await index.quotas.check(bucket, size=size, objects=objects)
+    for size, objects in ((41, 0), (0, 1)):
+        await refused("QuotaExceeded", index.quotas.check(bucket, size=size, objects=objects))
+    assert await held(index) == (1, 60, 0)
+
+
 async def test_one_that_is_below_what_stands_keeps_it_and_refuses_more(index: Index, bucket: Bucket) -> None:
     await put(index, bucket, b"a", 60)
     await index.quotas.put_account(ACCOUNT, Quota(size=10))

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from services.walrus import errors
-from services.walrus.drivers.base import Object
+from services.walrus.drivers.base import Bucket, Object
 from services.walrus.drivers.quotas import UNLIMITED, Held, Quota
 
 if TYPE_CHECKING:
@@ -28,6 +28,14 @@ class FakeQuotas:
             if (bucket := s.buckets.get(name)) is None:
                 raise errors.no_such_bucket(name)
             s.quotas[bucket.account_id, bucket.id] = quota
+
+    async def check(self, bucket: Bucket, *, size: int, objects: int) -> None:
+        s = self._storage()
+        if bucket.name not in s.buckets:
+            return
+        for scope, held in (("account", of_account(s, bucket.account_id)), ("bucket", of_bucket(s, bucket.name))):
+            if too_much := held.quota.exceeded(held, size=size, objects=objects):
+                raise errors.quota_exceeded(scope, too_much)
 
     async def accounts(self) -> list[Held]:
         s = self._storage()

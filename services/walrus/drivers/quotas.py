@@ -8,7 +8,10 @@ that makes less, or only a marker, is never refused. Implementations pass tests/
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from services.walrus.drivers.base import Bucket
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +51,12 @@ class Quotas(Protocol):
 
     async def put_bucket(self, name: str, quota: Quota) -> None:
         """Raises NotFound (NoSuchBucket)."""
+
+    async def check(self, bucket: Bucket, *, size: int, objects: int) -> None:
+        """Whether a step that makes so much more would be refused now: what counts is that step itself.
+
+        Raises Denied (QuotaExceeded).
+        """
 
     async def accounts(self) -> list[Held]:
         """All that have a bucket or a quota."""

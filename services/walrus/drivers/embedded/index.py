@@ -55,7 +55,7 @@ class SqliteIndex:
         self._readers = ThreadPoolExecutor(readers, thread_name_prefix="walrus-index-reader")
         self._local = threading.local()
         self.blocks = SqliteBlocks(self._writer.submit, self._read)
-        self.quotas = SqliteQuotas(self._writer.submit, self._read)
+        self.quotas = SqliteQuotas(self._writer.submit, self._read, self._query)
         self.inspection = SqliteInspection(self._writer.submit, self._read, path)
         self.events = SqliteEvents(self._writer.submit, self._read)
         # Few and asked for by every request, so they stand in memory. The lock keeps changes in the order of commits.

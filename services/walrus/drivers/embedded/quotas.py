@@ -6,10 +6,11 @@ Whoever changes what a bucket holds calls `count` in the same step, or `add` whe
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from services.walrus import errors
+from services.walrus.drivers.base import Bucket
 from services.walrus.drivers.embedded import sums
 from services.walrus.drivers.embedded.block_index import Run
 from services.walrus.drivers.quotas import UNLIMITED, Held, Quota
@@ -25,17 +26,21 @@ _COUNTED = """
 
 
 class SqliteQuotas:
-    """`change` runs a step in the writer, `read` a query in a reader."""
+    """`change` runs a step in the writer, `read` a query in a reader, `glance` one in the caller's thread."""
 
-    def __init__(self, change: Run, read: Run) -> None:
+    def __init__(self, change: Run, read: Run, glance: Callable[[Callable[[sqlite3.Connection], None]], None]) -> None:
         self._change = change
         self._read = read
+        self._glance = glance
 
     async def put_account(self, account_id: str, quota: Quota) -> None:
         await self._change(lambda db: _put(db, account_id, 0, quota))
 
     async def put_bucket(self, name: str, quota: Quota) -> None:
         await self._change(lambda db: _put_bucket(db, name, quota))
+
+    async def check(self, bucket: Bucket, *, size: int, objects: int) -> None:
+        self._glance(lambda db: _check(db, bucket.id, size, objects))
 
     async def accounts(self) -> list[Held]:
         return await self._read(_accounts)
