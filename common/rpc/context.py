@@ -63,7 +63,8 @@ def enter(*, request_id: str, caller: Caller | None, peer: Peer | None, timeout_
     _deadline.set(None if timeout_s is None else time.monotonic() + timeout_s)
 
 
-class bind:  # Called as a function is; one of contextlib's would cost several times as much.
+# Called as a function is; one of contextlib's would cost several times as much.
+class bind:
     """For the body of the `with`: what is given here; what is not given stays as it was."""
 
     __slots__ = ("_caller", "_request_id", "_timeout_s", "_undo")

@@ -19,7 +19,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from common.errors import CloudError, Denied, InvalidArgument, Unauthenticated, Unavailable
 from common.ids import new_request_id
-from common.log import get_logger
+from common.log import get_logger, teller
 from common.metrics import RPC_IN_FLIGHT, RPC_REQUESTS, RPC_SECONDS
 from common.rpc import context as rpc_context
 from common.rpc.access import SPEAKS_FOR_CALLERS, Access, peer_of
@@ -27,6 +27,7 @@ from common.rpc.errors import status_of, to_trailer
 from mallee.common.v1.caller_pb2 import Caller
 
 log = get_logger(__name__)
+_tell = teller(__name__)
 
 # For a unary call whose client set no deadline.
 DEFAULT_DEADLINE_S: Final = 30.0
@@ -137,45 +138,51 @@ async def _guarded(method: str, access: Access, context: _Context, *, has_deadli
         in_flight.dec()
         _count(method, code, took_s)
         if not method.startswith("/grpc."):
-            log.info("rpc", method=method, code=code, took_ms=round(took_s * 1000, 1), peer=_peer_name())
+            _tell("rpc", method=method, code=code, took_ms=round(took_s * 1000, 1), peer=_peer_name())
 
 
-@contextlib.asynccontextmanager
-async def observed(method: str) -> AsyncIterator[None]:
+class Observed:
     """Around a call that came another way than by gRPC: raises CloudError, or ConnectionResetError as it is."""
-    began = time.perf_counter()
-    code = "CANCELLED"
-    in_flight = _in_flight(method)
-    in_flight.inc()
-    try:
-        yield
-        code = "OK"
-    except ConnectionResetError:
-        raise
-    except CloudError as error:
-        code = error.code
-        raise
-    except Exception as error:
-        refused = _not_a_bug(error)
-        if refused is None:
-            log.exception("a bug in an RPC", method=method)
-        refused = refused or opaque()
-        code = refused.code
-        raise refused from error
-    finally:
-        took_s = time.perf_counter() - began
-        in_flight.dec()
-        _count(method, code, took_s)
-        log.info("rpc", method=method, code=code, took_ms=round(took_s * 1000, 1), peer="local")
 
+    __slots__ = ("_began", "_method")
 
-def _not_a_bug(error: Exception) -> CloudError | None:
-    match error:
-        case DecodeError():
-            return InvalidArgument("a message is malformed")
-        case TimeoutError():
-            return Unavailable("the call took longer than its deadline")
-    return None
+    def __init__(self, method: str) -> None:
+        self._method = method
+        self._began = 0.0
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter()
+        _in_flight(self._method).inc()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        refused: CloudError | None = None
+        match error:
+            case None:
+                code = "OK"
+            case CloudError():
+                code = error.code
+            case ConnectionResetError():
+                code = "CANCELLED"
+            case Exception():
+                refused = self._refused(error)
+                code = refused.code
+            case _:
+                code = "CANCELLED"
+        took_s = time.perf_counter() - self._began
+        _in_flight(self._method).dec()
+        _count(self._method, code, took_s)
+        _tell("rpc", method=self._method, code=code, took_ms=round(took_s * 1000, 1), peer="local")
+        if refused is not None:
+            raise refused from error
+
+    def _refused(self, error: Exception) -> CloudError:
+        match error:
+            case DecodeError():
+                return InvalidArgument("a message is malformed")
+            case TimeoutError():
+                return Unavailable("the call took longer than its deadline")
+        log.error("a bug in an RPC", method=self._method, exc_info=error)
+        return opaque()
 
 
 def _count(method: str, code: str, took_s: float) -> None:

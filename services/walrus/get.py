@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Any, Final, TypeVar
@@ -15,7 +15,7 @@ from mallee.s3.v1 import object_pb2
 from services.walrus import damage, encryption, errors, lifecycle, plaintext, reading, versioning, wire
 from services.walrus import object as object_rules
 from services.walrus.conditions import ReadConditions
-from services.walrus.drivers.base import Assembled, Bucket, Inline, Object, Single
+from services.walrus.drivers.base import Assembled, BlobId, Bucket, Inline, Object, Single
 from services.walrus.drivers.blobs import BlobDamaged, BlobMissing
 from services.walrus.encryption import Encryption
 from services.walrus.lifecycle import Calendar
@@ -57,26 +57,18 @@ async def head_object(
     return answer
 
 
-@asynccontextmanager
-async def opened_object(
+def opened_object(
     store: Store, request: object_pb2.GetObjectRequest, caller: Caller | None
-) -> AsyncIterator[tuple[object_pb2.GetObjectOutput, AsyncIterator[bytes]]]:
+) -> AbstractAsyncContextManager[tuple[object_pb2.GetObjectOutput, AsyncIterator[bytes]]]:
     """The header and the bytes: of one state of the object, whatever happens to it meanwhile."""
-    async with AsyncExitStack() as stack:
-        opened = await stack.enter_async_context(found_object(store, request, caller))
-        chunks = await stack.enter_async_context(aclosing(_chunks(store, opened)))
-        yield opened.header, await _begun(chunks)
+    return _Reading(store, request, caller, _chunks)
 
 
-@asynccontextmanager
-async def handed_over(
+def handed_over(
     store: Store, request: object_pb2.GetObjectRequest, caller: Caller | None
-) -> AsyncIterator[tuple[object_pb2.GetObjectOutput, AsyncIterator[bytes | RawExtent]]]:
+) -> AbstractAsyncContextManager[tuple[object_pb2.GetObjectOutput, AsyncIterator[bytes | RawExtent]]]:
     """The same for a process that can be given descriptors: what it gets of a file was checked before."""
-    async with AsyncExitStack() as stack:
-        opened = await stack.enter_async_context(found_object(store, request, caller))
-        chunks = await stack.enter_async_context(aclosing(_extents(store, opened)))
-        yield opened.header, await _begun(chunks)
+    return _Reading(store, request, caller, _extents)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,30 +80,78 @@ class Opened:
     pieces: Sequence[Piece]
     encryption: Encryption | None
     header: object_pb2.GetObjectOutput
+    # To be given back.
+    held: Sequence[BlobId]
 
 
-@asynccontextmanager
-async def found_object(
-    store: Store, request: object_pb2.GetObjectRequest, caller: Caller | None
-) -> AsyncIterator[Opened]:
+class _Reading(AbstractAsyncContextManager[tuple[object_pb2.GetObjectOutput, AsyncIterator[Chunk]]]):
+    """What stands in the index is at hand with its row: for that nothing of what a stream takes is made."""
+
+    def __init__(
+        self,
+        store: Store,
+        request: object_pb2.GetObjectRequest,
+        caller: Caller | None,
+        read: Callable[[Store, Opened], AsyncGenerator[Chunk, None]],
+    ) -> None:
+        self._store = store
+        self._request = request
+        self._caller = caller
+        self._read = read
+        self._held: Sequence[BlobId] = ()
+        self._chunks: AsyncGenerator[Chunk, None] | None = None
+
+    async def __aenter__(self) -> tuple[object_pb2.GetObjectOutput, AsyncIterator[Chunk]]:
+        opened = await _opened(self._store, self._request, self._caller)
+        self._held = opened.held
+        try:
+            if isinstance(opened.found.content, Inline):
+                return opened.header, _Whole(_inline(opened))
+            self._chunks = self._read(self._store, opened)
+            return opened.header, await _begun(self._chunks)
+        except BaseException:
+            await self.__aexit__()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        try:
+            if self._chunks is not None:
+                await self._chunks.aclose()
+        finally:
+            self._store.readers.give_back(self._held)
+
+
+class _Whole(AsyncIterator[Any]):
+    """One chunk, or none if it is empty."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    async def __anext__(self) -> bytes:
+        body, self._body = self._body, b""
+        if not body:
+            raise StopAsyncIteration
+        return body
+
+
+async def _opened(store: Store, request: object_pb2.GetObjectRequest, caller: Caller | None) -> Opened:
     bucket = await store.bucket_for(request, caller)
     key = object_rules.checked_key(request.key)
-    async with AsyncExitStack() as stack:
-        with store.readers.lookup():
-            for _ in range(_TRIES):
-                found = await reading.find(store, bucket, key, request, caller)
-                encrypted = encryption.of_found(store, request, found.encryption)
-                _conditions(request).check(found)
-                span = await _span(store, found, request)
-                pieces = await pieces_of(store, found, span or Span(0, found.size))
-                if pieces is not None:
-                    break
-            else:
-                raise Unavailable("The object is replaced too often to be read. Please try again.", code="SlowDown")
-            stack.enter_context(store.readers.hold(piece.blob for piece in pieces))
+    with store.readers.lookup():
+        for _ in range(_TRIES):
+            found = await reading.find(store, bucket, key, request, caller)
+            encrypted = encryption.of_found(store, request, found.encryption)
+            _conditions(request).check(found)
+            span = await _span(store, found, request)
+            pieces = await pieces_of(store, found, span or Span(0, found.size))
+            if pieces is not None:
+                break
+        else:
+            raise Unavailable("The object is replaced too often to be read. Please try again.", code="SlowDown")
         header = _header(object_pb2.GetObjectOutput(), request, bucket, found, span, store.calendar)
         encryption.tell(header, request, found.encryption)
-        yield Opened(bucket=bucket, found=found, span=span, pieces=pieces, encryption=encrypted, header=header)
+        held = store.readers.take(piece.blob for piece in pieces)
+    return Opened(bucket=bucket, found=found, span=span, pieces=pieces, encryption=encrypted, header=header, held=held)
 
 
 async def pieces_of(store: Store, found: Object, span: Span) -> Sequence[Piece] | None:
@@ -149,8 +189,6 @@ async def _joined(first: Chunk | None, rest: AsyncIterator[Chunk]) -> AsyncItera
 
 
 async def _chunks(store: Store, opened: Opened) -> AsyncGenerator[bytes, None]:
-    if body := _inline(opened):
-        yield body
     for piece in opened.pieces:
         with _never_wrong(opened):
             async with aclosing(plaintext.read(store, piece, opened.encryption)) as chunks:
@@ -159,8 +197,6 @@ async def _chunks(store: Store, opened: Opened) -> AsyncGenerator[bytes, None]:
 
 
 async def _extents(store: Store, opened: Opened) -> AsyncGenerator[bytes | RawExtent, None]:
-    if body := _inline(opened):
-        yield body
     for piece in opened.pieces:
         with _never_wrong(opened):
             if opened.encryption is not None or piece.end - piece.start < _HANDED_OVER_BYTES:
@@ -176,12 +212,10 @@ async def _extents(store: Store, opened: Opened) -> AsyncGenerator[bytes | RawEx
 
 
 def _inline(opened: Opened) -> bytes:
-    content, span = opened.found.content, opened.span
-    if not isinstance(content, Inline):
-        return b""
+    content, size = opened.found.content, opened.found.size
+    assert isinstance(content, Inline)
     with _never_wrong(opened):
-        size = opened.found.size
-        return plaintext.inline(content, opened.encryption, span or Span(0, size), size)
+        return plaintext.inline(content, opened.encryption, opened.span or Span(0, size), size)
 
 
 @contextmanager
@@ -231,8 +265,8 @@ def _header(
     answer.content_length = span.end - span.start if span else found.size
     if span is not None:
         answer.content_range = span.content_range(found.size)
-    for member, field in wire.HEADER_FIELDS.items():
-        if value := found.attributes.headers.get(member):
+    for member, value in found.attributes.headers.items():
+        if value and (field := wire.HEADER_FIELDS.get(member)):
             setattr(answer, field, value)
     if answer.storage_class == "STANDARD":
         answer.ClearField("storage_class")

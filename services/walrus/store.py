@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, TypeVar, TypeVarTuple
@@ -155,37 +155,59 @@ class Readers:
     """
 
     def __init__(self) -> None:
-        self._lookups: set[asyncio.Event] = set()
+        self._lookups: set[_Lookup] = set()
         self._held: Counter[BlobId] = Counter()
 
-    @contextmanager
-    def lookup(self) -> Iterator[None]:
+    def lookup(self) -> AbstractContextManager[None]:
         """Around reading names from the index; hold what is to be read before leaving it."""
-        done = asyncio.Event()
-        self._lookups.add(done)
-        try:
-            yield
-        finally:
-            self._lookups.discard(done)
-            done.set()
+        return _Lookup(self._lookups)
 
     @contextmanager
     def hold(self, blobs: Iterable[BlobId]) -> Iterator[None]:
-        held = list(blobs)
-        self._held.update(held)
+        held = self.take(blobs)
         try:
             yield
         finally:
-            for blob in held:
-                self._held[blob] -= 1
-                if self._held[blob] <= 0:
-                    del self._held[blob]
+            self.give_back(held)
+
+    def take(self, blobs: Iterable[BlobId]) -> Sequence[BlobId]:
+        """`hold` for who gives them back himself."""
+        held = tuple(blobs)
+        self._held.update(held)
+        return held
+
+    def give_back(self, held: Sequence[BlobId]) -> None:
+        for blob in held:
+            self._held[blob] -= 1
+            if self._held[blob] <= 0:
+                del self._held[blob]
 
     async def settled(self) -> None:
         """The look-ups that run at the time of the call have ended."""
-        for done in list(self._lookups):
-            await done.wait()
+        for lookup in list(self._lookups):
+            await lookup.ended()
 
     @property
     def held(self) -> frozenset[BlobId]:
         return frozenset(self._held)
+
+
+class _Lookup(AbstractContextManager[None]):
+    """One that runs. Every read makes one, so it costs nothing but to who waits for its end."""
+
+    def __init__(self, running: set[_Lookup]) -> None:
+        self._running = running
+        self._end: asyncio.Event | None = None
+
+    def __enter__(self) -> None:
+        self._running.add(self)
+
+    def __exit__(self, *_: object) -> None:
+        self._running.discard(self)
+        if self._end is not None:
+            self._end.set()
+
+    async def ended(self) -> None:
+        if self in self._running:
+            self._end = self._end or asyncio.Event()
+            await self._end.wait()

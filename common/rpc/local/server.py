@@ -21,7 +21,7 @@ from common.errors import CloudError, InvalidArgument
 from common.log import get_logger
 from common.rpc import context as rpc_context
 from common.rpc.errors import to_bytes
-from common.rpc.interceptor import observed
+from common.rpc.interceptor import Observed
 from common.rpc.local.calls import LENGTH, SPAN, Call
 from common.rpc.local.frames import Frames, Kind
 from common.rpc.uploads import RawChunk, RawExtent, RawWritten
@@ -161,7 +161,7 @@ class _Connection:
             if handler is None:
                 raise InvalidArgument(f"no such method here: {call.method}")
             context.asked = call.asks
-            async with observed(call.method):
+            with Observed(call.method):
                 caller = Caller.FromString(call.caller) if call.caller else None
                 rpc_context.enter(request_id=call.request_id, caller=caller, peer=None, timeout_s=None)
                 answer = await self._dispatch(handler, call, context)

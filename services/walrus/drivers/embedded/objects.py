@@ -95,12 +95,7 @@ def delete_bucket(db: sqlite3.Connection, bucket: Bucket) -> None:
 
 
 def find_object(db: sqlite3.Connection, bucket: Bucket, key: bytes, version_id: str | None) -> Object | Marker | None:
-    # The row and its body are one snapshot: between two statements of their own a writer could replace both.
-    db.execute("BEGIN")
-    try:
-        return versions.found(db, bucket, key, version_id)[1]
-    finally:
-        db.execute("COMMIT")
+    return versions.found(db, bucket, key, version_id)[1]
 
 
 def put_object(db: sqlite3.Connection, bucket: Bucket, new: Object, expect: Expectation) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import sqlite3
-from typing import Any
+from functools import lru_cache
+from typing import Any, Final
 
 from services.walrus.drivers.base import (
     Assembled,
@@ -65,8 +65,12 @@ def marker(row: Row) -> Marker:
     return Marker(key=row[0], version_id=row[1], modified_ms=row[2], owner_id=row[3])
 
 
-def object_of(db: sqlite3.Connection, row: Row) -> Object:
-    """Raises BodyDamaged, also if the row itself is not what was written."""
+def object_of(found: Row) -> Object:
+    """Of OBJECT, with `body` and `crc` of its body behind it.
+
+    Raises BodyDamaged, also if the row itself is not what was written.
+    """
+    row = found[:-2]
     if sums.is_damaged(row):
         raise BodyDamaged("its row in the index is not what was written")
     key, size, etag, modified_ms, algorithm, composite, checksum, body, blob, upload, part_count, attributes = row[:12]
@@ -76,7 +80,7 @@ def object_of(db: sqlite3.Connection, row: Row) -> Object:
     elif upload is not None:
         content = Assembled(upload_id=upload, part_count=part_count)
     elif body is not None:
-        content = _inline(db, body)
+        content = _inline(body, *found[-2:])
     else:
         content = Inline(body=b"")
     return Object(
@@ -92,11 +96,9 @@ def object_of(db: sqlite3.Connection, row: Row) -> Object:
     )
 
 
-def _inline(db: sqlite3.Connection, row: int) -> Inline:
-    found = db.execute("SELECT body, crc FROM bodies WHERE id = ?", (row,)).fetchone()
-    if found is None:
+def _inline(row: int, body: bytes | None, crc: int | None) -> Inline:
+    if body is None:
         raise BodyDamaged(f"body {row} of the index is not there")
-    body, crc = found
     if crc != sums.crc_of(body):
         raise BodyDamaged(f"body {row} of the index is not what was written")
     return Inline(body=body)
@@ -251,8 +253,17 @@ def checksum_of(algorithm: str, value: str, composite: int) -> Checksum | None:
 
 
 def attributes_of(text: str) -> Attributes:
+    return _usual_attributes(text) if len(text) <= _USUAL_CHARACTERS else _attributes(text)
+
+
+def _attributes(text: str) -> Attributes:
     stored = json.loads(text)
     return Attributes(headers=stored["h"], metadata=stored["m"])
+
+
+# Most objects of a bucket have the same.
+_USUAL_CHARACTERS: Final = 256
+_usual_attributes = lru_cache(maxsize=1024)(_attributes)
 
 
 def attributes_text(attributes: Attributes) -> str:
