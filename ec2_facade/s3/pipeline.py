@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Final
 
 from aiohttp import web
 from google.protobuf.message import Message
@@ -31,7 +32,9 @@ from ec2_facade.s3.website import Website, website_of_host
 from ec2_facade.services import Endpoint, bare_host
 from ec2_facade.wire import WireRequest
 
-_CHUNKED = "aws-chunked"
+_CHUNKED: Final = "aws-chunked"
+_READS: Final = ("GetObject", "HeadObject")
+_ENCRYPTION: Final = "x-amz-server-side-encryption"
 
 
 class S3Pipeline:
@@ -73,6 +76,7 @@ class S3Pipeline:
         query, headers = read_query(wire), object_headers(wire, proved.payload)
         operation = self._protocol.route(wire.method, address.bucket, address.key, query, headers)
         exchange.action = operation.name
+        _check_reading(operation, headers)
 
         def parse(body: bytes = b"") -> Message:
             return self._protocol.parse(operation, address.bucket, address.key, query, headers, body)
@@ -163,6 +167,17 @@ def _without_framing(encoding: str) -> str:
     codings = [coding.strip() for coding in encoding.split(",")]
     kept = [coding for coding in codings if coding.lower() != _CHUNKED]
     return ",".join(kept) if len(kept) < len(codings) else encoding
+
+
+def _check_reading(operation: Operation, headers: Mapping[str, str]) -> None:
+    """A reader does not choose how the object is encrypted: AWS refuses the header, though nothing comes of it."""
+    if operation.name in _READS and (method := headers.get(_ENCRYPTION)):
+        raise Refused(
+            "InvalidArgument",
+            f"{_ENCRYPTION} header is not supported for this operation.",
+            status=400,
+            details={"ArgumentName": _ENCRYPTION, "ArgumentValue": method},
+        )
 
 
 def _check_length(payload: Payload, limits: Limits) -> None:

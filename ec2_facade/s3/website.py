@@ -120,7 +120,7 @@ class Website:
         operation = self._protocol.contract.operations["HeadObject" if wire.method == "HEAD" else "GetObject"]
 
         def render(found: Message) -> Response:
-            _check_moved(exchange, found)
+            _check_moved(found)
             answer = self._protocol.render(operation, found, exchange.request_id)
             return answer if status is None else Response(status=status, headers=answer.headers)
 
@@ -151,8 +151,6 @@ def _page(config: WebsiteConfiguration, key: str) -> str:
     return key + config.index_document.suffix if not key or key.endswith("/") else key
 
 
-def _check_moved(exchange: Exchange, found: Any) -> None:
+def _check_moved(found: Any) -> None:
     if location := getattr(found, "website_redirect_location", ""):
-        if location.startswith("/"):
-            location = f"{'https' if exchange.wire.secure else 'http'}://{exchange.wire.host}{location}"
         raise _Moved(Elsewhere(status=301, location=location))

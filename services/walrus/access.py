@@ -7,12 +7,14 @@ https://docs.aws.amazon.com/AmazonS3/latest/userguide/how-s3-evaluates-access-co
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 from common.errors import CloudError, Denied, WrongState
 from common.policy.evaluate import Request, Verdict, evaluate
 from common.policy.principal import Identity
 from mallee.common.v1.caller_pb2 import Caller
+from mallee.s3.v1.listing_pb2 import ListObjectsV2Request
 from services.walrus import acl, bucket_policy, errors, ownership
 from services.walrus.actions import PART_REQUESTS, RULES, Rule, Scope
 from services.walrus.condition_keys import Situation, context_of
@@ -66,7 +68,9 @@ def check_object(bucket: Bucket, request: Any, caller: Caller, now_ms: int, foun
         _check(situation, rule)
         return
     denied = _verdict(situation, rule.action_of(request), Scope.KEY) is Verdict.DENIED
-    if denied or not _may(situation, "s3:ListBucket", Scope.BUCKET):
+    # As if it were listed: a policy may say under which s3:prefix.
+    listed = replace(situation, request=ListObjectsV2Request(prefix=request.key))
+    if denied or not _may(listed, "s3:ListBucket", Scope.BUCKET):
         raise errors.access_denied()
 
 

@@ -43,6 +43,11 @@ def of_new(store: Store, bucket: Bucket, request: Any) -> Encryption | None:
     """Of what PutObject, CopyObject or CreateMultipartUpload stores: as it asks, or as the bucket does."""
     brought = _brought(request)
     method = request.server_side_encryption
+    if request.ssekms_key_id and method not in KMS:
+        raise _bad(
+            f"Server Side Encryption with AWS KMS managed key requires HTTP header {_HEADER} : {KMS[0]}",
+            method,
+        )
     if brought is not None:
         if method:
             raise _bad(

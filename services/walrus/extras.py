@@ -50,7 +50,10 @@ def read_tagging(header: str) -> dict[str, str]:
     # A name alone has an empty value; what is between two `&` is a name at least.
     if not all(header.split("&")) or len({name for name, _ in pairs}) < len(pairs):
         raise _not_a_query(header)
-    return tag_rules.checked_tags((Tag(key=name, value=value) for name, value in pairs), most=tag_rules.OBJECT_TAGS)
+    # A query has no order that anybody chose.
+    return tag_rules.checked_tags(
+        (Tag(key=name, value=value) for name, value in sorted(pairs)), most=tag_rules.OBJECT_TAGS
+    )
 
 
 def _not_a_query(header: str) -> Exception:

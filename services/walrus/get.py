@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import formatdate
 from typing import Any, Final, TypeVar
 
@@ -15,7 +15,7 @@ from mallee.s3.v1 import object_pb2
 from services.walrus import damage, encryption, errors, lifecycle, plaintext, reading, versioning, wire
 from services.walrus import object as object_rules
 from services.walrus.conditions import ReadConditions
-from services.walrus.drivers.base import Assembled, BlobId, Bucket, Inline, Object, Single
+from services.walrus.drivers.base import Assembled, BlobId, Bucket, Checksum, Inline, Object, Part, Single
 from services.walrus.drivers.blobs import BlobDamaged, BlobMissing
 from services.walrus.encryption import Encryption
 from services.walrus.lifecycle import Calendar
@@ -51,8 +51,8 @@ async def head_object(
     found = await reading.find(store, bucket, object_rules.checked_key(request.key), request, caller)
     encryption.of_found(store, request, found.encryption)
     _conditions(request).check(found)
-    span = await _span(store, found, request)
-    answer = _header(object_pb2.HeadObjectOutput(), request, bucket, found, span, store.calendar)
+    asked = await _asked(store, found, request)
+    answer = _header(object_pb2.HeadObjectOutput(), request, bucket, found, asked, store.calendar)
     encryption.tell(answer, request, found.encryption)
     return answer
 
@@ -142,16 +142,24 @@ async def _opened(store: Store, request: object_pb2.GetObjectRequest, caller: Ca
             found = await reading.find(store, bucket, key, request, caller)
             encrypted = encryption.of_found(store, request, found.encryption)
             _conditions(request).check(found)
-            span = await _span(store, found, request)
-            pieces = await pieces_of(store, found, span or Span(0, found.size))
+            asked = await _asked(store, found, request)
+            pieces = await pieces_of(store, found, asked.span or Span(0, found.size))
             if pieces is not None:
                 break
         else:
             raise Unavailable("The object is replaced too often to be read. Please try again.", code="SlowDown")
-        header = _header(object_pb2.GetObjectOutput(), request, bucket, found, span, store.calendar)
+        header = _header(object_pb2.GetObjectOutput(), request, bucket, found, asked, store.calendar)
         encryption.tell(header, request, found.encryption)
         held = store.readers.take(piece.blob for piece in pieces)
-    return Opened(bucket=bucket, found=found, span=span, pieces=pieces, encryption=encrypted, header=header, held=held)
+    return Opened(
+        bucket=bucket,
+        found=found,
+        span=asked.span,
+        pieces=pieces,
+        encryption=encrypted,
+        header=header,
+        held=held,
+    )
 
 
 async def pieces_of(store: Store, found: Object, span: Span) -> Sequence[Piece] | None:
@@ -227,24 +235,41 @@ def _never_wrong(opened: Opened) -> Iterator[None]:
         raise damage.found(opened.bucket, opened.found.key, opened.found.version_id, error) from error
 
 
-async def _span(store: Store, found: Object, request: Any) -> Span | None:
-    """What `Range` or `partNumber` asks for; None: all of it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    # None: all of it.
+    span: Span | None
+    # Of these very bytes, as far as it is kept.
+    checksum: Checksum | None
+
+
+async def _asked(store: Store, found: Object, request: Any) -> _Asked:
+    """What `Range` or `partNumber` asks for."""
     number = request.part_number if request.HasField("part_number") else None
     if number is None:
-        return span_of(request.range, found.size) if request.range else None
+        span = span_of(request.range, found.size) if request.range else None
+        whole = span is None or span == Span(0, found.size)
+        return _Asked(span=span, checksum=found.checksum if whole else None)
     if request.range:
         raise errors.invalid_request("Cannot specify both Range header and partNumber query parameter")
     if isinstance(found.content, Assembled):
         part = await store.index.part_at(found.content, number) if number > 0 else None
         if part is not None:
-            return Span(part.start, part.start + part.size)
+            return _Asked(span=Span(part.start, part.start + part.size), checksum=_checksum_of(part, found))
     elif number == 1:
-        return Span(0, found.size) if found.size else None
+        return _Asked(span=Span(0, found.size) if found.size else None, checksum=found.checksum)
     raise InvalidArgument(
         "The requested partnumber is not satisfiable",
         code="InvalidPartNumber",
         details={"PartNumberRequested": str(number)},
     )
+
+
+def _checksum_of(part: Part, found: Object) -> Checksum | None:
+    """Told with the object's type, though a part's is never made of others."""
+    if found.checksum is None or part.checksum.algorithm != found.checksum.algorithm:
+        return None
+    return replace(part.checksum, composite=found.checksum.composite)
 
 
 def _conditions(request: Any) -> ReadConditions:
@@ -256,9 +281,8 @@ def _conditions(request: Any) -> ReadConditions:
     )
 
 
-def _header(
-    answer: Answer, request: Any, bucket: Bucket, found: Object, span: Span | None, calendar: Calendar
-) -> Answer:
+def _header(answer: Answer, request: Any, bucket: Bucket, found: Object, asked: _Asked, calendar: Calendar) -> Answer:
+    span = asked.span
     answer.accept_ranges = "bytes"
     answer.e_tag = wire.quoted(found.etag)
     answer.last_modified.CopyFrom(wire.timestamp(found.modified_ms))
@@ -278,11 +302,10 @@ def _header(
         answer.expiration = expiration
     if request.HasField("part_number") and isinstance(found.content, Assembled):
         answer.parts_count = found.content.part_count
-    # A checksum is of the whole object: with a part of it clients would compare the wrong thing.
-    if request.checksum_mode.upper() == "ENABLED" and (span is None or span == Span(0, found.size)):
-        wire.set_checksum(answer, found.checksum)
-    for asked, field in _OVERRIDES.items():
-        if value := getattr(request, asked):
+    if request.checksum_mode.upper() == "ENABLED":
+        wire.set_checksum(answer, asked.checksum)
+    for override, field in _OVERRIDES.items():
+        if value := getattr(request, override):
             setattr(answer, field, value)
     if request.HasField("response_expires"):
         answer.expires = formatdate(request.response_expires.seconds, usegmt=True)

@@ -112,6 +112,21 @@ def test_a_bucket_encrypts_what_is_put_without_a_word(s3: Any) -> None:
         s3.put_bucket_encryption(Bucket=BUCKET, ServerSideEncryptionConfiguration={"Rules": kms})
 
 
+@pytest.mark.parametrize("action", ["HeadObject", "GetObject"])
+def test_a_reader_does_not_choose_the_encryption(s3: Any, action: str) -> None:
+    s3.put_object(Bucket=BUCKET, Key="read", Body=b"x", ServerSideEncryption="AES256")
+
+    def ask(params: Any, **_: Any) -> None:
+        params["headers"]["x-amz-server-side-encryption"] = "AES256"
+
+    s3.meta.events.register(f"before-call.s3.{action}", ask)
+    try:
+        with refused({"HeadObject": "400", "GetObject": "InvalidArgument"}[action], 400):
+            {"HeadObject": s3.head_object, "GetObject": s3.get_object}[action](Bucket=BUCKET, Key="read")
+    finally:
+        s3.meta.events.unregister(f"before-call.s3.{action}", ask)
+
+
 def test_a_form_asks_for_encryption(s3: Any) -> None:
     fields = {"x-amz-server-side-encryption": "AES256"}
     form = s3.generate_presigned_post(BUCKET, "asked", Fields=fields, Conditions=[fields])

@@ -222,6 +222,9 @@ async def test_a_key_is_brought_whole_or_not_at_all(store: Store, change: dict[s
 async def test_there_is_no_kms(store: Store) -> None:
     await refused("NotImplemented", put_bytes(store, "k", SMALL, server_side_encryption="aws:kms"))
     await refused("InvalidArgument", put_bytes(store, "k", SMALL, server_side_encryption="rot13"))
+    # A key of a KMS goes with no other method.
+    for asked in ({}, BY_STORE, MINE):
+        await refused("InvalidArgument", put_bytes(store, "k", SMALL, ssekms_key_id="key", **asked))
     await refused("NotImplemented", encrypt_bucket(store, "aws:kms"))
     await refused("MalformedXML", encrypt_bucket(store, "rot13"))
     await refused("InvalidArgument", encrypt_bucket(store, kms_master_key_id="key"))

@@ -135,6 +135,7 @@ ALONE = frozenset(
         "copy_source_sse_customer_key",
         "copy_source_sse_customer_key_md5",
         "kms_master_key_id",
+        "ssekms_key_id",
     }
 )
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from mallee.s3.v1 import bucket_pb2, multipart_pb2, object_pb2
-from services.walrus import buckets, digests, get, listing, multipart
+from services.walrus import buckets, digests, get, listing, multipart, wire
+from services.walrus.drivers.base import Checksum
 from services.walrus.reclaim import Reclaimer
 from services.walrus.store import Store
 from tests.walrus_store import (
@@ -75,6 +76,23 @@ async def test_a_part_of_the_object_is_read_by_its_number(store: Store) -> None:
     assert (header.parts_count, header.content_range) == (3, "bytes 150-249/257")
     head = object_pb2.HeadObjectRequest(bucket="bucket", key="k", part_number=4)
     await refused("InvalidPartNumber", get.head_object(store, head, ALICE))
+
+
+async def test_a_part_of_the_object_is_told_with_its_own_checksum(store: Store) -> None:
+    for members, algorithm, kind in (
+        ({}, "CRC64NVME", "FULL_OBJECT"),
+        ({"checksum_algorithm": "CRC32"}, "CRC32", "COMPOSITE"),
+    ):
+        await complete(store, "k", *(await three_parts(store, **members)))
+        second = digests.Digests({algorithm})
+        second.update(SECOND)
+        header, _ = await get_object(store, "k", part_number=2, checksum_mode="ENABLED")
+        assert wire.checksum_sent(header) == Checksum(algorithm=algorithm, value=second.value(algorithm))
+        assert header.checksum_type == kind
+        ask = object_pb2.HeadObjectRequest(bucket="bucket", key="k", part_number=2, checksum_mode="ENABLED")
+        head = await get.head_object(store, ask, ALICE)
+        assert (wire.checksum_sent(head), head.checksum_type) == (wire.checksum_sent(header), kind)
+        assert wire.checksum_sent((await get_object(store, "k", part_number=2))[0]) is None
 
 
 async def test_completing_again_answers_the_same(store: Store) -> None:

@@ -188,6 +188,10 @@ def test_who_may_not_list_does_not_learn_that_a_key_is_missing() -> None:
     assert not may(bucket(statements=[listing]), GET, BOB, an_object())
     denied = says("s3:GetObject", effect="Deny")
     assert not may(bucket(statements=[denied, listing]), GET, BOB, None)
+    # Where lists are for a prefix, the key is looked at as one.
+    for prefix, learns in (("k*", True), ("other/*", False)):
+        within = bucket(statements=[listing | {"Condition": {"StringLike": {"s3:prefix": prefix}}}])
+        assert may(within, GET, BOB, None) is learns
 
 
 def test_what_an_upload_must_say_it_says_once() -> None:
