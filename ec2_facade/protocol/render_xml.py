@@ -28,7 +28,9 @@ Inside = Callable[[Any], str]
 Element = Callable[[Any], str]
 
 # Lists that AWS leaves out when they are empty: tags, but for these …
-_TAGS_KEPT: Final = frozenset({"DescribeTagsResult", "KeyPairInfo"})
+_TAGS_KEPT: Final = frozenset(
+    {"DescribeTagsResult", "KeyPairInfo", "NetworkAcl", "RouteTable", "SecurityGroupRule", "SnapshotInfo"}
+)
 # … and the following.
 _LEFT_OUT: Final = frozenset(
     {

@@ -121,7 +121,7 @@ ADDRESS: Final = Noun(
     record=record_pb2.AddressRecord,
     resource_type="elastic-ip",
     prefixes=("eipalloc",),
-    malformed_code="InvalidParameterValue",
+    malformed_code="InvalidAllocationID.NotFound",
     not_found_code="InvalidAllocationID.NotFound",
     words="allocation ID",
 )

@@ -32,19 +32,24 @@ class Structure(Protocol[P_co]):
 def asked_changes(
     parameter: str, structure: Structure[P] | None, flat: Sequence[P], operation_type: str
 ) -> tuple[Sequence[P], Sequence[P]]:
-    """Those to add and those to remove, of the structure or of the flat, older members. Raises InvalidArgument."""
-    if structure is not None and (flat or operation_type):
+    """Those to add and those to remove, of the structure or of the flat, older members. Raises InvalidArgument.
+
+    The structure says itself what to do: an operation type beside it, as many clients send, tells nothing more.
+    """
+    if structure is not None and flat:
         raise InvalidArgument(
             f"The parameter {parameter} cannot be used with the parameter operationType",
             code="InvalidParameterCombination",
         )
     match operation_type:
+        case "" | "add" | "remove" if structure is not None:
+            return structure.add, structure.remove
         case "add":
             return flat, ()
         case "remove":
             return (), flat
         case "" if not flat:
-            return (structure.add, structure.remove) if structure is not None else ((), ())
+            return (), ()
         case other:
             raise InvalidArgument(f"Value ({other}) for parameter operationType is invalid: add or remove")
 

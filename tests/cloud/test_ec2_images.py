@@ -93,12 +93,14 @@ def test_an_image_is_shared_and_withdrawn(ec2: Any, image: str, fake_cloud: Runn
     assert [i["ImageId"] for i in other.describe_images(ExecutableUsers=["self"])["Images"]] == [image]
     with refused("AuthFailure", 401, words=image):
         other.deregister_image(ImageId=image)
-    ec2.modify_image_attribute(ImageId=image, LaunchPermission={"Remove": [{"UserId": other_id}]})
+    ec2.modify_image_attribute(
+        ImageId=image, OperationType="remove", LaunchPermission={"Remove": [{"UserId": other_id}]}
+    )
     assert not sees()
     ec2.modify_image_attribute(ImageId=image, LaunchPermission={"Add": [{"Group": "all"}]})
     assert sees()
     assert other.describe_images(ImageIds=[image])["Images"][0]["Public"] is True
-    ec2.modify_image_attribute(ImageId=image, Description={"Value": "changed"})
+    ec2.modify_image_attribute(ImageId=image, Attribute="Description", Description={"Value": "changed"})
     assert ec2.describe_images(ImageIds=[image])["Images"][0]["Description"] == "changed"
     with refused("InvalidAMIAttributeItemValue"):
         ec2.modify_image_attribute(ImageId=image, LaunchPermission={"Add": [{"UserId": "nobody"}]})

@@ -84,7 +84,7 @@ def test_a_rule_keeps_its_id_while_it_changes(ec2: Any, web: str) -> None:
     assert found == [rule]
     ec2.delete_tags(Resources=[rule_id])
     (rule,) = ec2.describe_security_group_rules(SecurityGroupRuleIds=[rule_id])["SecurityGroupRules"]
-    assert "Tags" not in rule
+    assert rule["Tags"] == []
 
 
 def test_descriptions_are_changed_by_meaning_and_by_id(ec2: Any, web: str) -> None:

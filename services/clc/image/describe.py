@@ -112,7 +112,7 @@ def view(image: record_pb2.ImageRecord) -> ec2.Image:
         image_location=image.location,
         image_type=image.image_type,
         name=image.name,
-        description=image.description or None,
+        description=image.description,
         owner_id=image.account_id,
         state=SHOWN[image.state],
         state_reason=_reason(image),

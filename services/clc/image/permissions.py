@@ -14,11 +14,14 @@ from services.clc.snapshot.create import check_description
 from services.clc.store import Changes, until_committed
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
 
+_MODIFIABLE: Final = frozenset({"description", "launchPermission"})
 _FIXED: Final = frozenset({"kernel", "ramdisk", "productCodes", "blockDeviceMapping"})
-_ATTRIBUTES: Final = _FIXED | {
-    *("description", "launchPermission", "sriovNetSupport", "bootMode", "deregistrationProtection"),
-    *("imdsSupport", "tpmSupport", "uefiData", "lastLaunchedTime"),
-}
+_ATTRIBUTES: Final = (
+    _MODIFIABLE
+    | _FIXED
+    | {"sriovNetSupport", "bootMode", "deregistrationProtection"}
+    | {"imdsSupport", "tpmSupport", "uefiData", "lastLaunchedTime"}
+)
 
 
 @use_case("ec2.ModifyImageAttribute")
@@ -111,11 +114,16 @@ def _show(attribute: ec2.AttributeValue, value: str) -> None:
 
 def _attribute(request: ec2.ModifyImageAttributeRequest) -> str:
     """launchPermission or description: named, or told by the members that are set, one at a time, with what to do."""
-    given = {request.attribute} if request.attribute else set()
-    if request.HasField("launch_permission") or request.operation_type or request.user_ids or request.user_groups:
+    given: set[str] = set()
+    if request.HasField("launch_permission"):
         given.add("launchPermission")
     if request.HasField("description"):
         given.add("description")
+    # Beside an attribute's own member EC2 reads a name only where it knows it: clients send "Description" there.
+    if request.attribute in _MODIFIABLE or (request.attribute and not given):
+        given.add(request.attribute)
+    if request.operation_type or request.user_ids or request.user_groups:
+        given.add("launchPermission")
     if len(given) > 1 or (request.HasField("value") and given == {"launchPermission"}):
         raise InvalidArgument(
             f"Fields for multiple attribute types specified: {', '.join(sorted(given))}",
@@ -124,7 +132,7 @@ def _attribute(request: ec2.ModifyImageAttributeRequest) -> str:
     attribute = given.pop() if given else ""
     if attribute in _FIXED:
         raise InvalidArgument(f"Parameter {attribute} is invalid. It cannot be modified.", code="InvalidParameter")
-    if attribute not in ("description", "launchPermission"):
+    if attribute not in _MODIFIABLE:
         raise InvalidArgument("No attributes specified.", code="InvalidParameterCombination")
     if attribute == "description" and not (request.HasField("description") or request.HasField("value")):
         raise InvalidArgument("The request must contain the parameter description", code="MissingParameter")
