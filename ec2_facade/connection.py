@@ -13,6 +13,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from common.log import get_logger
 from ec2_facade.limits import Limits
+from ec2_facade.proxies import Proxies
 
 _log = get_logger(__name__)
 
@@ -23,9 +24,10 @@ Failure = Callable[[web.BaseRequest, int, BaseException | None], web.StreamRespo
 class Connections:
     """All that are open, by client address; makes the protocol of each new one."""
 
-    def __init__(self, server: web.Server, limits: Limits, failure: Failure) -> None:
+    def __init__(self, server: web.Server, limits: Limits, failure: Failure, proxies: Proxies) -> None:
         self._server = server
         self._limits = limits
+        self._proxies = proxies
         self.failure = failure
         self._by_address: Counter[str] = Counter()
         self.open = 0
@@ -49,7 +51,10 @@ class Connections:
         )
 
     def admit(self, address: str) -> bool:
-        if self.open >= self._limits.connections or self._by_address[address] >= self._limits.connections_per_address:
+        if self.open >= self._limits.connections:
+            return False
+        # A proxy is many clients: it bounds each of them itself, before they become connections here.
+        if self._by_address[address] >= self._limits.connections_per_address and not self._proxies.trusts(address):
             return False
         self.open += 1
         self._by_address[address] += 1

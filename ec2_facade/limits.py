@@ -15,7 +15,8 @@ class Limits:
     headers: int = 256
     # From the connection, or the last answer, to the end of a request's head.
     head_s: float = 30.0
-    # Open connections: of all clients, and from one address (all guests of a node may share one).
+    # Open connections: of all clients, and from one address (all guests of a node may
+    # share one) that is no trusted proxy.
     connections: int = 2048
     connections_per_address: int = 1024
     # A body or an answer that does not move at all, and the least that it moves on average in a window.

@@ -68,7 +68,7 @@ class Pipeline:
         self._note = note
         self._protocols = protocols
         self._limits = limits
-        self._proxies = endpoint.proxies
+        self.proxies = endpoint.proxies
         self._domains = endpoint.s3_domains()
         self._held = HeldBytes(limits.held_bytes)
         self._sts_actions = frozenset(protocols.query["sts"].contract.model.operation_names)
@@ -76,7 +76,7 @@ class Pipeline:
         self._s3 = S3Pipeline(protocols.s3, authentication, backends, limits, endpoint)
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        exchange = Exchange(request, new_request_id(), self._limits, self._held, self._proxies)
+        exchange = Exchange(request, new_request_id(), self._limits, self._held, self.proxies)
         with rpc_context.bind(request_id=exchange.request_id), Observed(exchange, self._note):
             try:
                 exchange.service = find_service(exchange.wire, domains=self._domains, sts_actions=self._sts_actions)

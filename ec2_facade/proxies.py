@@ -26,19 +26,20 @@ class Proxies:
 
     def origin(self, peer: Origin, forwarded_for: Sequence[str], forwarded_proto: Sequence[str]) -> Origin:
         """`forwarded_*`: the values of X-Forwarded-For and X-Forwarded-Proto, to whose right end each proxy adds."""
-        if not self._trusted or not self._trusts(peer.address):
+        if not self._trusted or not self.trusts(peer.address):
             return peer
         address = peer.address
         for named in reversed(_items(forwarded_for)):
             if not _is_address(named):
                 break
             address = named
-            if not self._trusts(named):
+            if not self.trusts(named):
                 break
         schemes = _items(forwarded_proto)
         return Origin(address=address, secure=schemes[-1].lower() == "https" if schemes else peer.secure)
 
-    def _trusts(self, address: str) -> bool:
+    def trusts(self, address: str) -> bool:
+        """It is one of them."""
         return _is_address(address) and any(ipaddress.ip_address(address) in network for network in self._trusted)
 
 

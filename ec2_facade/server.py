@@ -19,7 +19,7 @@ class FacadeServer:
     def __init__(self, pipeline: Pipeline, limits: Limits, addresses: Sequence[tuple[str, int]]) -> None:
         # Whoever hung up gets no answer, but what he began is carried through: half a launch helps nobody.
         self._server = web.Server(pipeline.answer, handler_cancellation=False)
-        self._connections = Connections(self._server, limits, pipeline.failed)
+        self._connections = Connections(self._server, limits, pipeline.failed, pipeline.proxies)
         self._addresses = tuple(addresses)
         self._listeners: list[asyncio.Server] = []
         self.ports: tuple[int, ...] = ()

@@ -198,6 +198,19 @@ async def test_too_many_connections_are_turned_away(open_stage: Opener) -> None:
     await still_serves(stage)
 
 
+@pytest.mark.parametrize(("proxies", "served"), [((), False), (("127.0.0.0/8",), True)])
+async def test_an_address_that_holds_too_many_connections_is_turned_away_unless_it_is_a_trusted_proxy(
+    open_stage: Opener, proxies: tuple[str, ...], served: bool
+) -> None:
+    stage = await open_stage(connections_per_address=2, proxies=proxies)
+    kept = [await asyncio.open_connection("127.0.0.1", stage.port) for _ in range(2)]
+    async with connected(stage) as (reader, writer):
+        writer.write(b"GET /b/k HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert bool(await rest_of(reader)) is served
+    for _, writer in kept:
+        writer.close()
+
+
 async def test_too_many_transfers_are_told_to_slow_down(open_stage: Opener) -> None:
     stage = await open_stage(transfers=1)
     stage.backstage.walrus.hold_upload = asyncio.Event()
