@@ -47,15 +47,17 @@ async def reset_instance_attribute(
     if request.attribute in WHILE_STOPPED and instance.record.state != rules.STOPPED:
         raise not_stopped(instance.record, request.attribute)
     end_dry_run(request)
-    # The source and destination of packets are always checked: that is what it is reset to.
-    if request.attribute in WHILE_STOPPED:
+    draft = instance.draft()
+    if request.attribute == "sourceDestCheck":
+        draft.source_dest_unchecked = False
+    else:
         image = cloud.store.get(record_pb2.ImageRecord, instance.record.image_id)
-        draft, name = instance.draft(), f"{request.attribute}_id"
+        name = f"{request.attribute}_id"
         setattr(draft, name, getattr(image.record, name) if image is not None else "")
-        if draft != instance.record:
-            changes = Changes()
-            changes.update(instance, draft)
-            await cloud.store.commit(changes)
+    if draft != instance.record:
+        changes = Changes()
+        changes.update(instance, draft)
+        await cloud.store.commit(changes)
     return ec2.ResetInstanceAttributeResponse()
 
 
@@ -77,7 +79,7 @@ def _show(cloud: Cloud, instance: Instance, name: str, answer: ec2.InstanceAttri
         "disableApiStop": (answer.disable_api_stop, record.disable_api_stop),
         "ebsOptimized": (answer.ebs_optimized, view.ebs_optimized),
         "enaSupport": (answer.ena_support, view.ena_support),
-        "sourceDestCheck": (answer.source_dest_check, True),
+        "sourceDestCheck": (answer.source_dest_check, not record.source_dest_unchecked),
     }
     match name:
         case _ if name in texts:

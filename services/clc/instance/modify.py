@@ -56,8 +56,7 @@ async def modify_instance_attribute(
             case "instanceInitiatedShutdownBehavior":
                 draft.shutdown_behavior = _shutdown_behavior(value, draft)
             case "sourceDestCheck":
-                if not _truth(name, value):
-                    raise Unsupported("SourceDestCheck 'false' is not supported: instances cannot forward packets.")
+                draft.source_dest_unchecked = not _truth(name, value)
             case "disableApiStop":
                 draft.disable_api_stop = _truth(name, value)
                 if draft.disable_api_stop and draft.root_device_type != rules.EBS:

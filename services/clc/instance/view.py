@@ -140,7 +140,7 @@ def _add_network(
     view.subnet_id = interface.subnet_id
     view.private_ip_address = interface.private_ipv4
     view.private_dns_name = interface.private_dns_name
-    view.source_dest_check = True
+    view.source_dest_check = not record.source_dest_unchecked
     view.security_groups.extend(groups)
     association = None
     if interface.public_ipv4:
@@ -185,7 +185,7 @@ def _add_network(
                     private_ip_address=interface.private_ipv4,
                 )
             ],
-            source_dest_check=True,
+            source_dest_check=not record.source_dest_unchecked,
             status="in-use",
             subnet_id=interface.subnet_id,
             vpc_id=interface.vpc_id,

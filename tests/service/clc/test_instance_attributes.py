@@ -8,7 +8,7 @@ import pytest
 
 from common.errors import CloudError, Unsupported
 from mallee.clc.v1 import record_pb2
-from mallee.ec2.v1 import image_pb2, instance_pb2
+from mallee.ec2.v1 import filter_pb2, image_pb2, instance_pb2, network_interface_pb2
 from mallee.ec2.v1.vpc_pb2 import AttributeBooleanValue
 from mallee.nc.v1 import service_pb2 as nc
 from mallee.nc.v1.instance_pb2 import InstanceSpec
@@ -49,6 +49,31 @@ async def test_attributes_are_set_by_member_and_by_name(stage: Stage) -> None:
     await modify(stage, one, disable_api_stop=FALSE)
 
 
+async def test_the_check_of_source_and_destination_is_turned_off_and_reset(stage: Stage) -> None:
+    one = await running(stage)
+
+    async def seen() -> tuple[bool, ...]:
+        by_filter = [filter_pb2.Filter(name="source-dest-check", values=["false"])]
+        found = instance_pb2.DescribeInstancesRequest(instance_ids=[one], filters=by_filter)
+        interfaces = await stage.run(
+            "DescribeNetworkInterfaces", network_interface_pb2.DescribeNetworkInterfacesRequest()
+        )
+        return (
+            (await described(stage, one, "sourceDestCheck")).source_dest_check.value,
+            not (await stage.run("DescribeInstances", found)).reservations,
+            *(i.source_dest_check for i in interfaces.network_interfaces),
+        )
+
+    assert await seen() == (True, True, True)
+    await modify(stage, one, source_dest_check=FALSE)
+    assert await seen() == (False, False, False)
+    reset = instance_pb2.ResetInstanceAttributeRequest(instance_id=one, attribute="sourceDestCheck")
+    await stage.run("ResetInstanceAttribute", reset)
+    assert await seen() == (True, True, True)
+    await modify(stage, one, attribute="sourceDestCheck", value="false")
+    assert await seen() == (False, False, False)
+
+
 async def test_other_groups_hold_for_the_instance(stage: Stage) -> None:
     one, web = await running(stage), await group(stage)
     await modify(stage, one, groups=[web])
@@ -70,7 +95,6 @@ async def test_other_groups_hold_for_the_instance(stage: Stage) -> None:
         ({"ebs_optimized": TRUE}, "IncorrectInstanceState"),
         ({"ena_support": TRUE}, "IncorrectInstanceState"),
         ({"sriov_net_support": text("simple")}, "IncorrectInstanceState"),
-        ({"source_dest_check": FALSE}, "UnsupportedOperation"),
         ({"disable_api_stop": TRUE}, "UnsupportedOperation"),
         ({"instance_initiated_shutdown_behavior": text("stop")}, "UnsupportedOperation"),
         ({"instance_initiated_shutdown_behavior": text("hide")}, "InvalidParameterValue"),
