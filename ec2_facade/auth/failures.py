@@ -114,7 +114,10 @@ def _s3(problem: AuthProblem) -> Refused:
         case Reason.INCOMPLETE_QUERY | Reason.BAD_LEGACY_HEADER | Reason.BAD_LEGACY_DATE:
             return _s3_legacy(problem)
         case Reason.UNSUPPORTED_MECHANISM:
-            return _s3_invalid_argument("Unsupported Authorization Type", "Authorization", facts["header"])
+            header = facts["header"]
+            spaced = "Authorization header is invalid -- one and only one ' ' (space) required."
+            message = "Unsupported Authorization Type" if " " in header else spaced
+            return _s3_invalid_argument(message, "Authorization", header)
         case Reason.MALFORMED | Reason.BAD_EXPIRES | Reason.WRONG_SERVICE | Reason.WRONG_DATE | Reason.WRONG_REGION:
             return _s3_malformed(problem)
         case Reason.UNKNOWN_KEY:

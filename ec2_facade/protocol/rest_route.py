@@ -20,6 +20,7 @@ from ec2_facade.protocol.model import Contract, Operation
 # Actions of S3 at endpoints of their own (directory buckets, Object Lambda), whose URIs would shadow the common ones.
 _ELSEWHERE: Final = frozenset({"ListDirectoryBuckets", "WriteGetObjectResponse"})
 
+_COPY_SOURCE: Final = "x-amz-copy-source"
 
 # Their values may come from a client.
 _MOST_KNOWN: Final = 4096
@@ -73,6 +74,12 @@ class Router:
     def _find(self, method: str, level: Level, query: Mapping[str, str], headers: Mapping[str, str]) -> Operation:
         route = next((r for r in self._routes.get((method, level), []) if r.matches(query, headers)), None)
         asked = {name for name in query if name in self._subresources}
+        if level is Level.OBJECT and method == "PUT" and "partNumber" in query and "uploadId" not in query:
+            raise InvalidArgument(
+                "This operation does not accept partNumber without uploadId",
+                code="InvalidArgument",
+                details={"ArgumentName": "partNumber", "ArgumentValue": query["partNumber"]},
+            )
         if route is None or not asked <= route.query.keys():
             raise self._no_route(method, level, asked)
         operation = self._contract.operations.get(route.action)
@@ -143,8 +150,9 @@ def _route(model: OperationModel) -> Route:
         match serialization.get("location"):
             case "querystring":
                 query[serialization["name"]] = None
-            case "header":
-                headers.add(serialization["name"].lower())
+            # The others do not tell actions apart: an action that misses its header says so itself.
+            case "header" if serialization["name"] == _COPY_SOURCE:
+                headers.add(_COPY_SOURCE)
     return Route(action=model.name, query=query, headers=frozenset(headers))
 
 

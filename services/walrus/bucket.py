@@ -17,7 +17,14 @@ _RESERVED_SUFFIXES = ("-s3alias", "--ol-s3", ".mrap", "--x-s3", "--table-s3")
 
 
 def check_name(name: str) -> None:
-    good = (
+    if not is_name(name):
+        raise InvalidArgument(
+            "The specified bucket is not valid.", code="InvalidBucketName", details={"BucketName": name}
+        )
+
+
+def is_name(name: str) -> bool:
+    return bool(
         _NAME.match(name)
         # What the host name would show as a label of its own begins and ends with a letter or digit.
         and not any(pair in name for pair in ("..", ".-", "-."))
@@ -25,10 +32,6 @@ def check_name(name: str) -> None:
         and not name.endswith(_RESERVED_SUFFIXES)
         and not _is_address(name)
     )
-    if not good:
-        raise InvalidArgument(
-            "The specified bucket is not valid.", code="InvalidBucketName", details={"BucketName": name}
-        )
 
 
 def check_location(constraint: str, region: str) -> None:

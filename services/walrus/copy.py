@@ -19,9 +19,10 @@ from mallee.s3.v1 import copy_pb2, object_pb2, object_tagging_pb2
 from services.walrus import conditions, digests, encryption, errors, get, lifecycle, lock, reading, versioning, wire
 from services.walrus import object as object_rules
 from services.walrus.body import Body, copied, shared
+from services.walrus.bucket import is_name
 from services.walrus.drivers.base import Attributes, Bucket, Object, Part, Single, Upload
 from services.walrus.encryption import Encryption
-from services.walrus.extras import extras_of
+from services.walrus.extras import BAD_ESCAPE, extras_of
 from services.walrus.multipart import checked_part_number, find_upload
 from services.walrus.put import committed
 from services.walrus.ranges import Span
@@ -201,15 +202,24 @@ async def _source(store: Store, request: Any, caller: Caller | None) -> AsyncIte
 
 def _read_source(header: str) -> tuple[str, str, str]:
     """Bucket, key and version of x-amz-copy-source, which is encoded like a URL."""
-    path, _, version_id = header.partition("?versionId=")
-    bucket, _, key = unquote(path.removeprefix("/"), errors="replace").partition("/")
+    path, named, version_id = header.partition("?versionId=")
+    if named and not version_id:
+        raise errors.invalid_argument("Version id cannot be the empty string", name="versionId", value="")
+    if BAD_ESCAPE.search(path):
+        raise _bad_source("Invalid copy source encoding", header)
+    try:
+        bucket, _, key = unquote(path.removeprefix("/"), errors="strict").partition("/")
+    except UnicodeDecodeError:
+        raise _bad_source("Invalid copy source encoding", header) from None
     if not bucket or not key:
-        raise errors.invalid_argument(
-            "Copy Source must mention the source bucket and key: sourcebucket/sourcekey",
-            name="x-amz-copy-source",
-            value=header,
-        )
+        raise _bad_source("Copy Source must mention the source bucket and key: sourcebucket/sourcekey", header)
+    if not is_name(bucket):
+        raise _bad_source("Invalid copy source bucket name", header)
     return bucket, key, version_id
+
+
+def _bad_source(message: str, header: str) -> CloudError:
+    return errors.invalid_argument(message, name="x-amz-copy-source", value=header)
 
 
 async def _find(store: Store, bucket: Bucket, ask: object_pb2.GetObjectRequest, caller: Caller | None) -> Object:

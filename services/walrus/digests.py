@@ -139,11 +139,17 @@ def kind_for(algorithm: str, wanted: str) -> str:
         new(algorithm)
     if not wanted:
         return KINDS[algorithm][0]
+    check_kind(wanted)
     if wanted not in KINDS[algorithm]:
         raise errors.invalid_request(
             f"The {wanted} checksum type cannot be used with the {algorithm.lower()} checksum algorithm."
         )
     return wanted
+
+
+def check_kind(kind: str) -> None:
+    if kind not in (COMPOSITE, FULL_OBJECT):
+        raise errors.invalid_request("Value for x-amz-checksum-type header is invalid.")
 
 
 def etag_of_parts(etags: Sequence[str]) -> str:

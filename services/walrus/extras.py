@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 from urllib.parse import parse_qsl
 
 from mallee.common.v1.caller_pb2 import Caller
@@ -13,6 +14,9 @@ from services.walrus import tags as tag_rules
 from services.walrus.drivers.base import Bucket
 from services.walrus.drivers.versions import Extras
 from services.walrus.encryption import Encryption, record_of
+
+# Of what is encoded like a URL.
+BAD_ESCAPE: Final = re.compile("%(?![0-9A-Fa-f]{2})")
 
 
 def extras_of(
@@ -47,8 +51,9 @@ def read_tagging(header: str) -> dict[str, str]:
         pairs = parse_qsl(header, keep_blank_values=True, errors="strict")
     except (ValueError, UnicodeDecodeError):
         raise _not_a_query(header) from None
-    # A name alone has an empty value; what is between two `&` is a name at least.
-    if not all(header.split("&")) or len({name for name, _ in pairs}) < len(pairs):
+    # A name alone has an empty value, and nothing between two `&` is no tag.
+    names = {name for name, _ in pairs}
+    if "" in names or len(names) < len(pairs) or BAD_ESCAPE.search(header):
         raise _not_a_query(header)
     # A query has no order that anybody chose.
     return tag_rules.checked_tags(

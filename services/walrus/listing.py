@@ -138,7 +138,7 @@ async def list_multipart_uploads(
     answer = multipart_pb2.ListMultipartUploadsOutput(
         bucket=bucket.name,
         key_marker=shown(request.key_marker.encode()),
-        upload_id_marker=request.upload_id_marker,
+        upload_id_marker=scan.after_id,
         prefix=shown(scan.prefix),
         max_uploads=limit,
         is_truncated=page.truncated,

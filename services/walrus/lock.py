@@ -42,9 +42,7 @@ def check_configuration(wanted: ObjectLockConfiguration) -> None:
             "Default retention period must be a positive integer value.", name=name, value=str(length)
         )
     if length > _LONGEST[name]:
-        raise errors.invalid_argument(
-            f"Default retention period must be at most {_LONGEST[name]} {name.lower()}.", name=name, value=str(length)
-        )
+        raise errors.invalid_argument("Default retention period too large.", name=name, value=str(length))
 
 
 def with_default(bucket: Bucket, new: Object) -> Object:
@@ -80,7 +78,8 @@ def retention_sent(bucket: Bucket, request: Any, now_ms: int) -> Retention | Non
     if mode not in MODES:
         raise errors.invalid_argument("Unknown wormMode directive.", name="x-amz-object-lock-mode", value=mode)
     check_locking(bucket)
-    return future(mode, request.object_lock_retain_until_date, now_ms)
+    name = "x-amz-object-lock-retain-until-date"
+    return future(mode, request.object_lock_retain_until_date, now_ms, name=name)
 
 
 def legal_hold_sent(bucket: Bucket, request: Any) -> bool | None:
@@ -95,13 +94,11 @@ def legal_hold_sent(bucket: Bucket, request: Any) -> bool | None:
     return bool(status == "ON")
 
 
-def future(mode: str, until: Any, now_ms: int) -> Retention:
+def future(mode: str, until: Any, now_ms: int, *, name: str = "RetainUntilDate") -> Retention:
     until_ms = until.seconds * 1000 + until.nanos // 1_000_000
     if until_ms <= now_ms:
         raise errors.invalid_argument(
-            "The retain until date must be in the future!",
-            name="RetainUntilDate",
-            value=until.ToJsonString(),
+            "The retain until date must be in the future!", name=name, value=until.ToJsonString()
         )
     return Retention(mode=mode, until_ms=until_ms)
 

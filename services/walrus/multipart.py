@@ -221,6 +221,8 @@ def _wanted(request: multipart_pb2.CompleteMultipartUploadRequest) -> Sequence[m
     wanted = request.multipart_upload.parts
     if not 1 <= len(wanted) <= object_rules.PART_COUNT or not all(part.e_tag for part in wanted):
         raise errors.malformed_xml()
+    if (first := wanted[0].part_number) < 1:
+        raise errors.invalid_argument("PartNumber must be >= 1", name="PartNumber", value=str(first))
     for before, part in itertools.pairwise(wanted):
         if part.part_number <= before.part_number:
             raise InvalidArgument(
@@ -293,6 +295,8 @@ def _check_whole(request: multipart_pb2.CompleteMultipartUploadRequest, new: Obj
             f"The provided 'x-amz-mp-object-size' header value {request.mpu_object_size} does not match what was "
             f"computed: {new.size}"
         )
+    if request.checksum_type:
+        digests.check_kind(request.checksum_type.upper())
     if request.checksum_type and request.checksum_type.upper() != wire.kind_of(checksum.composite):
         raise errors.invalid_request(
             f"The upload was created using the {wire.kind_of(checksum.composite)} checksum mode. The complete request "

@@ -20,11 +20,13 @@ async def get_attributes(
 ) -> pb.GetObjectAttributesOutput:
     bucket = await store.bucket_for(request, caller)
     wanted = frozenset(request.object_attributes)
-    if not wanted or wanted - _NAMES:
+    if not wanted:
+        raise errors.invalid_request(
+            "The x-amz-object-attributes header specifying the attributes to be retrieved is either missing or empty"
+        )
+    if strange := [name for name in request.object_attributes if name not in _NAMES]:
         raise errors.invalid_argument(
-            "Invalid attribute name specified.",
-            name="x-amz-object-attributes",
-            value=",".join(request.object_attributes),
+            "Invalid attribute name specified.", name="x-amz-object-attributes", value=strange[0]
         )
     found = await reading.find(store, bucket, object_rules.checked_key(request.key), request, caller)
     encryption.of_found(store, request, found.encryption)

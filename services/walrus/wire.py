@@ -42,9 +42,9 @@ def headers_of(request: Any) -> dict[str, str]:
 def checksum_sent(request: Any) -> Checksum | None:
     """The one that came in a header. Raises InvalidArgument if there are several."""
     found = [
-        Checksum(algorithm=algorithm, value=value)
+        Checksum(algorithm=algorithm, value=getattr(request, field))
         for algorithm, field in CHECKSUM_FIELDS.items()
-        if (value := getattr(request, field))
+        if request.HasField(field)
     ]
     if len(found) > 1:
         raise errors.invalid_request(

@@ -195,7 +195,7 @@ async def test_attributes_are_told_without_the_bytes(store: Store) -> None:
     assert [part.part_number for part in told.object_parts.parts] == [3]
     assert not told.HasField("e_tag")
     await refused("InvalidArgument", ask("Nonsense"))
-    await refused("InvalidArgument", ask())
+    await refused("InvalidRequest", ask())
     await refused("NoSuchKey", ask("ETag", key="never"))
 
 

@@ -103,6 +103,11 @@ def test_lists_in_headers_are_items_between_commas(header: str, items: list[str]
     assert list(parsed.object_attributes) == items  # type: ignore[attr-defined]
 
 
+def test_an_action_is_known_without_a_header_that_it_needs() -> None:
+    assert S3.route("GET", "b", "k", {"attributes": ""}, {}).name == "GetObjectAttributes"
+    assert S3.route("PUT", "b", "k", {}, {"x-amz-copy-source": "b/k"}).name == "CopyObject"
+
+
 def test_a_member_of_s3s_that_we_lack_is_refused_by_name() -> None:
     headers = {"x-amz-server-side-encryption-aws-kms-key-id": "key"}
     operation = S3.route("PUT", "b", "k", {}, headers)
