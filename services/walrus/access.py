@@ -176,10 +176,7 @@ def _granted(situation: Situation, action: str, scope: Scope) -> bool:
 
 
 def _check_payer(situation: Situation) -> None:
-    """In a bucket whose requesters pay, others than its owner say that they know it.
-
-    Nobody is charged, so no answer says x-amz-request-charged.
-    """
+    """In a bucket whose requesters pay, others than its owner say that they know it."""
     if is_owner(situation.bucket, situation.caller) or not ownership.requester_pays(situation.bucket):
         return
     fields = situation.request.DESCRIPTOR.fields_by_name

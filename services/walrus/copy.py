@@ -16,7 +16,19 @@ from urllib.parse import unquote
 from common.errors import CloudError, NotFound, WrongState
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import copy_pb2, object_pb2, object_tagging_pb2
-from services.walrus import conditions, digests, encryption, errors, get, lifecycle, lock, reading, versioning, wire
+from services.walrus import (
+    conditions,
+    digests,
+    encryption,
+    errors,
+    get,
+    lifecycle,
+    lock,
+    payment,
+    reading,
+    versioning,
+    wire,
+)
 from services.walrus import object as object_rules
 from services.walrus.body import Body, copied, shared
 from services.walrus.bucket import is_name
@@ -64,7 +76,9 @@ async def copy_object(
         with suppress(_Replaced):
             async with _source(store, request, caller) as source:
                 new = await _put_copy(store, bucket, request, caller, source)
-            return _object_copied(store, bucket, request, source, new)
+            answer = _object_copied(store, bucket, request, source, new)
+            await payment.tell(store, answer, source.request, caller)
+            return answer
     raise _always_replaced()
 
 
@@ -79,7 +93,9 @@ async def copy_part(
             async with _source(store, request, caller) as source:
                 part = await _put_part(store, upload, request, caller, source)
             store.reclaim()
-            return _part_copied(request, source, upload, part)
+            answer = _part_copied(request, source, upload, part)
+            await payment.tell(store, answer, source.request, caller)
+            return answer
     raise _always_replaced()
 
 

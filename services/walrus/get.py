@@ -12,7 +12,7 @@ from common.errors import InvalidArgument, Unavailable
 from common.rpc.uploads import RawExtent
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import object_pb2
-from services.walrus import damage, encryption, errors, lifecycle, plaintext, reading, versioning, wire
+from services.walrus import damage, encryption, errors, lifecycle, payment, plaintext, reading, versioning, wire
 from services.walrus import object as object_rules
 from services.walrus.conditions import ReadConditions
 from services.walrus.drivers.base import Assembled, BlobId, Bucket, Checksum, Inline, Object, Part, Single
@@ -150,6 +150,7 @@ async def _opened(store: Store, request: object_pb2.GetObjectRequest, caller: Ca
             raise Unavailable("The object is replaced too often to be read. Please try again.", code="SlowDown")
         header = _header(object_pb2.GetObjectOutput(), request, bucket, found, asked, store.calendar)
         encryption.tell(header, request, found.encryption)
+        await payment.tell(store, header, request, caller)
         held = store.readers.take(piece.blob for piece in pieces)
     return Opened(
         bucket=bucket,

@@ -10,7 +10,7 @@ from typing import Any, Final
 from common.errors import Denied, InvalidArgument, Stale
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import multipart_pb2
-from services.walrus import conditions, digests, encryption, errors, lifecycle, lock, versioning, wire
+from services.walrus import conditions, digests, encryption, errors, lifecycle, lock, payment, versioning, wire
 from services.walrus import object as object_rules
 from services.walrus.body import announced, received
 from services.walrus.drivers.base import Assembled, Bucket, Checksum, Object, Part, Single, Upload
@@ -95,6 +95,7 @@ async def upload_part(
     answer = multipart_pb2.UploadPartOutput(e_tag=wire.quoted(part.etag))
     wire.set_checksum(answer, body.verified or (body.checksum if upload.algorithm_chosen else None), with_kind=False)
     encryption.tell(answer, request, upload.encryption)
+    await payment.tell(store, answer, request, caller)
     return answer
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from common.errors import Denied
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import object_pb2
-from services.walrus import conditions, encryption, lifecycle, lock, versioning, wire
+from services.walrus import conditions, encryption, lifecycle, lock, payment, versioning, wire
 from services.walrus import object as object_rules
 from services.walrus.body import Body, announced, next_message, received
 from services.walrus.drivers.base import Bucket, Object
@@ -60,6 +60,7 @@ async def put_object(
     )
     wire.set_checksum(answer, new.checksum)
     encryption.tell(answer, request, new.encryption)
+    await payment.tell(store, answer, request, caller)
     return answer
 
 

@@ -95,7 +95,7 @@ class S3Service(ObjectHandlers):
     async def PutObjectLockConfiguration(
         self, request: object_lock_pb2.PutObjectLockConfigurationRequest, context: Any
     ) -> object_lock_pb2.PutObjectLockConfigurationOutput:
-        return await object_lock.put_configuration(self._store, request, current_caller())
+        return await self._charged(object_lock.put_configuration, request)
 
     async def GetObjectLockConfiguration(
         self, request: object_lock_pb2.GetObjectLockConfigurationRequest, context: Any

@@ -275,11 +275,48 @@ def test_requesters_pay_where_they_are_asked_to(owner: Any, other: Any, fake_clo
     owner.create_bucket(Bucket="access-paid")
     owner.put_object(Bucket="access-paid", Key="k", Body=b"x")
     them = {"AWS": fake_cloud.account("access-other").account_id}
-    owner.put_bucket_policy(Bucket="access-paid", Policy=policy(says("s3:GetObject", "access-paid/*", them)))
+    for strangers in ({"AWS": "999999999999"}, {"AWS": f"{them['AWS']}", "CanonicalUser": "f" * 64}):
+        with refused("MalformedPolicy", 400):
+            owner.put_bucket_policy(
+                Bucket="access-paid", Policy=policy(says("s3:GetObject", "access-paid/*", strangers))
+            )
+    everything = [says("s3:*Object*", "access-paid/*", them), says("s3:ListBucket", "access-paid", them)]
+    owner.put_bucket_policy(Bucket="access-paid", Policy=policy(*everything))
     assert owner.get_bucket_request_payment(Bucket="access-paid")["Payer"] == "BucketOwner"
     owner.put_bucket_request_payment(Bucket="access-paid", RequestPaymentConfiguration={"Payer": "Requester"})
     assert owner.get_bucket_request_payment(Bucket="access-paid")["Payer"] == "Requester"
     with refused("AccessDenied", 403):
         other.get_object(Bucket="access-paid", Key="k")
-    assert other.get_object(Bucket="access-paid", Key="k", RequestPayer="requester")["Body"].read() == b"x"
-    owner.get_object(Bucket="access-paid", Key="k")
+    with refused("403", 403):
+        other.head_object(Bucket="access-paid", Key="k")
+    paying = {"Bucket": "access-paid", "RequestPayer": "requester"}
+    assert other.get_object(Key="k", **paying)["Body"].read() == b"x"
+    other.create_bucket(Bucket="access-paid-copies")
+    source = "access-paid/k"
+    copying = {"Bucket": "access-paid-copies", "Key": "k", "CopySource": source}
+    with refused("AccessDenied", 403):
+        other.copy_object(**copying)
+    begun = other.create_multipart_upload(Key="parts", **paying)
+    part = {"Key": "parts", "UploadId": begun["UploadId"], "PartNumber": 1, **paying}
+    uploaded = other.upload_part(Body=b"part", **part)
+    whole = {"Parts": [{"PartNumber": 1, "ETag": uploaded["ETag"]}]}
+    answers = [
+        begun,
+        uploaded,
+        other.upload_part_copy(CopySource=source, **part | {"PartNumber": 2}),
+        other.list_parts(Key="parts", UploadId=begun["UploadId"], **paying),
+        other.complete_multipart_upload(Key="parts", UploadId=begun["UploadId"], MultipartUpload=whole, **paying),
+        other.get_object(Key="k", **paying),
+        other.head_object(Key="k", **paying),
+        other.get_object_attributes(Key="k", ObjectAttributes=["ETag"], **paying),
+        other.put_object(Key="new", Body=b"", **paying),
+        other.copy_object(RequestPayer="requester", **copying),
+        other.list_objects(**paying),
+        other.list_objects_v2(**paying),
+        other.delete_object(Key="new", **paying),
+        other.delete_objects(Delete={"Objects": [{"Key": "parts"}]}, **paying),
+    ]
+    assert [answer.get("RequestCharged") for answer in answers] == ["requester"] * len(answers)
+    # Nothing of the kind where the owner pays, and for the owner.
+    assert "RequestCharged" not in owner.get_object(Key="k", **paying)
+    assert "RequestCharged" not in other.head_object(Bucket="access-paid-copies", Key="k", RequestPayer="requester")
