@@ -72,6 +72,11 @@ def read_principals(element: Any) -> Principals:
     return Principals(everybody=everybody, accounts=frozenset(accounts), names=frozenset(names))
 
 
+def is_identity(name: str) -> bool:
+    """Somebody of an account, by ARN, unique id or canonical user id: no service, no identity provider."""
+    return bool(_ARN.match(name) or _UNIQUE_ID.match(name) or _CANONICAL.match(name))
+
+
 def invalid_principal(element: Any) -> Exception:
     return malformed("Invalid principal in policy", json.dumps(element))
 

@@ -58,6 +58,7 @@ ACCESS: Final = Access(
         "/grpc.reflection.v1alpha.ServerReflection": _only("admin"),
     },
     methods={
+        "/mallee.clc.v1.AdministrationService/ListAccounts": _only("admin", "walrus"),
         "/mallee.walrus.v1.WalrusService/FetchImage": _only("nc"),
         "/mallee.walrus.v1.WalrusService/DescribeStore": _only("clc", "admin"),
         "/mallee.cc.v1.ClusterControllerService/DescribeNodes": _only("clc", "admin"),

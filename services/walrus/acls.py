@@ -9,7 +9,7 @@ from common.errors import InvalidArgument
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import acl_pb2 as pb
 from mallee.s3.v1.acl_pb2 import AccessControlPolicy
-from services.walrus import acl, configs, ownership, reading
+from services.walrus import accounts, acl, configs, ownership, reading
 from services.walrus import object as object_rules
 from services.walrus.drivers.base import Bucket, Object
 from services.walrus.store import Store
@@ -19,6 +19,7 @@ async def put_bucket_acl(
     store: Store, request: pb.PutBucketAclRequest, caller: Caller | None
 ) -> pb.PutBucketAclResponse:
     bucket = await store.bucket_for(request, caller)
+    await accounts.check_grantees(store.accounts, _named(request), bucket)
     wanted = _wanted(request, bucket, bucket.owner_id, on_bucket=True)
     ownership.check_takes_acl(bucket, wanted)
     await configs.put(store, bucket, wanted)
@@ -33,6 +34,7 @@ async def get_bucket_acl(store: Store, request: pb.GetBucketAclRequest, caller: 
 
 async def put_object_acl(store: Store, request: pb.PutObjectAclRequest, caller: Caller | None) -> pb.PutObjectAclOutput:
     bucket = await store.bucket_for(request, caller)
+    await accounts.check_grantees(store.accounts, _named(request), bucket)
 
     def changed(found: Object) -> Object:
         owner_id = ownership.owner_of(bucket, found)
@@ -51,6 +53,11 @@ async def get_object_acl(store: Store, request: pb.GetObjectAclRequest, caller: 
     owner_id = ownership.owner_of(bucket, found)
     shown = acl.private(owner_id) if ownership.is_enforced(bucket) else acl.read(found.acl, owner_id)
     return pb.GetObjectAclOutput(owner=shown.owner, grants=shown.grants)
+
+
+def _named(request: Any) -> list[str]:
+    """The accounts that its body names."""
+    return [grant.grantee.id for grant in request.access_control_policy.grants if grant.grantee.id]
 
 
 def _wanted(request: Any, bucket: Bucket, owner_id: str, *, on_bucket: bool = False) -> AccessControlPolicy:

@@ -19,13 +19,14 @@ from common.process import ServiceContext, run_service
 from common.reconcile import keep_running
 from common.rpc.local import socket_path
 from common.rpc.local.server import LocalServer
+from common.rpc.peers import Peers
 from common.rpc.server import RpcServer
 from mallee.common.v1.caller_pb2 import Member
 from mallee.s3.v1.service_pb2_grpc import add_S3ServiceServicer_to_server
 from mallee.walrus.v1.access_log_pb2_grpc import add_AccessLogServiceServicer_to_server
 from mallee.walrus.v1.service_pb2_grpc import add_WalrusServiceServicer_to_server
 from mallee.walrus.v1.upkeep_pb2_grpc import add_UpkeepServiceServicer_to_server
-from services.walrus import observe
+from services.walrus import accounts, observe
 from services.walrus.access_log import AccessLog
 from services.walrus.access_log_service import AccessLogService
 from services.walrus.backup import Backups
@@ -80,6 +81,7 @@ async def build(ctx: ServiceContext) -> None:
     await _serve_locally(ctx, store)
     etcd = await ctx.stack.enter_async_context(Etcd(config.etcd.endpoints, ctx.identity))
     membership = await ctx.stack.enter_async_context(Membership(etcd))
+    store.accounts = accounts.asked_of(await ctx.stack.enter_async_context(Peers(membership, ctx.identity, "clc")))
     await membership.register(
         Member(
             id=ctx.member,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from common.errors import NotFound
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import bucket_policy_pb2 as pb
+from services.walrus import accounts, ownership
 from services.walrus import bucket_policy as rules
-from services.walrus import ownership
 from services.walrus.drivers.base import Bucket
 from services.walrus.store import Store
 
@@ -19,6 +19,7 @@ async def put_bucket_policy(
     policy = rules.check(request.policy, bucket.name)
     if caller is not None and ownership.block_of(bucket).block_public_policy and rules.is_public(policy):
         raise ownership.blocked_policy(caller, bucket.name)
+    await accounts.check_principals(store.accounts, policy, bucket)
     await store.index.put_config(bucket, rules.KIND, request.policy.encode())
     return pb.PutBucketPolicyResponse()
 

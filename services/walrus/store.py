@@ -16,6 +16,7 @@ from common.keyring import Keyring
 from common.threads import to_the_end
 from mallee.common.v1.caller_pb2 import Caller
 from services.walrus import access, errors
+from services.walrus.accounts import Ask
 from services.walrus.drivers.base import BlobId, Bucket, Index, Object, Upload
 from services.walrus.drivers.blobs import Blobs
 from services.walrus.drivers.events import Event
@@ -54,6 +55,8 @@ class Store:
     keyring: Keyring = field(default_factory=lambda: Keyring(()))
     # Name -> address of what notifications may go to; the operator's.
     event_targets: Mapping[str, str] = field(default_factory=dict)
+    # Who is there to be named by policies and ACLs; None: names are checked for their form alone.
+    accounts: Ask = None
     now_ms: Callable[[], int] = _now_ms
     # Of lifecycle rules.
     calendar: Calendar = field(default_factory=Calendar)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from common.errors import Unavailable
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import acl_pb2, bucket_access_pb2, bucket_pb2, bucket_policy_pb2, listing_pb2
-from services.walrus import acl, acls, bucket_access, buckets, listing, policies
+from services.walrus import accounts, acl, acls, bucket_access, buckets, listing, policies
 from services.walrus.store import Store
 from tests.service.walrus_fixtures import store
 from tests.walrus_store import ALICE, BOB, put_bytes, refused
@@ -211,3 +212,65 @@ async def test_who_pays_is_told_and_asked(store: Store) -> None:
     await put_policy(store, policy(allow("s3:ListBucket", "bucket")))
     assert await list_keys(store, ALICE) == []
     await refused("AccessDenied", list_keys(store, NOBODY))
+
+
+CAROL = "333333333333"
+
+
+async def test_whom_a_policy_names_is_there(store: Store) -> None:
+    async def known() -> accounts.Accounts:
+        return accounts.Accounts(ids=frozenset({BOB.account_id}), canonical_ids=frozenset({BOB.canonical_user_id}))
+
+    async def nobody_answers() -> accounts.Accounts:
+        raise Unavailable("No CLC is there.", code="ServiceUnavailable")
+
+    store.accounts = known
+    there: list[dict[str, Any]] = [
+        {"AWS": [BOB.account_id, f"arn:aws:iam::{ALICE.account_id}:root"], "CanonicalUser": BOB.canonical_user_id},
+        {"Service": "logging.s3.amazonaws.com"},
+        {"Federated": "accounts.example.com"},
+    ]
+    for principal in there:
+        await put_policy(store, policy(allow("s3:GetObject", "bucket/*", principal)))
+    not_there: list[dict[str, Any]] = [
+        {"AWS": CAROL},
+        {"AWS": [BOB.account_id, f"arn:aws:iam::{CAROL}:root"]},
+        {"AWS": f"arn:aws:iam::{BOB.account_id}:user/bob"},
+        {"AWS": f"arn:aws:sts::{BOB.account_id}:assumed-role/role/session"},
+        {"AWS": "AIDACKCEVSQ6C2EXAMPLE"},
+        {"CanonicalUser": "c" * 64},
+    ]
+    for principal in not_there:
+        error = await refused(
+            "MalformedPolicy", put_policy(store, policy(allow("s3:GetObject", "bucket/*", principal)))
+        )
+        assert error.message == "Invalid principal in policy"
+        denied = {"Effect": "Deny", "NotPrincipal": principal, "Action": "s3:*", "Resource": "arn:aws:s3:::bucket/*"}
+        await refused("MalformedPolicy", put_policy(store, policy(denied)))
+    store.accounts = nobody_answers
+    await put_policy(store, policy(allow("s3:GetObject", "bucket/*", {"AWS": ALICE.account_id})))
+    await refused(
+        "ServiceUnavailable", put_policy(store, policy(allow("s3:GetObject", "bucket/*", {"AWS": BOB.account_id})))
+    )
+
+
+async def test_whom_an_acl_names_is_there(store: Store) -> None:
+    async def known() -> accounts.Accounts:
+        return accounts.Accounts(ids=frozenset({BOB.account_id}), canonical_ids=frozenset({BOB.canonical_user_id}))
+
+    await own(store, "ObjectWriter")
+    await put_bytes(store, "k", b"")
+    store.accounts = known
+    for grantee, taken in ((BOB.canonical_user_id, True), ("c" * 64, False)):
+        each: list[tuple[Any, Any]] = [
+            (acl_pb2.PutBucketAclRequest(bucket="bucket"), acls.put_bucket_acl),
+            (acl_pb2.PutObjectAclRequest(bucket="bucket", key="k"), acls.put_object_acl),
+        ]
+        for request, put in each:
+            wanted = request.access_control_policy
+            wanted.owner.id = ALICE.canonical_user_id
+            wanted.grants.add(permission="READ").grantee.MergeFrom(acl_pb2.Grantee(type="CanonicalUser", id=grantee))
+            if taken:
+                await put(store, request, ALICE)
+            else:
+                assert (await refused("InvalidArgument", put(store, request, ALICE))).message == "Invalid id"
