@@ -65,6 +65,9 @@ class FacadeConfig:
     # Addresses the HTTP server listens on, beside the management address.
     listen: tuple[str, ...] = ("127.0.0.1",)
     port: int = 8773
+    # How many processes serve it, each for its share of the connections.
+    processes: int = 1
+    # Of the first process.
     metrics_port: int = 9773
     # Virtual-host buckets are BUCKET.<one of these>.
     domains: tuple[str, ...] = ("localhost", "s3.localhost")
@@ -72,6 +75,18 @@ class FacadeConfig:
     clock_skew_s: int = 900
     # Addresses and networks of proxies in front: their X-Forwarded-For and X-Forwarded-Proto are believed.
     trusted_proxies: tuple[str, ...] = ()
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        return tuple(f"facade-{number + 1}" for number in range(self.processes))
+
+    def metrics_port_of(self, member: str) -> int:
+        """Raises ConfigError for a member that is not there. 0: any."""
+        if member not in self.members:
+            raise ConfigError(f"no {member!r} in the configuration: [facade] processes is {self.processes}")
+        place = self.members.index(member)
+        # Beside the ports of all others (deploy/layout.py).
+        return self.metrics_port + 140 + place if place and self.metrics_port else self.metrics_port
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,11 @@ def _any_port(value: int) -> None:
         _port(value)
 
 
+def _processes(value: int) -> None:
+    if not 1 <= value <= MOST_PROCESSES:
+        raise ValueError(f"{value}: expected 1 to {MOST_PROCESSES}")
+
+
 def _endpoint(value: str) -> None:
     host, _, port = value.rpartition(":")
     if not host or not re.fullmatch(r"[0-9]+", port):
@@ -31,6 +36,9 @@ def _cloud_id(value: str) -> None:
         raise ValueError(f"{value!r}: expected four hex digits")
 
 
+# Of one service on a host.
+MOST_PROCESSES: Final = 16
+
 # By key, in whichever table it stands; of a list, each entry.
 CHECKS: Final[dict[str, Callable[[Any], object]]] = {
     "cloud_id": _cloud_id,
@@ -40,6 +48,7 @@ CHECKS: Final[dict[str, Callable[[Any], object]]] = {
     "cc_metrics_port": _any_port,
     "sc_port": _any_port,
     "sc_metrics_port": _any_port,
+    "processes": _processes,
     "endpoints": _endpoint,
     "listen": ipaddress.ip_address,
     "trusted_proxies": ipaddress.ip_network,

@@ -95,7 +95,7 @@ def metrics_address(config: CloudConfig, role: str, member: str) -> str:
     """Raises ConfigError for a member that the configuration does not have."""
     match role:
         case "facade":
-            port = config.facade.metrics_port
+            port = config.facade.metrics_port_of(member)
         case "clc":
             port = config.clc.metrics_port
         case "walrus":

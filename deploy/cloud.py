@@ -27,7 +27,7 @@ from deploy.guests import end_all_processes, end_storage, power_off_all
 from deploy.home import LOST_AND_FOUND, check_new, check_place
 from deploy.layout import Shape, new_config, reshaped, shape_of
 from deploy.libvirt import QEMU_GROUP, write_files
-from deploy.names import ADMIN, CLC, ETCD, FACADE, WALRUS
+from deploy.names import ADMIN, CLC, ETCD, WALRUS
 from deploy.processes import Code, engine_services, services
 from deploy.s6 import Supervisor
 
@@ -228,7 +228,8 @@ def _make_keys(config: CloudConfig) -> None:
     create_authority(pki)
     service, root = machine.ids_of(config.user), machine.ids_of("")
     own = (config.management_address, "127.0.0.1")
-    for member, role in ((ETCD, "etcd"), (CLC, "clc"), (WALRUS, "walrus"), (FACADE, "facade")):
+    facades = ((member, "facade") for member in config.facade.members)
+    for member, role in ((ETCD, "etcd"), (CLC, "clc"), (WALRUS, "walrus"), *facades):
         issue(pki, member, role, ips=own, owner=service)
     issue(pki, ADMIN, ADMIN, owner=root)
     for zone in config.zones:

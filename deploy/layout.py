@@ -2,7 +2,7 @@
 
 Ports follow one base P (default 8773): facade P, CLC P+1, Walrus P+2, NC P+3, etcd P+6 and P+7, of the nth zone the CC
 P+10+n and the SC P+110+n, and with the fake hypervisor, whose nodes share one address, the nth NC P+40+n. Each /metrics
-is 1000 above.
+is 1000 above, that of the nth facade but the first P+1139+n.
 """
 
 from __future__ import annotations
@@ -33,11 +33,17 @@ METRICS_ABOVE: Final = 1000
 MAX_ZONES: Final = 26
 MAX_NODES: Final = 64
 _CC_FROM, _FAKE_NC_FROM, _SC_FROM = 10, 40, 110
+# The metrics of the last facade there can be.
+_HIGHEST: Final = 160
 # The first node's place in the underlay; the management address is the first of the range.
 _NODES_FROM: Final = 11
 # vCPUs per core: three guests of one vCPU run on two cores, with room to spare.
 CPU_OVERCOMMIT: Final = 4.0
 _MIB: Final = 1 << 20
+# A machine with less memory for each, which takes 320 MiB of it with 25,000 instances, has fewer facades.
+_FACADE_BYTES: Final = 2 << 30
+# Whoever has use for more says so in the configuration.
+_MOST_FACADES: Final = 4
 _Edited = TypeVar("_Edited", NodeConfig, NodesConfig)
 # Of a pretended cloud, which takes nothing of the machine and routes nothing: a range for benchmarks (RFC 2544).
 PRETENDED_POOL: Final = "198.18.0.0/15"
@@ -106,7 +112,7 @@ def new_config(shape: Shape, host: Host, *, cloud_id: str, home: str, user: str)
         user=user,
         management_address=management,
         etcd=EtcdConfig(endpoints=(f"{management}:{base + 6}",)),
-        facade=FacadeConfig(port=base, metrics_port=base + METRICS_ABOVE),
+        facade=FacadeConfig(port=base, metrics_port=base + METRICS_ABOVE, processes=_facades(host)),
         clc=ClcConfig(port=base + 1, metrics_port=base + 1 + METRICS_ABOVE),
         walrus=WalrusConfig(port=base + 2, metrics_port=base + 2 + METRICS_ABOVE),
         nodes=NodesConfig(hypervisor=shape.hypervisor, cpu_overcommit=share.cpu_overcommit),
@@ -179,7 +185,8 @@ def ports(config: CloudConfig) -> Iterator[tuple[str, int, str]]:
         yield "127.0.0.1", peer_port(config), "etcd"
     for address in {own, *config.facade.listen}:
         yield address, config.facade.port, "the facade"
-    yield own, config.facade.metrics_port, "the facade's metrics"
+    for member in config.facade.members:
+        yield own, config.facade.metrics_port_of(member), f"the metrics of {member}"
     yield own, config.clc.port, "the CLC"
     yield own, config.clc.metrics_port, "the CLC's metrics"
     yield own, config.walrus.port, "Walrus"
@@ -210,6 +217,11 @@ class _Share:
 
 # What a pretended node has: large, as whoever tests a tool wants the API and not the walls of this machine.
 _PRETENDED: Final = _Share(cores=1 << 12, memory_bytes=3 << 40, disk_bytes=1 << 48, cpu_overcommit=CPU_OVERCOMMIT)
+
+
+def _facades(host: Host) -> int:
+    """As many as there are cores to serve clients at once, as far as memory goes."""
+    return max(1, min(host.cores, host.memory_bytes // _FACADE_BYTES, _MOST_FACADES))
 
 
 def _share(host: Host, count: int) -> _Share:
@@ -275,7 +287,7 @@ def _check(shape: Shape) -> None:
         raise LayoutError(
             f"--nodes {shape.nodes_per_zone}: choose 1 to {MAX_NODES // shape.zones} for {shape.zones} zones"
         )
-    if not 1024 <= shape.port_base <= 65535 - METRICS_ABOVE - _SC_FROM - MAX_ZONES:
+    if not 1024 <= shape.port_base <= 65535 - METRICS_ABOVE - _HIGHEST:
         raise LayoutError(f"--port-base {shape.port_base}: choose 1024 to 64000")
     for option, cidr in (("--underlay", shape.underlay_cidr), ("--public-pool", shape.public_pool)):
         try:

@@ -10,7 +10,7 @@ from typing import Final
 from common.config import CloudConfig, NodeConfig
 from deploy.config_file import FILE_NAME
 from deploy.libvirt import daemon_service, log_daemon_service
-from deploy.names import CLC, FACADE, WALRUS
+from deploy.names import CLC, WALRUS
 from deploy.s6 import Service
 
 # Our children exec at once and never speak gRPC.
@@ -52,7 +52,8 @@ def services(config: CloudConfig, code: Code) -> Iterator[Service]:
     yield from engine_services(config)
     yield _python(config, code, "services.clc.main", CLC)
     yield _python(config, code, "services.walrus.main", WALRUS)
-    yield _python(config, code, "ec2_facade.main", FACADE)
+    for facade in config.facade.members:
+        yield _python(config, code, "ec2_facade.main", facade)
     for zone in config.zones:
         yield _python(config, code, "services.cc.main", f"cc-{zone.name}")
         yield _python(config, code, "services.sc.main", f"sc-{zone.name}")

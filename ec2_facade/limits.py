@@ -1,8 +1,9 @@
-"""What one client, and all of them together, may cost: sizes, counts and times."""
+"""What one client, and all of them together, may cost a host: sizes, counts and times."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 MIB = 1 << 20
 
@@ -42,3 +43,12 @@ class Limits:
     # RegisterImage reads its whole image; boto3 itself gives up after 60 s.
     call_s: float = 60.0
     commit_s: float = 120.0
+
+    def of_one_among(self, processes: int) -> Self:
+        """Of a process beside others: its part of the memory. Connections are counted by each for itself."""
+        return replace(
+            self,
+            held_bytes=self.held_bytes // processes,
+            strangers_held_bytes=self.strangers_held_bytes // processes,
+            transfers=self.transfers // processes,
+        )

@@ -30,7 +30,7 @@ _STOP_GRACE_S = 5.0
 
 async def build(ctx: ServiceContext) -> None:
     config, facade = ctx.config, ctx.config.facade
-    limits, keys = Limits(), KeyCache()
+    limits, keys = Limits().of_one_among(facade.processes), KeyCache()
     etcd = await ctx.stack.enter_async_context(Etcd(config.etcd.endpoints, ctx.identity))
     membership = await ctx.stack.enter_async_context(Membership(etcd))
     clc = await ctx.stack.enter_async_context(

@@ -34,7 +34,9 @@ class FacadeServer:
         loop = asyncio.get_running_loop()
         try:
             for host, port in self._addresses:
-                self._listeners.append(await loop.create_server(self._connections, host, port, backlog=1024))
+                # The kernel deals new connections among all processes of this user that listen there.
+                listening = loop.create_server(self._connections, host, port, backlog=1024, reuse_port=True)
+                self._listeners.append(await listening)
         except OSError:
             await self.stop(0)
             raise

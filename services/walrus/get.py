@@ -103,15 +103,17 @@ class _Reading(AbstractAsyncContextManager[tuple[object_pb2.GetObjectOutput, Asy
 
     async def __aenter__(self) -> tuple[object_pb2.GetObjectOutput, AsyncIterator[Chunk]]:
         opened = await _opened(self._store, self._request, self._caller)
+        if isinstance(opened.found.content, Inline):
+            return opened.header, _Whole(_inline(opened))
         self._held = opened.held
+        self._chunks = self._read(self._store, opened)
+        begun: AsyncIterator[Chunk] | None = None
         try:
-            if isinstance(opened.found.content, Inline):
-                return opened.header, _Whole(_inline(opened))
-            self._chunks = self._read(self._store, opened)
-            return opened.header, await _begun(self._chunks)
-        except BaseException:
-            await self.__aexit__()
-            raise
+            begun = await _begun(self._chunks)
+            return opened.header, begun
+        finally:
+            if begun is None:
+                await self.__aexit__()
 
     async def __aexit__(self, *_: object) -> None:
         try:

@@ -29,7 +29,7 @@ async def test_prometheus_scrapes_every_service(fake_cloud: RunningCloud, tmp_pa
     ec2.get_waiter("snapshot_completed").wait(SnapshotIds=[snapshot_id], WaiterConfig=soon)
     ec2.get_waiter("volume_in_use").wait(VolumeIds=[volume_id], WaiterConfig=soon)
     targets = {member["Metrics"]: member["Id"] for member in fake_cloud.json("status")["Members"]}
-    assert len(targets) == 7
+    assert len(targets) == 6 + fake_cloud.config.facade.processes
     async with prometheus(sorted(targets), tmp_path) as url:
         up = await scraped(url, "up == 1", series=len(targets))
         assert {series["metric"]["instance"] for series in up} == set(targets)

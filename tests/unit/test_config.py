@@ -56,6 +56,7 @@ def test_scheduling_and_overcommit_are_the_operators_choice(tmp_path: Path) -> N
         ({"walrus": {"port": 0}}, "walrus: port: 0 is no port"),
         ({"etcd": {"endpoints": ["127.0.0.1"]}}, "etcd: endpoints: '127.0.0.1': expected host:port"),
         ({"facade": {"listen": ["everywhere"]}}, "facade: listen: 'everywhere'"),
+        ({"facade": {"processes": 0}}, "facade: processes: 0: expected 1 to 16"),
         ({"network": {"public_pool": "nonsense"}}, "network: public_pool: "),
         ({"network": {"underlay_cidr": "100.64.77.1/24"}}, "network: underlay_cidr: 100.64.77.1/24 has host bits"),
         ({"network": {"default_vpc_cidr": "172.31.0.0/33"}}, "network: default_vpc_cidr: "),

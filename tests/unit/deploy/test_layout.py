@@ -151,3 +151,11 @@ def test_a_cloud_does_not_shrink_and_does_not_move() -> None:
 def test_what_does_not_fit_is_refused_with_what_to_change(shape: Shape, says: str) -> None:
     with pytest.raises(LayoutError, match=says):
         config(shape)
+
+
+@given(shapes, hosts)
+def test_there_is_a_facade_per_core_as_far_as_memory_goes(shape: Shape, host: Host) -> None:
+    facade = config(shape, host).facade
+    assert 1 <= facade.processes <= min(host.cores, 4)
+    assert facade.processes == 1 or host.memory_bytes >= facade.processes * 2 * GIB
+    assert len(set(map(facade.metrics_port_of, facade.members))) == facade.processes
