@@ -1,4 +1,4 @@
-"""`mallee walrus`: is the object store whole, a copy of it, and who may put how much."""
+"""`mallee walrus`: is the object store whole, a copy of it, its keys, and who may put how much."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import typer
 from rich.progress import Progress, TextColumn
 
 from cli.client import Client
+from cli.keys import app as keys_app
 from cli.options import Home, site
 from cli.output import Json, err, gib, out, plain_errors, print_json
 from cli.quota import quota, usage
@@ -27,6 +28,7 @@ from mallee.walrus.v1 import upkeep_pb2
 from mallee.walrus.v1.upkeep_pb2_grpc import UpkeepServiceStub
 
 app = typer.Typer(help="The object store.", no_args_is_help=True)
+app.add_typer(keys_app, name="keys")
 app.command()(quota)
 app.command()(usage)
 

@@ -1,13 +1,15 @@
 """Master keys, which seal the keys of data and lie outside it: a file with one in hex on each line, the newest first.
 
-The newest seals, all of them open. To rotate, a line is put before the others, and who reads the file is restarted.
+The newest seals, all of them open. To rotate, a line is put before the others, and who reads the file reads it anew.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import secrets
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Self
@@ -41,6 +43,15 @@ class Keyring:
             raise ValueError(f"{path} must have keys of {_KEY_BYTES} bytes in hex, one on a line")
         return cls([bytes.fromhex(line) for line in lines])
 
+    @property
+    def newest(self) -> str:
+        """The id of the key that seals, in hex; empty: there is none."""
+        return self._newest.hex()
+
+    def is_newest(self, sealed: bytes) -> bool:
+        """It was sealed by that key."""
+        return sealed[:_ID_BYTES] == self._newest
+
     def seal(self, secret: bytes) -> bytes:
         """Behind the id of the key that seals it. Raises KeyUnknown if there is none."""
         nonce = secrets.token_bytes(_NONCE_BYTES)
@@ -63,6 +74,25 @@ class Keyring:
 def new_line(size: int = _KEY_BYTES) -> bytes:
     """A key as its file has it."""
     return secrets.token_hex(size).encode() + b"\n"
+
+
+def add_line(path: Path) -> None:
+    """A new key before those of the file, which keeps its owner and mode: in one step, and on disk."""
+    there = path.stat()
+    draft = path.with_name(f"{path.name}.new")
+    draft.unlink(missing_ok=True)
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, stat.S_IMODE(there.st_mode))
+    with os.fdopen(descriptor, "wb") as file:
+        os.fchown(file.fileno(), there.st_uid, there.st_gid)
+        file.write(new_line() + path.read_bytes())
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(draft, path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _id(key: bytes) -> bytes:

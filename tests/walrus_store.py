@@ -29,12 +29,12 @@ LIMITS = Limits(inline_bytes=64, reserve_bytes=0, part_bytes=100, idle_s=5)
 
 
 @asynccontextmanager
-async def opened_store(root: Path, limits: Limits = LIMITS) -> AsyncIterator[Store]:
+async def opened_store(root: Path, limits: Limits = LIMITS, keyring: Keyring = KEYRING) -> AsyncIterator[Store]:
     blobs = FileBlobs(root)
     await blobs.open()
     index = SqliteIndex(root / "index.sqlite")
     await index.open()
-    store = Store(index=index, blobs=blobs, limits=limits, keyring=KEYRING)
+    store = Store(index=index, blobs=blobs, limits=limits, keyring=keyring)
     try:
         yield store
     finally:

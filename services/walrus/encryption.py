@@ -16,13 +16,16 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from common.errors import CloudError, Denied, InvalidArgument
-from common.keyring import KeyUnknown
+from common.keyring import Keyring, KeyUnknown
+from common.log import get_logger
 from mallee.s3.v1.encryption_pb2 import ServerSideEncryptionConfiguration
 from services.walrus import configs, errors
 from services.walrus import object as object_rules
 from services.walrus.cipher import KEY_BYTES
 from services.walrus.drivers.base import Bucket, Upload
 from services.walrus.store import Store
+
+_log = get_logger(__name__)
 
 AES256: Final = "AES256"
 KMS: Final = ("aws:kms", "aws:kms:dsse", "aws:fsx")
@@ -125,6 +128,17 @@ def record_of(encryption: Encryption | None) -> bytes:
     return encryption.record if encryption else b""
 
 
+def resealed(keyring: Keyring, record: bytes) -> bytes | None:
+    """The same, with its key sealed by the newest master key. None: no master key opens it."""
+    if record[:1] != _BY_STORE:
+        return record
+    try:
+        key = keyring.open(record[1:])
+        return record if keyring.is_newest(record[1:]) else _BY_STORE + keyring.seal(key)
+    except KeyUnknown:
+        return None
+
+
 def is_by_client(record: bytes) -> bool:
     """The store cannot read it alone."""
     return record[:1] == _BY_CLIENT
@@ -145,6 +159,7 @@ def _own(store: Store, record: bytes) -> Encryption | None:
     try:
         return Encryption(key=store.keyring.open(record[1:]), record=record)
     except KeyUnknown as error:
+        _log.error("an object cannot be decrypted", why=str(error))
         raise CloudError(f"The object cannot be decrypted: {error}", code="InternalError") from error
 
 

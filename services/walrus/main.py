@@ -39,6 +39,7 @@ from services.walrus.expire import Expirer
 from services.walrus.images import Images
 from services.walrus.lifecycle import Calendar
 from services.walrus.local import local_handlers
+from services.walrus.master_keys import MasterKeys
 from services.walrus.reclaim import Reclaimer
 from services.walrus.s3_service import S3Service
 from services.walrus.scrub import Scrubber
@@ -72,10 +73,11 @@ async def build(ctx: ServiceContext) -> None:
     address = f"{config.management_address}:{config.walrus.port}"
     server = RpcServer(ctx.identity, addresses=[address])
     server.add(add_S3ServiceServicer_to_server, S3Service(store))
+    keys = MasterKeys(store=store, load=lambda: Keyring.load(config.pki_path / OBJECT_KEYS))
     backups = Backups(store=store, images=images, staging=root / "staging", member=ctx.member)
     bundles = Bundles(store=store, folder=root / "pins", ticket_key=ticket_key, certificate=certificate, key=opener)
     server.add(add_WalrusServiceServicer_to_server, WalrusService(store, images, bundles))
-    server.add(add_UpkeepServiceServicer_to_server, UpkeepService(store, scrubber, backups))
+    server.add(add_UpkeepServiceServicer_to_server, UpkeepService(store, scrubber, backups, keys))
     server.add(add_AccessLogServiceServicer_to_server, AccessLogService(access_log))
     await ctx.serve(server)
     await _serve_locally(ctx, store)

@@ -10,6 +10,7 @@ from typing import Any, Final
 from mallee.walrus.v1 import upkeep_pb2, upkeep_pb2_grpc
 from services.walrus.backup import Backups
 from services.walrus.drivers.quotas import Quota
+from services.walrus.master_keys import MasterKeys
 from services.walrus.scrub import Finding, Kind, Pace, Scrubber
 from services.walrus.store import Store
 
@@ -22,10 +23,11 @@ _KINDS: Final = {
 
 
 class UpkeepService(upkeep_pb2_grpc.UpkeepServiceServicer):
-    def __init__(self, store: Store, scrubber: Scrubber, backups: Backups) -> None:
+    def __init__(self, store: Store, scrubber: Scrubber, backups: Backups, keys: MasterKeys) -> None:
         self._store = store
         self._scrubber = scrubber
         self._backups = backups
+        self._keys = keys
 
     async def ScrubStore(
         self, request: upkeep_pb2.ScrubStoreRequest, context: Any
@@ -51,6 +53,16 @@ class UpkeepService(upkeep_pb2_grpc.UpkeepServiceServicer):
                     copied_bytes=step.copied_bytes,
                     findings=map(_finding, step.findings),
                     complete=step.complete,
+                )
+
+    async def ResealKeys(
+        self, request: upkeep_pb2.ResealKeysRequest, context: Any
+    ) -> AsyncIterator[upkeep_pb2.ResealKeysResponse]:
+        newest = self._keys.read().newest
+        async with aclosing(self._keys.reseal()) as steps:
+            async for step in steps:
+                yield upkeep_pb2.ResealKeysResponse(
+                    newest=newest, resealed=step.resealed, unopened=step.unopened, complete=step.complete
                 )
 
     async def PutQuota(self, request: upkeep_pb2.PutQuotaRequest, context: Any) -> upkeep_pb2.PutQuotaResponse:

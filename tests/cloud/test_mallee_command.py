@@ -78,6 +78,25 @@ def test_a_quota_is_told_to_clients_and_to_the_operator(fake_cloud: RunningCloud
     s3.delete_bucket(Bucket="limited")
 
 
+def test_master_keys_are_rotated_while_the_store_serves(fake_cloud: RunningCloud) -> None:
+    s3 = fake_cloud.client("s3")
+    s3.create_bucket(Bucket="rotated")
+    s3.put_object(Bucket="rotated", Key="k", Body=b"secret", ServerSideEncryption="AES256")
+    path = fake_cloud.config.pki_path / "object.keys"
+    there = path.stat()
+    before = path.read_text().split()
+    shown = fake_cloud.json("walrus", "keys", "rotate")
+    assert (shown["Unopened"], shown["File"]) == ([], str(path))
+    assert shown["Resealed"] >= 1
+    assert path.read_text().split()[1:] == before
+    assert (path.stat().st_uid, path.stat().st_mode) == (there.st_uid, there.st_mode)
+    again = fake_cloud.json("walrus", "keys", "reseal")
+    assert (again["Resealed"], again["Newest"]) == (0, shown["Newest"])
+    assert s3.get_object(Bucket="rotated", Key="k")["Body"].read() == b"secret"
+    s3.delete_object(Bucket="rotated", Key="k")
+    s3.delete_bucket(Bucket="rotated")
+
+
 def test_nodes_show_used_and_free_room(fake_cloud: RunningCloud) -> None:
     image = fake_cloud.image_id
     before = sum(node["Used"]["Vcpus"] for node in fake_cloud.json("nodes"))
@@ -324,7 +343,8 @@ def test_commands_without_a_cloud_say_how_to_make_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "command",
     ["up", "down", "destroy", "status", "nodes", "credentials", "accounts create", "accounts list", "accounts delete",
-     "images install", "walrus scrub", "walrus backup", "walrus restore", "walrus quota", "walrus usage"],
+     "images install", "walrus scrub", "walrus backup", "walrus restore", "walrus quota", "walrus usage",
+     "walrus keys rotate", "walrus keys reseal"],
 )  # fmt: skip
 def test_each_command_speaks_json(command: str) -> None:
     assert "--json" in mallee(*command.split(), "--help").stdout

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from common.errors import InvalidArgument
+from common.keyring import Keyring, add_line
 from common.rpc.channel import cloud_errors
 from mallee.s3.v1 import object_pb2
 from mallee.walrus.v1 import upkeep_pb2
@@ -20,13 +21,14 @@ from mallee.walrus.v1.upkeep_pb2_grpc import UpkeepServiceStub
 from services.walrus import delete
 from services.walrus.backup import Backups, Progress
 from services.walrus.drivers.base import Pin
+from services.walrus.master_keys import MasterKeys
 from services.walrus.reclaim import Reclaimer
 from tests.eventually import eventually
 from tests.service.test_walrus_damage import flip
 from tests.service.walrus_fixtures import certificates, stage
 from tests.service.walrus_snapshots import a_block, download, upload
 from tests.service.walrus_stage import WalrusStage, walrus_stage
-from tests.walrus_store import ALICE, LIMITS, files_of, get_bytes, opened_store, put_bytes
+from tests.walrus_store import ALICE, KEYRING, LIMITS, files_of, get_bytes, opened_store, put_bytes, refused
 
 __all__ = ["certificates", "stage"]
 
@@ -246,6 +248,48 @@ async def test_a_backup_that_is_not_whole_is_refused(stage: WalrusStage, tmp_pat
     (said,) = await restored(tmp_path / "backup", tmp_path / "second")
     assert said["refused"]
     assert not (tmp_path / "second" / "walrus.restoring").exists()
+
+
+async def test_encrypted_objects_are_restored_and_read_once_their_master_keys_are_put_back(
+    stage: WalrusStage, tmp_path: Path
+) -> None:
+    home, kept = tmp_path / "home", tmp_path / "object.keys"
+    kept.write_text(bytes(range(32)).hex() + "\n")
+    bodies = {"small": b"a secret", "large": b"a secret " * 50_000}
+    for key, body in bodies.items():
+        await put_bytes(stage.store, key, body, server_side_encryption="AES256")
+    await put_bytes(stage.store, "plain", b"none")
+    await backup(stage, tmp_path / "backup")
+    assert not any(b"secret" in path.read_bytes() for path in (tmp_path / "backup").rglob("*") if path.is_file())
+    assert (await restored(tmp_path / "backup", home))[-1]["restored"] == 1
+    # A new cloud has made keys of its own.
+    async with opened_store(home / "walrus", keyring=Keyring([os.urandom(32)])) as store:
+        assert await get_bytes(store, "plain") == b"none"
+        for key in bodies:
+            error = await refused("InternalError", get_bytes(store, key))
+            assert "cannot be decrypted: there is no master key" in error.message
+        keys = MasterKeys(store=store, load=lambda: Keyring.load(kept))
+        told = [
+            one async for step in MasterKeys(store=store, load=lambda: store.keyring).reseal() for one in step.unopened
+        ]
+        assert told == ["bucket/large", "bucket/small"]
+        add_line(kept)
+        keys.read()
+        assert [step async for step in keys.reseal()][-1].resealed == 2
+        for key, body in bodies.items():
+            assert await get_bytes(store, key) == body
+
+
+async def test_the_operator_has_keys_sealed_anew_over_grpc(stage: WalrusStage) -> None:
+    await put_bytes(stage.store, "k", b"a secret", server_side_encryption="AES256")
+    stage.store.keyring = Keyring([os.urandom(32)])
+    await put_bytes(stage.store, "lost", b"a secret", server_side_encryption="AES256")
+    operator = UpkeepServiceStub(await stage.channel("admin"))
+    answers = [answer async for answer in operator.ResealKeys(upkeep_pb2.ResealKeysRequest())]
+    assert {answer.newest for answer in answers} == {KEYRING.newest}
+    assert (answers[-1].complete, answers[-1].resealed) == (True, 0)
+    assert [one for answer in answers for one in answer.unopened] == ["bucket/lost"]
+    assert await get_bytes(stage.store, "k") == b"a secret"
 
 
 async def test_the_operator_makes_one_over_grpc(stage: WalrusStage, tmp_path: Path) -> None:

@@ -22,12 +22,13 @@ from mallee.walrus.v1.upkeep_pb2_grpc import add_UpkeepServiceServicer_to_server
 from services.walrus.backup import Backups
 from services.walrus.bundle_image import Bundles
 from services.walrus.images import Images
+from services.walrus.master_keys import MasterKeys
 from services.walrus.s3_service import S3Service
 from services.walrus.scrub import Scrubber
 from services.walrus.service import WalrusService
 from services.walrus.store import Limits, Store
 from services.walrus.upkeep_service import UpkeepService
-from tests.walrus_store import LIMITS, make_bucket, opened_store
+from tests.walrus_store import KEYRING, LIMITS, make_bucket, opened_store
 
 if TYPE_CHECKING:
     # The stubs' types know them, the generated code does not.
@@ -91,9 +92,10 @@ async def walrus_stage(root: Path, certificates: Path, limits: Limits = LIMITS) 
         server = RpcServer(Identity.load(certificates, "walrus-1"))
         server.add(add_S3ServiceServicer_to_server, S3Service(store))
         server.add(add_WalrusServiceServicer_to_server, WalrusService(store, images, bundles))
+        keys = MasterKeys(store=store, load=lambda: KEYRING)
         backups = Backups(store=store, images=images, staging=root / "staging", member="walrus-1")
         scrubber = Scrubber(store=store, pins=root / "pins", bytes_per_s=0, cycle_s=3600)
-        server.add(add_UpkeepServiceServicer_to_server, UpkeepService(store, scrubber, backups))
+        server.add(add_UpkeepServiceServicer_to_server, UpkeepService(store, scrubber, backups, keys))
         await stack.enter_async_context(server)
         await make_bucket(store)
         yield WalrusStage(

@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from services.walrus.drivers.base import Assembled, BlobId, Object, Pin, Single
-from services.walrus.drivers.inspection import Bodies, Needed, Rows
+from services.walrus.drivers.inspection import Bodies, Needed, Resealed, Rows, Seal
 
 if TYPE_CHECKING:
     from services.walrus.drivers.fake import Storage
@@ -55,6 +56,32 @@ class FakeInspection:
 
     async def rows(self, *, start: str, limit: int) -> Rows:
         return Rows(next="", count=0, damaged=())
+
+    async def reseal(self, seal: Seal, *, start: str, limit: int) -> Resealed:
+        """All of them at once."""
+        changed = 0
+        unopened = []
+        with self._step() as s:
+            names = {bucket.id: name for name, bucket in s.buckets.items()}
+            for (bucket, key), stack in s.versions.items():
+                for place, one in enumerate(stack):
+                    if not isinstance(one, Object) or not one.encryption:
+                        continue
+                    new = seal(one.encryption)
+                    if new is None:
+                        version = f" version {one.version_id}" if one.version_id else ""
+                        unopened.append(f"{names[bucket]}/{key.decode('utf-8', 'replace')}{version}")
+                    elif new != one.encryption:
+                        stack[place] = replace(one, encryption=new)
+                        changed += 1
+            for which, upload in s.uploads.items():
+                new = seal(upload.encryption) if upload.encryption else b""
+                if new is None:
+                    unopened.append(f"upload {upload.id} of {names[which[0]]}/{which[1].decode('utf-8', 'replace')}")
+                elif new != upload.encryption:
+                    s.uploads[which] = replace(upload, encryption=new)
+                    changed += 1
+        return Resealed(next="", changed=changed, unopened=unopened)
 
     async def bodies(self, *, start: int, limit: int) -> Bodies:
         """They stand in the objects themselves, in memory."""

@@ -5,7 +5,7 @@ Part of drivers/base.py Index. Implementations pass tests/contract/test_walrus_i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -44,6 +44,19 @@ class Rows:
     damaged: Sequence[str]
 
 
+# What is kept of an encryption, made anew; None: it cannot be. It is called within the step that keeps it.
+Seal = Callable[[bytes], bytes | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resealed:
+    # Where to go on; empty: these were the last.
+    next: str
+    changed: int
+    # Whose could not be made anew, in words.
+    unopened: Sequence[str]
+
+
 class Inspection(Protocol):
     async def needed(self, *, after: str, limit: int) -> list[Needed]:
         """Blobs that must be there, in the order of their ids from the first that is greater on. Garbage is none."""
@@ -53,6 +66,10 @@ class Inspection(Protocol):
 
     async def rows(self, *, start: str, limit: int) -> Rows:
         """From the beginning where `start` is empty."""
+
+    async def reseal(self, seal: Seal, *, start: str, limit: int) -> Resealed:
+        """What some versions of objects and some open uploads say of their encryption, if they are encrypted, is
+        replaced by what `seal` makes of it: in one step. From the beginning where `start` is empty."""
 
     async def bodies(self, *, start: int, limit: int) -> Bodies: ...
 

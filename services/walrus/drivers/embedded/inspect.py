@@ -12,13 +12,14 @@ from typing import Final, TypeVar
 from services.walrus.drivers.base import BlobId, Pin
 from services.walrus.drivers.embedded import copies, rows, sums
 from services.walrus.drivers.embedded.block_index import Run
-from services.walrus.drivers.inspection import Bodies, Needed, Rows
+from services.walrus.drivers.inspection import Bodies, Needed, Resealed, Rows, Seal
 
 Result = TypeVar("Result")
 
 # Tables that name blobs by an indexed column, and the column with the least size of one.
 NAMING: Final = (("objects", "size"), ("versions", "size"), ("parts", "size"), ("packs", "length"))
 _DIGEST_BYTES: Final = 32
+_ENCRYPTED: Final = [one for one in sums.TABLES if one.columns.endswith(" encryption")]
 
 
 class SqliteInspection:
@@ -37,6 +38,9 @@ class SqliteInspection:
 
     async def rows(self, *, start: str, limit: int) -> Rows:
         return await self._read(lambda db: _rows(db, start, limit))
+
+    async def reseal(self, seal: Seal, *, start: str, limit: int) -> Resealed:
+        return await self._change(lambda db: _reseal(db, seal, start, limit))
 
     async def bodies(self, *, start: int, limit: int) -> Bodies:
         return await self._read(lambda db: _bodies(db, start, limit))
@@ -129,12 +133,34 @@ def _cut(digests: bytes) -> Iterable[bytes]:
 
 
 def _rows(db: sqlite3.Connection, start: str, limit: int) -> Rows:
-    seen = sums.look(db, start, limit)
-    damaged = [name for table, key in seen.damaged for name in _owners_of_row(db, table, key)]
-    return Rows(next=seen.place, count=seen.count, damaged=damaged)
+    following, found = sums.some(db, start, limit)
+    damaged = [name for row in found if sums.is_damaged(row.values) for name in _owners_of_row(db, row)]
+    return Rows(next=following, count=len(found), damaged=damaged)
 
 
-def _owners_of_row(db: sqlite3.Connection, table: str, key: sums.Row) -> list[str]:
+def _reseal(db: sqlite3.Connection, seal: Seal, start: str, limit: int) -> Resealed:
+    following, found = sums.some(db, start, limit, _ENCRYPTED)
+    changed = 0
+    unopened: list[str] = []
+    for row in found:
+        # What an object or an upload says of its encryption stands last. Damaged rows stay as they are.
+        *others, record, _ = row.values
+        if not record or sums.is_damaged(row.values):
+            continue
+        new = seal(record)
+        if new is None:
+            unopened += _owners_of_row(db, row)
+        elif new != record:
+            summed = row.summed
+            where = f"({summed.key}) = ({', '.join('?' * len(row.key))})"
+            values = sums.sealed(*others, new)[-2:]
+            db.execute(f"UPDATE {summed.table} SET encryption = ?, crc = ? WHERE {where}", (*values, *row.key))
+            changed += 1
+    return Resealed(next=following, changed=changed, unopened=unopened)
+
+
+def _owners_of_row(db: sqlite3.Connection, row: sums.Standing) -> list[str]:
+    table, key = row.summed.table, row.key
     match table, key:
         case (("objects" | "versions"), (bucket, name, _)):
             version = db.execute(f"SELECT version FROM {table} WHERE (bucket, key, rank) = (?, ?, ?)", key).fetchone()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -98,18 +99,19 @@ def know_sums(db: sqlite3.Connection) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
-    # Where to go on; empty: these were the last.
-    place: str
-    count: int
-    # The table and the key of each.
-    damaged: list[tuple[str, Row]]
+class Standing:
+    summed: Summed
+    key: Row
+    # Of the columns, and their checksum.
+    values: Row
 
 
-def look(db: sqlite3.Connection, place: str, limit: int) -> Looked:
-    """At some rows behind `place`, which is empty for the first ones."""
+def some(
+    db: sqlite3.Connection, place: str, limit: int, tables: Sequence[Summed] = TABLES
+) -> tuple[str, list[Standing]]:
+    """Rows behind `place`, which is empty for the first ones; and where to go on, empty: these were the last."""
     number, after = ast.literal_eval(bytes.fromhex(place).decode()) if place else (0, None)
-    summed = TABLES[number]
+    summed = tables[number]
     width = summed.key.count(",") + 1
     behind = f"WHERE ({summed.key}) > ({', '.join('?' * width)})" if after else ""
     found = db.execute(
@@ -117,13 +119,7 @@ def look(db: sqlite3.Connection, place: str, limit: int) -> Looked:
         f"ORDER BY {summed.key} LIMIT ?",
         (*(after or ()), limit),
     ).fetchall()
-    following: tuple[int, Row | None] | None = (
-        (number, found[-1][:width]) if len(found) == limit else (number + 1, None)
-    )
-    if following == (len(TABLES), None):
-        following = None
-    return Looked(
-        ascii(following).encode().hex() if following else "",
-        len(found),
-        [(summed.table, row[:width]) for row in found if is_damaged(row[width:])],
-    )
+    following: tuple[int, Row | None] = (number, found[-1][:width]) if len(found) == limit else (number + 1, None)
+    ended = following == (len(tables), None)
+    rows = [Standing(summed, row[:width], row[width:]) for row in found]
+    return "" if ended else ascii(following).encode().hex(), rows
