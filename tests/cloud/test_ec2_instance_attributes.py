@@ -177,5 +177,5 @@ def test_who_may_run_an_image_is_read_and_reset(ec2: Any, fake_cloud: RunningClo
     assert ec2.describe_image_attribute(ImageId=image, Attribute="kernel")["KernelId"]["Value"].startswith("aki-")
     with refused("UnsupportedOperation"):
         ec2.describe_image_attribute(ImageId=image, Attribute="uefiData")
-    with refused("InvalidParameterValue"):
+    with refused("InvalidRequest"):
         ec2.reset_image_attribute(ImageId=image, Attribute="description")

@@ -10,6 +10,7 @@ from common.errors import WrongState
 from mallee.clc.v1 import record_pb2
 from services.clc.account.operators import operator_id
 from services.clc.clock import gmt
+from services.clc.image.record import gone_claim
 from services.clc.instance import rules
 from services.clc.instance.limit import vcpus_claim
 from services.clc.instance.terminate import shut_down
@@ -133,6 +134,8 @@ async def _delete_records(cloud: Cloud, account: Stored[record_pb2.AccountRecord
     changes.delete(account)
     for claim in (f"account-name/{account.record.name}", volumes_claim(account_id), vcpus_claim(account_id)):
         changes.release(claim)
+    for image_id in store.claims(gone_claim(account_id, "")):
+        changes.release(gone_claim(account_id, image_id))
     await store.commit(changes)
 
 

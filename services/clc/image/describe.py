@@ -6,7 +6,7 @@ from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import image_pb2 as ec2
 from mallee.ec2.v1 import state_reason_pb2
 from services.clc.filters import FilterTable
-from services.clc.image.record import SHOWN, visible
+from services.clc.image.record import SHOWN, is_lately_gone, visible
 from services.clc.listing import max_results_of, shown_page
 from services.clc.lookup import IMAGE, check_accounts, visible_all
 from services.clc.store import sorted_by_creation
@@ -79,7 +79,9 @@ async def describe_images(cloud: Cloud, call: Call, request: ec2.DescribeImagesR
     _ = request.include_deprecated, request.include_disabled
     end_dry_run(request)
     if request.image_ids:
-        found = visible_all(cloud.store, IMAGE, request.image_ids, lambda i: visible(i, call.account_id))
+        # Lately deregistered ones are no mistake, and show nothing. (API reference, DescribeImages.)
+        named = [i for i in request.image_ids if not is_lately_gone(cloud.store, call.account_id, i)]
+        found = visible_all(cloud.store, IMAGE, named, lambda i: visible(i, call.account_id))
     else:
         found = [i for i in cloud.store.all(record_pb2.ImageRecord) if visible(i.record, call.account_id)]
     wanted = (i for i in sorted_by_creation(found) if _asked_for(i.record, call, request))

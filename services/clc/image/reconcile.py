@@ -1,5 +1,6 @@
 """Follows images to their end: pending ones until their snapshots are there, deregistered ones until Walrus has
-forgotten what no launch needs any more, pins until their registration has ended."""
+forgotten what no launch needs any more, pins until their registration has ended; then their ids are known for a while.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from common.log import get_logger
 from mallee.clc.v1 import record_pb2
 from services.clc.idempotency import forget
 from services.clc.image.copy import ACTION as COPY
-from services.clc.image.record import next_state
+from services.clc.image.record import GONE, gone_claim, next_state
 from services.clc.image.rest import Rests
 from services.clc.image.use_cases import pin_id, pinning_claim
 from services.clc.instance import rules
@@ -21,6 +22,8 @@ _AGAIN_S: Final = 5.0
 # A registration that has not ended after this long has died.
 _PINNING_S: Final = 1800.0
 _SWEEP_S: Final = 600.0
+# A deregistered image is known for as long as a terminated instance is shown.
+_REMEMBERED_S: Final = 3600.0
 _log = get_logger(__name__)
 
 Image = Stored[record_pb2.ImageRecord]
@@ -76,6 +79,7 @@ class ImageReconciler:
             await self._cloud.images.unpin(pin_id(record.image_id))
         changes = Changes()
         changes.delete(image)
+        changes.claim(gone_claim(record.account_id, record.image_id), str(self._cloud.clock()))
         forget(store, changes, account_id=record.account_id, action=COPY, token=record.client_token)
         await store.commit(changes)
         return None
@@ -88,5 +92,11 @@ class ImageReconciler:
                 await self._cloud.images.unpin(pin)
                 changes = Changes()
                 changes.release(pinning_claim(pin))
+                await store.commit(changes)
+        for gone in list(store.claims(GONE)):
+            since = store.holder(f"{GONE}{gone}")
+            if since is not None and now - float(since) > _REMEMBERED_S:
+                changes = Changes()
+                changes.release(f"{GONE}{gone}")
                 await store.commit(changes)
         return _SWEEP_S

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Final
 
-from common.errors import AlreadyExists, InvalidArgument
+from common.errors import AlreadyExists, InvalidArgument, NotFound
 from mallee.clc.v1 import record_pb2
 from services.clc.snapshot import rules as snapshots
 from services.clc.snapshot.find import use_of
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _NAME: Final = re.compile(r"[a-zA-Z0-9()\[\] ./\-'@_]{3,128}\Z")
 
+# Names of images that are no more begin so.
+GONE: Final = "deregistered/"
 # AWS's names.
 SHOWN: Final[dict[int, str]] = {
     record_pb2.IMAGE_STATE_PENDING: "pending",
@@ -45,6 +47,23 @@ def visible(image: record_pb2.ImageRecord, account_id: str) -> bool:
     if image.state != record_pb2.IMAGE_STATE_AVAILABLE:
         return False
     return image.public or account_id in image.launch_account_ids
+
+
+def is_lately_gone(store: Store, account_id: str, image_id: str) -> bool:
+    """One of the account's own that was deregistered not long ago: EC2 knows of it still, and shows nothing."""
+    image = store.get(record_pb2.ImageRecord, image_id)
+    if image is not None and image.record.account_id == account_id:
+        return image.record.state == record_pb2.IMAGE_STATE_DEREGISTERED
+    return store.holder(gone_claim(account_id, image_id)) is not None
+
+
+def gone_claim(account_id: str, image_id: str) -> str:
+    """Held, for a while, by the time at which the last of the image went."""
+    return f"{GONE}{account_id}/{image_id}"
+
+
+def no_longer_available(image_id: str) -> NotFound:
+    return NotFound(f"The image id '[{image_id}]' is no longer available", code="InvalidAMIID.Unavailable")
 
 
 def check_name(name: str) -> None:

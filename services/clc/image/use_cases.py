@@ -11,7 +11,15 @@ from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import image_pb2 as ec2
 from mallee.walrus.v1 import service_pb2 as walrus
 from services.clc.clock import timestamp
-from services.clc.image.record import add_image, check_name, check_name_free, name_claim, visible
+from services.clc.image.record import (
+    add_image,
+    check_name,
+    check_name_free,
+    is_lately_gone,
+    name_claim,
+    no_longer_available,
+    visible,
+)
 from services.clc.instance.block_devices import mappings_of
 from services.clc.lookup import IMAGE, own
 from services.clc.snapshot.create import check_description
@@ -151,10 +159,6 @@ def _is_root(device: record_pb2.BlockDeviceMappingRecord, record: record_pb2.Ima
 async def deregister_image(cloud: Cloud, call: Call, request: ec2.DeregisterImageRequest) -> ec2.DeregisterImageResult:
     async def attempt() -> ec2.DeregisterImageResult:
         image = own_image(cloud.store, call.account_id, request.image_id)
-        if image.record.state == record_pb2.IMAGE_STATE_DEREGISTERED:
-            raise NotFound(
-                f"The image id '[{request.image_id}]' is no longer available", code="InvalidAMIID.Unavailable"
-            )
         end_dry_run(request)
         draft = image.draft()
         draft.state = record_pb2.IMAGE_STATE_DEREGISTERED
@@ -189,10 +193,13 @@ def _delete_snapshots(
 
 
 def own_image(store: Store, account_id: str, image_id: str) -> Stored[record_pb2.ImageRecord]:
-    """Raises Unauthenticated (AuthFailure) for one that the account may run but does not own, else as `own`."""
+    """Raises Unauthenticated (AuthFailure) for one that the account may run but does not own, NotFound for one that is
+    not there (InvalidAMIID.Unavailable: not any more)."""
     image = store.get(record_pb2.ImageRecord, image_id)
     if image is not None and image.record.account_id != account_id and visible(image.record, account_id):
         raise Unauthenticated(f"Not authorized for image:{image_id}", code="AuthFailure")
+    if is_lately_gone(store, account_id, image_id):
+        raise no_longer_available(image_id)
     return own(store, IMAGE, account_id, image_id)
 
 
@@ -200,6 +207,8 @@ def launchable(store: Store, account_id: str, image_id: str, kind: str) -> Store
     """An image of this kind that the account may run. Raises NotFound, InvalidArgument (InvalidAMIID.…)."""
     IMAGE.check(image_id)
     image = store.get(record_pb2.ImageRecord, image_id)
+    if is_lately_gone(store, account_id, image_id):
+        raise no_longer_available(image_id)
     if image is None or not visible(image.record, account_id):
         raise IMAGE.missing([image_id])
     if image.record.state != record_pb2.IMAGE_STATE_AVAILABLE:

@@ -16,6 +16,7 @@ from mallee.ec2.v1 import account_attribute_pb2, image_pb2, instance_pb2
 from mallee.nc.v1 import instance_pb2 as nc
 from services.clc.account.administration import find_account
 from services.clc.account.delete import delete_account
+from services.clc.image.reconcile import ImageReconciler
 from services.clc.reconcile import Leader
 from tests.eventually import eventually
 from tests.service.clc.stage import Stage
@@ -247,14 +248,30 @@ async def test_a_deregistered_image_stays_pinned_while_a_launch_needs_it(
     await eventually(lambda: record(stage, instance.instance_id).state == record_pb2.INSTANCE_STATE_RUNNING)
     leader._images.nudge(image_id)
     await eventually(lambda: image_id not in stage.images.pins)
-    for action, request in (
-        ("RunInstances", launch(image_id)),
-        ("DescribeImages", image_pb2.DescribeImagesRequest(image_ids=[image_id])),
+    asked = image_pb2.DescribeImagesRequest(image_ids=[image_id])
+    assert not (await stage.run("DescribeImages", asked)).images
+    with pytest.raises(CloudError, match="no longer available") as caught:
+        await stage.run("RunInstances", launch(image_id))
+    assert caught.value.code == "InvalidAMIID.Unavailable"
+    later = replace(stage.cloud, clock=lambda: stage.cloud.clock() + 3601)
+    await ImageReconciler(later).sweep("")
+    for telling, action, request in (
+        (stage, "RunInstances", launch(image_id)),
+        (stage, "DescribeImages", asked),
+        (stage.of_the_other(), "DescribeImages", asked),
     ):
-        with pytest.raises(CloudError) as caught:
-            await stage.run(action, request)
+        with pytest.raises(CloudError, match="does not exist") as caught:
+            await telling.run(action, request)
         assert caught.value.code == "InvalidAMIID.NotFound"
-        assert str(caught.value) == f"The image id '[{image_id}]' does not exist"
+
+
+async def test_a_deregistered_image_is_known_to_its_owner_alone(stage: Stage, image_id: str, leader: Leader) -> None:
+    await stage.run("DeregisterImage", image_pb2.DeregisterImageRequest(image_id=image_id))
+    await eventually(lambda: stage.cloud.store.get(record_pb2.ImageRecord, image_id) is None)
+    asked = image_pb2.DescribeImagesRequest(image_ids=[image_id])
+    assert not (await stage.run("DescribeImages", asked)).images
+    with pytest.raises(CloudError, match="does not exist"):
+        await stage.of_the_other().run("DescribeImages", asked)
 
 
 async def test_a_deleted_account_leaves_nothing(stage: Stage, leader: Leader) -> None:
