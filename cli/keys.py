@@ -40,8 +40,8 @@ def rotate(home: Home, as_json: Json = False) -> None:
 
 @app.command()
 def reseal(home: Home, as_json: Json = False) -> None:
-    """Seals by the newest master key what older ones sealed: after a `rotate` that broke off, or when a copy of the file
-    was put back. Exit status 1 if there are objects that no key opens."""
+    """Seals by the newest master key what older ones sealed: after a `rotate` that broke off, or when a copy of the
+    file was put back. Exit status 1 if there are objects that no key opens."""
     with plain_errors():
         client = Client.of(site(home))
     _reseal(client, as_json)
