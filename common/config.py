@@ -71,6 +71,8 @@ class FacadeConfig:
     metrics_port: int = 9773
     # Virtual-host buckets are BUCKET.<one of these>.
     domains: tuple[str, ...] = ("localhost", "s3.localhost")
+    # These hosts and all under them are the buckets, or websites, of that very name: users have aliases (CNAME).
+    bucket_hosts: tuple[str, ...] = ()
     # How far a client's clock may be off.
     clock_skew_s: int = 900
     # Addresses and networks of proxies in front: their X-Forwarded-For and X-Forwarded-Proto are believed.

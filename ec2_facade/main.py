@@ -53,7 +53,12 @@ async def build(ctx: ServiceContext) -> None:
         ),
         Backends(clc=clc, walrus=walrus, local=local),
         limits=limits,
-        endpoint=Endpoint(region=config.region, domains=facade.domains, proxies=Proxies(facade.trusted_proxies)),
+        endpoint=Endpoint(
+            region=config.region,
+            domains=facade.domains,
+            bucket_hosts=facade.bucket_hosts,
+            proxies=Proxies(facade.trusted_proxies),
+        ),
         note=access_log.note,
     )
     ctx.tasks.create_task(follow_access_keys(keys, identities), name="access keys")

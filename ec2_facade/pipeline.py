@@ -69,7 +69,7 @@ class Pipeline:
         self._protocols = protocols
         self._limits = limits
         self.proxies = endpoint.proxies
-        self._domains = endpoint.s3_domains()
+        self._hosts = endpoint.s3_hosts()
         self._held = HeldBytes(limits.held_bytes)
         self._sts_actions = frozenset(protocols.query["sts"].contract.model.operation_names)
         self._query = QueryPipeline(protocols.query, authentication, backends, limits)
@@ -79,7 +79,7 @@ class Pipeline:
         exchange = Exchange(request, new_request_id(), self._limits, self._held, self.proxies)
         with rpc_context.bind(request_id=exchange.request_id), Observed(exchange, self._note):
             try:
-                exchange.service = find_service(exchange.wire, domains=self._domains, sts_actions=self._sts_actions)
+                exchange.service = find_service(exchange.wire, hosts=self._hosts, sts_actions=self._sts_actions)
                 pipeline = self._s3 if exchange.service == "s3" else self._query
                 return await pipeline.answer(exchange)
             except AuthProblem as problem:

@@ -16,6 +16,31 @@ SERVICES = (*QUERY_SERVICES, "s3")
 _FORM = "application/x-www-form-urlencoded"
 
 
+@dataclass(frozen=True, slots=True)
+class Hosts:
+    """Which names of hosts are those of buckets."""
+
+    # BUCKET.<one of these>.
+    domains: tuple[str, ...] = ()
+    # These and all names under them are called as their bucket is.
+    own: tuple[str, ...] = ()
+
+    def bucket_of(self, host: str) -> str | None:
+        """None if it names no bucket. A domain itself is never a bucket of another."""
+        if self.is_own(host):
+            return host
+        domains = self.domains
+        if host in domains or not host.endswith(domains) or host.split(".", 1)[0] in QUERY_SERVICES:
+            return None
+        for domain in sorted(domains, key=len, reverse=True):
+            if host.endswith(f".{domain}"):
+                return host.removesuffix(f".{domain}")
+        return None
+
+    def is_own(self, host: str) -> bool:
+        return any(host == one or host.endswith(f".{one}") for one in self.own)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
     """How clients reach this cloud."""
@@ -23,15 +48,18 @@ class Endpoint:
     region: str
     # Virtual-host buckets are BUCKET.<one of these>, websites BUCKET.s3-website-REGION.<one of these>.
     domains: Sequence[str]
+    # Hosts that are buckets of that very name: what users have an alias (CNAME) for.
+    bucket_hosts: Sequence[str] = ()
     proxies: Proxies = field(default_factory=Proxies)
 
-    def s3_domains(self) -> tuple[str, ...]:
-        """All under which buckets stand: also those that AWS's clients make with the region."""
+    def s3_hosts(self) -> Hosts:
+        """Also those that AWS's clients make with the region."""
         named = [form.format(self.region) for form in ("s3.{}", "s3-{}", "s3.dualstack.{}")]
-        return (*self.domains, *(f"{name}.{domain}" for name in named for domain in self.domains))
+        domains = (*self.domains, *(f"{name}.{domain}" for name in named for domain in self.domains))
+        return Hosts(domains, tuple(host.lower() for host in self.bucket_hosts))
 
 
-def find_service(request: WireRequest, *, domains: Sequence[str], sts_actions: frozenset[str]) -> str:
+def find_service(request: WireRequest, *, hosts: Hosts, sts_actions: frozenset[str]) -> str:
     """By the credential's scope; without one by host, then by `Action`; what is left is S3.
 
     Raises Refused for a service that this cloud does not have.
@@ -43,7 +71,7 @@ def find_service(request: WireRequest, *, domains: Sequence[str], sts_actions: f
     if speaks_rpc(request):
         raise _unserved("This service")
     host = bare_host(request.host)
-    if bucket_of_host(host, domains) is not None:
+    if hosts.bucket_of(host) is not None:
         return "s3"
     first_label = host.split(".", 1)[0]
     if first_label in SERVICES and "." in host:
@@ -65,13 +93,3 @@ def bare_host(host: str) -> str:
     """Lower case, without the port and a final dot."""
     name, colon, port = host.lower().rpartition(":")
     return (name if colon and port.isdigit() else host.lower()).rstrip(".")
-
-
-def bucket_of_host(host: str, domains: Sequence[str]) -> str | None:
-    """BUCKET of BUCKET.<domain>; None if the host names no bucket. A domain itself is never a bucket of another."""
-    if host in domains or not host.endswith(tuple(domains)) or host.split(".", 1)[0] in QUERY_SERVICES:
-        return None
-    for domain in sorted(domains, key=len, reverse=True):
-        if host.endswith(f".{domain}"):
-            return host.removesuffix(f".{domain}")
-    return None

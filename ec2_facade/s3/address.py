@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
 from ec2_facade.errors import Refused
-from ec2_facade.services import bare_host, bucket_of_host
+from ec2_facade.services import Hosts, bare_host
 from ec2_facade.wire import WireRequest, to_bytes
 
 
@@ -19,9 +19,9 @@ class Address:
     key: str | None
 
 
-def read_address(request: WireRequest, domains: Sequence[str]) -> Address:
+def read_address(request: WireRequest, hosts: Hosts) -> Address:
     """Raises Refused for a path that is no UTF-8: S3's keys are."""
-    bucket = bucket_of_host(bare_host(request.host), domains)
+    bucket = hosts.bucket_of(bare_host(request.host))
     rest = request.raw_path.removeprefix("/")
     if bucket is not None:
         return Address(bucket=bucket, key=decode_path(rest) if rest else None)

@@ -5,7 +5,7 @@ A request that names nobody is let through as nobody: what a bucket has opened t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ec2_facade.auth.authenticate import Identified, verify_text
@@ -15,7 +15,7 @@ from ec2_facade.auth.legacy import is_legacy
 from ec2_facade.auth.mechanisms import Authentication
 from ec2_facade.auth.payload import Payload, read_payload, undeclared_payload
 from ec2_facade.errors import Refused
-from ec2_facade.services import bare_host, bucket_of_host
+from ec2_facade.services import Hosts, bare_host
 from ec2_facade.wire import WireRequest, to_bytes
 from mallee.common.v1.caller_pb2 import Caller, RequestContext
 
@@ -40,16 +40,16 @@ class Proved:
 
 
 class Admission:
-    def __init__(self, authentication: Authentication, domains: Sequence[str]) -> None:
+    def __init__(self, authentication: Authentication, hosts: Hosts) -> None:
         self._current = authentication.current
         self._legacy = authentication.legacy
-        self._domains = domains
+        self._hosts = hosts
 
     async def admit(self, wire: WireRequest) -> Proved:
         """Raises AuthProblem, Refused for a body that cannot be checked, Unavailable when the CLC does not answer."""
         if is_legacy(wire):
             return await self._admit_legacy(wire)
-        if not wire.header("authorization") and _SIGNATURE_QUERY.isdisjoint(wire.query_texts):
+        if names_nobody(wire):
             return _nobody(wire)
         identified = await self._current.identify(wire, "s3")
         payload = read_payload(wire, identified.claim)
@@ -60,7 +60,7 @@ class Admission:
         return Proved(caller=caller, payload=payload, identified=identified)
 
     async def _admit_legacy(self, wire: WireRequest) -> Proved:
-        host_bucket = bucket_of_host(bare_host(wire.host), self._domains)
+        host_bucket = self._hosts.bucket_of(bare_host(wire.host))
         caller = await self._legacy.authenticate(wire, host_bucket=host_bucket)
         _describe(caller.request, wire, _BY_QUERY if wire.header("authorization") is None else _BY_HEADER, _LEGACY)
         return Proved(caller=caller, payload=undeclared_payload(wire))
@@ -78,6 +78,12 @@ class Admission:
             caller, version = await self._legacy.authenticate_form(wire, fields), _LEGACY
         _describe(caller.request, wire, "POST" if version else "", version)
         return caller
+
+
+def names_nobody(wire: WireRequest) -> bool:
+    """It comes without credentials of any kind."""
+    signed = wire.header("authorization") or not _SIGNATURE_QUERY.isdisjoint(wire.query_texts)
+    return not signed and not is_legacy(wire)
 
 
 def need_fields(fields: Mapping[str, str], *names: str) -> None:

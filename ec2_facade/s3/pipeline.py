@@ -22,7 +22,7 @@ from ec2_facade.limits import Limits
 from ec2_facade.protocol import Operation, RestXmlProtocol, Stream
 from ec2_facade.s3 import post
 from ec2_facade.s3.address import Address, read_address, read_query
-from ec2_facade.s3.admission import Admission, Proved
+from ec2_facade.s3.admission import Admission, Proved, names_nobody
 from ec2_facade.s3.content import Content
 from ec2_facade.s3.cors import Cors
 from ec2_facade.s3.digest import check_body
@@ -47,11 +47,11 @@ class S3Pipeline:
         endpoint: Endpoint,
     ) -> None:
         self._protocol = protocol
-        self._admission = Admission(authentication, endpoint.s3_domains())
+        self._admission = Admission(authentication, endpoint.s3_hosts())
         self._backends = backends
         self._limits = limits
         self._endpoint = endpoint
-        self._domains = endpoint.s3_domains()
+        self._hosts = endpoint.s3_hosts()
         self._cors = Cors(backends)
         self._website = Website(protocol, backends, limits)
         # Room of their own, so that strangers take none from those who are known.
@@ -60,9 +60,9 @@ class S3Pipeline:
 
     async def answer(self, exchange: Exchange) -> web.StreamResponse:
         wire = exchange.wire
-        if site := website_of_host(bare_host(wire.host), self._endpoint.domains, self._endpoint.region):
+        if site := await self._site(wire):
             exchange.wants_page = True
-        address = Address(bucket=site, key=None) if site else read_address(wire, self._domains)
+        address = Address(bucket=site, key=None) if site else read_address(wire, self._hosts)
         exchange.bucket, exchange.key = address.bucket or "", address.key
         if wire.method == "OPTIONS":
             return await self._cors.preflight(exchange, address)
@@ -96,6 +96,14 @@ class S3Pipeline:
                     check_body(operation, body, headers, trailers)
                     answer = await self._backends.call(operation, parse(body), timeout_s=self._limits.commit_s)
                     return await exchange.send(self._protocol.render(operation, answer, exchange.request_id))
+
+    async def _site(self, wire: WireRequest) -> str | None:
+        """The bucket of a website. A host that is called as its bucket is one to browsers, if the bucket is."""
+        host = bare_host(wire.host)
+        if self._hosts.is_own(host):
+            browses = wire.method in ("GET", "HEAD") and names_nobody(wire)
+            return host if browses and await self._website.stands(host) else None
+        return website_of_host(host, self._endpoint.domains, self._endpoint.region)
 
     async def _upload(
         self, exchange: Exchange, operation: Operation, header: Message, proved: Proved

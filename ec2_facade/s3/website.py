@@ -13,7 +13,7 @@ from urllib.parse import quote
 from aiohttp import web
 from google.protobuf.message import Message
 
-from common.errors import CloudError
+from common.errors import CloudError, NotFound
 from common.rpc import context as rpc_context
 from ec2_facade.backends import Backends
 from ec2_facade.errors import Refused
@@ -81,6 +81,13 @@ class Website:
                 return await self._send_elsewhere(exchange, moved.to)
             except CloudError as error:
                 return await self._answer_instead(exchange, bucket, config, key, error)
+
+    async def stands(self, bucket: str) -> bool:
+        """There is one. Raises Unavailable."""
+        try:
+            return (await self._backends.web_configuration(bucket)).HasField("website")
+        except NotFound:
+            return False
 
     async def _configuration(self, bucket: str) -> WebsiteConfiguration:
         found = await self._backends.web_configuration(bucket)

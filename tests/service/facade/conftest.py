@@ -31,6 +31,7 @@ from tests.service.facade.stand_in import Backstage, make_certificates
 from tests.unit.facade.signing import ACCESS_KEY, REGION, SECRET
 
 DOMAINS = ("localhost", "s3.localhost")
+BUCKET_HOSTS = ("named.example",)
 
 
 class Stage:
@@ -99,7 +100,7 @@ async def _open(
         ),
         Backends(clc=clc, walrus=walrus),
         limits=bounds,
-        endpoint=Endpoint(region=REGION, domains=DOMAINS, proxies=Proxies(proxies)),
+        endpoint=Endpoint(region=REGION, domains=DOMAINS, bucket_hosts=BUCKET_HOSTS, proxies=Proxies(proxies)),
     )
     tasks = await stack.enter_async_context(Background())
     tasks.start(follow_access_keys(keys, identities, retry_s=0.05))

@@ -22,6 +22,8 @@ from mallee.s3.v1.website_pb2 import (
 )
 from mallee.walrus.v1.service_pb2 import GetWebConfigurationResponse
 from tests.service.facade.conftest import Stage, in_thread
+from tests.service.facade.signing_client import Wire
+from tests.unit.facade.signing import sign_headers
 
 CORS = GetWebConfigurationResponse(
     cors=CORSConfiguration(
@@ -52,11 +54,11 @@ def store(stage: Stage, key: str, body: bytes, bucket: str = "site") -> None:
     stage.backstage.walrus.objects[bucket, key] = body, object_pb2.PutObjectRequest(content_type="text/x")
 
 
-def publish(stage: Stage, config: WebsiteConfiguration | None = None) -> None:
+def publish(stage: Stage, config: WebsiteConfiguration | None = None, bucket: str = "site") -> None:
     config = config or WebsiteConfiguration(
         index_document=IndexDocument(suffix="index.html"), error_document=ErrorDocument(key="error.html")
     )
-    stage.backstage.walrus.web["site"] = GetWebConfigurationResponse(website=config)
+    stage.backstage.walrus.web[bucket] = GetWebConfigurationResponse(website=config)
 
 
 async def test_a_browser_may_ask_first(stage: Stage) -> None:
@@ -116,6 +118,32 @@ async def test_a_website_shows_its_pages(stage: Stage) -> None:
     assert all(caller and caller.anonymous for _, _, caller, _ in stage.backstage.walrus.seen)
     answer = await in_thread(ask, stage, "GET", "/", host=SITE, Range="bytes=0-0")
     assert (answer.status, answer.body) == (206, b"f")
+
+
+async def test_a_host_that_is_called_as_its_bucket_is_its_website_to_browsers_and_the_bucket_to_others(
+    stage: Stage,
+) -> None:
+    name = "www.named.example"
+    publish(stage, bucket=name)
+    store(stage, "index.html", b"front", name)
+    store(stage, "error.html", b"sorry", name)
+    for path, expected in (("/", (200, b"front")), ("/none", (404, b"sorry"))):
+        answer = await in_thread(ask, stage, "GET", path, host=f"{name}:8773")
+        assert (answer.status, answer.body) == expected
+    request = sign_headers("GET", f"http://{name}/none", service="s3")
+    status, text = await in_thread(Wire(request, b"").send, stage.port)
+    assert (status, b"<Code>NoSuchKey</Code>" in text) == (404, True)
+    signed = sign_headers("PUT", f"http://{name}/dir/k", service="s3", body=b"new")
+    assert (await in_thread(Wire(signed, b"new").send, stage.port))[0] == 200
+    assert stage.backstage.walrus.objects[name, "dir/k"][0] == b"new"
+
+
+async def test_a_host_that_is_called_as_a_bucket_without_a_website_is_the_bucket(stage: Stage) -> None:
+    stage.backstage.walrus.web["named.example"] = CORS
+    store(stage, "k", b"body", "named.example")
+    assert (await in_thread(ask, stage, "GET", "/k", host="named.example")).body == b"body"
+    answer = await in_thread(ask, stage, "GET", "/k", host="nobodys.named.example")
+    assert (answer.status, b"<Code>" in answer.body) == (404, True)
 
 
 async def test_a_page_that_the_browser_has_is_not_sent_again(stage: Stage) -> None:

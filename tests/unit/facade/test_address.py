@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from ec2_facade.errors import Refused
 from ec2_facade.s3.address import Address, read_address, read_query
-from ec2_facade.services import Endpoint, bucket_of_host, find_service
+from ec2_facade.services import Endpoint, Hosts, find_service
 from ec2_facade.wire import WireRequest, split_target
 from tests.unit.facade.signing import ENDPOINT, sign_headers
 
-_DOMAINS = ("localhost", "s3.localhost", "objects.example")
+_HOSTS = Hosts(("localhost", "s3.localhost", "objects.example"), ("named.example",))
 
 
 def request(target: str = "/", *, host: str = "10.0.0.1:8773", method: str = "GET", **headers: str) -> WireRequest:
@@ -40,23 +40,26 @@ def request(target: str = "/", *, host: str = "10.0.0.1:8773", method: str = "GE
         ("/b/k", "localhost:8773", "b", "k"),
         ("/k", "my.dotted.bucket.objects.example", "my.dotted.bucket", "k"),
         ("/b/k", "other.example", "b", "k"),
+        ("/a/k", "www.named.example:80", "www.named.example", "a/k"),
+        ("/", "Named.Example.", "named.example", None),
+        ("/b/k", "unnamed.example", "b", "k"),
         ("/b/k", "[::1]:8773", "b", "k"),
     ],
 )
 def test_bucket_and_key(target: str, host: str, bucket: str | None, key: str | None) -> None:
-    assert read_address(request(target, host=host), _DOMAINS) == Address(bucket=bucket, key=key)
+    assert read_address(request(target, host=host), _HOSTS) == Address(bucket=bucket, key=key)
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
 def test_any_key_comes_out_as_it_went_in(key: str) -> None:
     target = f"/b/{quote_from_bytes(key.encode(), safe='/')}"
-    assert read_address(request(target), _DOMAINS).key == key
+    assert read_address(request(target), _HOSTS).key == key
 
 
 @pytest.mark.parametrize("target", ["/b/%FF", "/%C3/k", "/b/\udcff"])
 def test_keys_that_are_no_text_are_refused(target: str) -> None:
     with pytest.raises(Refused) as caught:
-        read_address(request(target), _DOMAINS)
+        read_address(request(target), _HOSTS)
     assert caught.value.code == "InvalidURI"
 
 
@@ -76,7 +79,7 @@ def test_keys_that_are_no_text_are_refused(target: str) -> None:
 )
 def test_every_name_that_awss_clients_give_an_endpoint(host: str, bucket: str | None) -> None:
     endpoint = Endpoint(region="us-east-1", domains=("localhost", "s3.localhost"))
-    assert bucket_of_host(host, endpoint.s3_domains()) == bucket
+    assert endpoint.s3_hosts().bucket_of(host) == bucket
 
 
 def test_queries_are_read_as_s3_reads_them() -> None:
@@ -103,12 +106,12 @@ def test_queries_are_read_as_s3_reads_them() -> None:
     ],
 )
 def test_the_service_is_found(wire: WireRequest, service: str) -> None:
-    assert find_service(wire, domains=_DOMAINS, sts_actions=frozenset({"GetCallerIdentity"})) == service
+    assert find_service(wire, hosts=_HOSTS, sts_actions=frozenset({"GetCallerIdentity"})) == service
 
 
 def test_a_service_that_is_not_here_is_named() -> None:
     with pytest.raises(Refused, match="dynamodb"):
-        find_service(sign_headers("POST", ENDPOINT, service="dynamodb"), domains=(), sts_actions=frozenset())
+        find_service(sign_headers("POST", ENDPOINT, service="dynamodb"), hosts=Hosts(), sts_actions=frozenset())
 
 
 @pytest.mark.parametrize(
@@ -116,4 +119,4 @@ def test_a_service_that_is_not_here_is_named() -> None:
 )
 def test_nor_is_a_service_of_another_protocol_asked_without_a_signature(header: dict[str, str]) -> None:
     with pytest.raises(Refused, match="This service is not served"):
-        find_service(request(method="POST", **header), domains=(), sts_actions=frozenset())
+        find_service(request(method="POST", **header), hosts=Hosts(), sts_actions=frozenset())
