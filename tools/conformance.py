@@ -24,6 +24,7 @@ from google.protobuf.descriptor import Descriptor
 
 from ec2_facade.protocol import Contract, Operation
 from ec2_facade.protocol.model import accepted_values, descriptor_of, members
+from ec2_facade.s3 import post
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 SERVICES: Final = ("ec2", "sts", "s3")
@@ -64,6 +65,8 @@ class Service:
     title: str
     served: tuple[Action, ...]
     refused: tuple[str, ...]
+    # What AWS documents and its model does not have.
+    beside: tuple[Action, ...] = ()
 
     @property
     def known(self) -> int:
@@ -78,6 +81,33 @@ def survey(service: str, filters: Mapping[str, tuple[str, ...]], named: Collecti
         title=str(contract.model.metadata["serviceFullName"]),
         served=tuple(_action(operation, filters, named) for _, operation in sorted(contract.operations.items())),
         refused=tuple(name for name in contract.model.operation_names if name not in contract.operations),
+        beside=(_post_object(contract),) if service == "s3" else (),
+    )
+
+
+def _post_object(contract: Contract) -> Action:
+    """A browser's form: fields of its own, and those that are headers of PutObject."""
+    put = contract.operations["PutObject"]
+    assert put.model.input_shape is not None
+    honoured, restricted, missing = sorted(post.OWN_FIELDS), [], []
+    for _, member, field in members(put.model.input_shape, descriptor_of(put.request_class)):
+        header = str(member.serialization.get("name", "")).lower()
+        name = post.field_of(header) if member.serialization.get("location") in ("header", "headers") else None
+        if name is None:
+            continue
+        name += "*" if name.endswith("-") else ""
+        accepted = accepted_values(field) if field is not None else frozenset[str]()
+        if accepted is None:
+            honoured.append(name)
+        elif accepted:
+            restricted.append(f"{name} ({', '.join(sorted(accepted))})")
+        else:
+            missing.append(name)
+    return Action(
+        name="PostObject",
+        input=Members(honoured=tuple(honoured), restricted=tuple(restricted), missing=tuple(missing)),
+        output=Members(honoured=("Location", "Bucket", "Key", "ETag"), restricted=(), missing=()),
+        filters=None,
     )
 
 
@@ -168,10 +198,13 @@ def named_fields() -> frozenset[str]:
 
 
 def as_text(services: list[Service]) -> str:
-    lines = [f"{s.name}: {len(s.served)} of {s.known} actions served" for s in services]
+    lines = [
+        ", and ".join([f"{s.name}: {len(s.served)} of {s.known} actions served", *(one.name for one in s.beside)])
+        for s in services
+    ]
     for service in services:
         lines += ["", f"{service.name} ({service.title})"]
-        for action in service.served:
+        for action in (*service.served, *service.beside):
             lines += ["", f"  {action.name}"]
             for title, names in _rows(action):
                 lines.append(f"    {title:<26}{len(names):>4}  {', '.join(names)}".rstrip())
@@ -191,7 +224,7 @@ def as_html(services: list[Service]) -> str:
     ]
     for service in services:
         parts.append(f"<h2>{html.escape(service.title)}</h2>")
-        for action in service.served:
+        for action in (*service.served, *service.beside):
             parts.append(f"<details><summary>{action.name}</summary><table>")
             for title, names in _rows(action):
                 parts.append(f"<tr><th>{title} ({len(names)})<td>{html.escape(', '.join(names))}</tr>")

@@ -44,6 +44,17 @@ _RENAMED: Final = {"acl": "x-amz-acl"}
 _NO_HEADERS: Final = frozenset(
     {"x-amz-algorithm", "x-amz-credential", "x-amz-date", "x-amz-signature", "x-amz-security-token"}
 )
+# What the form itself is told; `file` is the object's bytes.
+OWN_FIELDS: Final = _NO_HEADERS | {
+    "awsaccesskeyid",
+    "file",
+    "key",
+    "policy",
+    "redirect",
+    "signature",
+    "success_action_redirect",
+    "success_action_status",
+}
 _FILENAME: Final = "${filename}"
 _STATUSES: Final = {"200": 200, "201": 201}
 # The frame around fields and file.
@@ -82,6 +93,16 @@ def check_fields(fields: Mapping[str, str], bucket: str, *, now: datetime) -> Fo
     policy = read_policy(fields["policy"])
     policy.check({**fields, "bucket": bucket}, now=now)
     return policy
+
+
+def field_of(header: str) -> str | None:
+    """The field that brings what PutObject has in this header; None: no field does."""
+    if header == "x-amz-tagging":
+        return "tagging"
+    renamed = {header: name for name, header in _RENAMED.items()}
+    if header in renamed:
+        return renamed[header]
+    return header if header in _HEADERS or header.startswith("x-amz-") else None
 
 
 def put_request(protocol: RestXmlProtocol, operation: Operation, bucket: str, fields: Mapping[str, str]) -> Message:

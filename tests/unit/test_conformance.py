@@ -15,6 +15,7 @@ from botocore.serialize import create_serializer
 
 from common.errors import Unsupported
 from ec2_facade.protocol import QueryProtocol, RestXmlProtocol
+from ec2_facade.s3 import post
 from tools.conformance import Action, Service, as_html, as_text, evaluated_filters, named_fields, survey
 
 NAMED = named_fields()
@@ -23,13 +24,14 @@ REPORTS = {
 }
 QUERY = {"ec2": QueryProtocol("ec2"), "sts": QueryProtocol("sts")}
 S3 = RestXmlProtocol("s3")
+WHEN = "2026-01-31T12:00:00Z"
 SCALARS: dict[str, Any] = {
     "integer": 1,
     "long": 1,
     "boolean": True,
     "double": 1.0,
     "float": 1.0,
-    "timestamp": "2026-01-31T12:00:00Z",
+    "timestamp": WHEN,
     "blob": b"x",
 }
 
@@ -109,6 +111,30 @@ def test_what_is_honoured_gets_through(report: Service, action: Action) -> None:
             # Required in fact, though not by the model.
             value.setdefault("MultipartUpload", {"Parts": [{"PartNumber": 1}]})
         send(report.name, model, value)
+
+
+def test_a_browsers_form_brings_what_the_report_says() -> None:
+    (form,) = REPORTS["s3"].beside
+    assert form.name == "PostObject"
+    assert {"acl", "key", "policy", "success_action_status", "tagging", "x-amz-meta-*"} <= set(form.input.honoured)
+    tags = "<Tagging><TagSet><Tag><Key>k</Key><Value>v</Value></Tag></TagSet></Tagging>"
+    values = {"tagging": tags, "expires": "Wed, 21 Oct 2026 07:28:00 GMT", "x-amz-object-lock-retain-until-date": WHEN}
+
+    def bring(field: str, value: str = "x") -> Any:
+        field = field.replace("*", "name")
+        put = S3.contract.operations["PutObject"]
+        return post.put_request(S3, put, "bucket", {"key": "k", field: values.get(field, value)})
+
+    bare = set(members_of(bring("key", "k")))
+    for field in set(form.input.honoured) - post.OWN_FIELDS:
+        assert set(members_of(bring(field))) - bare, field
+    for field in form.input.missing:
+        with pytest.raises(Unsupported):
+            bring(field)
+
+
+def members_of(request: Any) -> list[str]:
+    return [field.name for field, _ in request.ListFields()]
 
 
 def test_every_action_of_aws_is_served_or_refused() -> None:
