@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
+from functools import lru_cache
 
 from aiohttp import HttpVersion11, hdrs, web
 from multidict import CIMultiDict
@@ -166,15 +167,30 @@ _SHORT_BODY_BYTES = 16 << 10
 
 def wire_request(request: web.BaseRequest, proxies: Proxies) -> WireRequest:
     path, query = split_target(request.raw_path)
-    origin = Origin(address=request.remote or "", secure=request.secure)
+    address, secure = request.remote or "", request.secure
     if proxies:
         forwarded_for = request.headers.getall("X-Forwarded-For", ())
-        origin = proxies.origin(origin, forwarded_for, request.headers.getall("X-Forwarded-Proto", ()))
+        forwarded_proto = request.headers.getall("X-Forwarded-Proto", ())
+        origin = proxies.origin(Origin(address=address, secure=secure), forwarded_for, forwarded_proto)
+        address, secure = origin.address, origin.secure
     return WireRequest(
         method=request.method,
         raw_path=path,
         raw_query=query,
-        headers=tuple((to_text(name).lower(), to_text(value)) for name, value in request.raw_headers),
-        source_ip=origin.address,
-        secure=origin.secure,
+        headers=tuple([(_header_name(name), to_text(value)) for name, value in request.raw_headers]),
+        source_ip=address,
+        secure=secure,
     )
+
+
+def _header_name(raw: bytes) -> str:
+    """There are few; what is longer than any of them is not kept."""
+    return _usual_name(raw) if len(raw) <= _USUAL_BYTES else to_text(raw).lower()
+
+
+@lru_cache(maxsize=1024)
+def _usual_name(raw: bytes) -> str:
+    return to_text(raw).lower()
+
+
+_USUAL_BYTES = 64

@@ -33,44 +33,41 @@ class WireRequest:
     source_ip: str = ""
     # Over TLS.
     secure: bool = False
-    _by_name: dict[str, list[str]] = field(init=False, repr=False)
+    # The first of each name.
+    _first: dict[str, str] = field(init=False, repr=False)
     _query: tuple[tuple[bytes, bytes], ...] | None = field(init=False, repr=False, default=None)
-    _texts: dict[str, str] | None = field(init=False, repr=False, default=None)
+    _texts: dict[str, str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._by_name = {}
-        for name, value in self.headers:
-            if name in self._by_name:
-                self._by_name[name].append(value)
-            else:
-                self._by_name[name] = [value]
+        self._first = dict(reversed(self.headers))
 
     def header(self, name: str) -> str | None:
         """The first one of that (lower-case) name."""
-        values = self._by_name.get(name)
-        return values[0] if values else None
+        return self._first.get(name)
 
     def header_values(self, name: str) -> list[str]:
-        return self._by_name.get(name, [])
+        return [value for known, value in self.headers if known == name]
 
     @property
     def header_names(self) -> Iterable[str]:
-        return self._by_name
+        return self._first
 
     @property
     def query(self) -> tuple[tuple[bytes, bytes], ...]:
         """Decoded names and values; `+` is a space and a name without `=` has an empty value, as S3 reads them."""
         if self._query is None:
-            self._query = tuple(decode_query(self.raw_query)) if self.raw_query else ()
+            pairs = [_known_pair(pair) for pair in self.raw_query.split("&") if pair]
+            self._texts = {}
+            for _, name, value in pairs:
+                self._texts.setdefault(name, value)
+            self._query = tuple([decoded for decoded, _, _ in pairs])
         return self._query
 
     @property
     def query_texts(self) -> Mapping[str, str]:
         """By name; of one given twice the first counts."""
-        if self._texts is None:
-            self._texts = {}
-            for name, value in self.query:
-                self._texts.setdefault(to_text(name), to_text(value))
+        if self._query is None:
+            _ = self.query
         return self._texts
 
     def query_value(self, name: str) -> str | None:
@@ -85,22 +82,29 @@ class WireRequest:
 def decode_query(raw_query: str) -> Iterable[tuple[bytes, bytes]]:
     for pair in raw_query.split("&"):
         if pair:
-            name, _, value = pair.partition("=")
-            yield _decode(name), _decode(value)
+            yield _known_pair(pair)[0]
+
+
+# Decoded name and value, and both as text.
+_Pair = tuple[tuple[bytes, bytes], str, str]
+
+
+def _known_pair(pair: str) -> _Pair:
+    """Credentials, actions and the like are the same from one request to the next; what is long is not kept."""
+    return _pair_again(pair) if len(pair) <= _SHORT_CHARACTERS else _pair(pair)
+
+
+def _pair(pair: str) -> _Pair:
+    name, _, value = pair.partition("=")
+    decoded = _decode(name), _decode(value)
+    return decoded, to_text(decoded[0]), to_text(decoded[1])
 
 
 def _decode(text: str) -> bytes:
-    if "%" not in text and "+" not in text:
-        return to_bytes(text)
-    return _decoded_again(text) if len(text) <= _SHORT_CHARACTERS else _decoded(text)
-
-
-def _decoded(text: str) -> bytes:
     return unquote_to_bytes(to_bytes(text).replace(b"+", b" "))
 
 
-# Credentials and the like are the same from one request to the next.
-_decoded_again = lru_cache(maxsize=1024)(_decoded)
+_pair_again = lru_cache(maxsize=1024)(_pair)
 _SHORT_CHARACTERS: Final = 256
 
 

@@ -23,7 +23,7 @@ _PLAIN_PATH: Final = re.compile(r"/(?:[A-Za-z0-9_~-][A-Za-z0-9._~-]*(?:/[A-Za-z0
 
 
 def canonical_request(request: WireRequest, *, service: str, signed_headers: Sequence[str], payload_hash: str) -> bytes:
-    headers = "".join(f"{name}:{_header_value(request, name)}\n" for name in signed_headers)
+    headers = "".join([f"{name}:{_header_value(request, name)}\n" for name in signed_headers])
     lines = (
         request.method,
         canonical_path(request.raw_path, service=service),
@@ -47,8 +47,8 @@ def canonical_path(raw_path: str, *, service: str) -> str:
 
 
 def canonical_query(pairs: Iterable[tuple[bytes, bytes]]) -> str:
-    encoded = sorted((_encode(name), _encode(value)) for name, value in pairs if name != b"X-Amz-Signature")
-    return "&".join(f"{name}={value}" for name, value in encoded)
+    encoded = sorted([_encode_pair(pair) for pair in pairs if pair[0] != b"X-Amz-Signature"])
+    return "&".join([f"{name}={value}" for name, value in encoded])
 
 
 def string_to_sign(*, timestamp: str, scope: str, canonical: bytes) -> str:
@@ -71,8 +71,19 @@ def signatures_match(ours: str, theirs: str) -> bool:
     return hmac.compare_digest(ours.encode(), to_bytes(theirs))
 
 
-# Names, and most values, are the same from one request to the next.
-@lru_cache(maxsize=4096)
+def _encode_pair(pair: tuple[bytes, bytes]) -> tuple[str, str]:
+    """Most are the same from one request to the next; what is long is not kept."""
+    return _pair_again(pair) if len(pair[0]) + len(pair[1]) <= _SHORT_BYTES else _pair(pair)
+
+
+def _pair(pair: tuple[bytes, bytes]) -> tuple[str, str]:
+    return _encode(pair[0]), _encode(pair[1])
+
+
+_pair_again = lru_cache(maxsize=1024)(_pair)
+_SHORT_BYTES: Final = 256
+
+
 def _encode(raw: bytes, *, safe: str = "") -> str:
     return quote_from_bytes(raw, safe=safe + "-_.~")
 

@@ -156,9 +156,10 @@ def _from_header(request: WireRequest, header: str) -> Claim:
 
 
 def _from_query(request: WireRequest, *, must_expire: bool) -> Claim:
-    values = {name: request.query_value(name) or "" for name in _QUERY_PARTS}
-    expires = request.query_value("X-Amz-Expires")
-    if not all(values.values()) or (must_expire and expires is None):
+    given = request.query_texts
+    values = {name: given.get(name, "") for name in _QUERY_PARTS}
+    expires = given.get("X-Amz-Expires")
+    if "" in values.values() or (must_expire and expires is None):
         raise AuthProblem(
             Reason.MALFORMED,
             "Query-string authentication version 4 requires the X-Amz-Algorithm, X-Amz-Credential, X-Amz-Signature, "
@@ -174,7 +175,7 @@ def _from_query(request: WireRequest, *, must_expire: bool) -> Claim:
         timestamp=values["X-Amz-Date"],
         time=_query_time(values["X-Amz-Date"]),
         expires_s=_expires(expires) if expires is not None else 900,
-        session_token=request.query_value("X-Amz-Security-Token") or request.header("x-amz-security-token"),
+        session_token=given.get("X-Amz-Security-Token") or request.header("x-amz-security-token"),
     )
 
 

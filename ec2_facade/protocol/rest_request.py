@@ -23,6 +23,11 @@ _CONDITIONS: Final = frozenset({"if-modified-since", "if-unmodified-since"})
 # Presigned requests carry S3's own headers in the query.
 _S3_PREFIX: Final = "x-amz-"
 
+# But these say nothing to an action.
+_OF_SIGNATURE: Final = frozenset(
+    f"X-Amz-{name}" for name in ("Algorithm", "Credential", "Date", "Expires", "SignedHeaders", "Signature")
+)
+
 _ITEM: Final = re.compile(r'\s*"((?:\\"|[^"])*)"\s*(?=,|$)|([^,]*)')
 
 # Puts one member's text into the message.
@@ -65,8 +70,8 @@ class RequestParser:
     def _parse_headers(self, message: Message, query: Mapping[str, str], headers: Mapping[str, str]) -> None:
         given = headers
         if query:
-            lower = ((name.lower(), value) for name, value in query.items())
-            given = {name: value for name, value in lower if name.startswith(_S3_PREFIX)} | dict(headers)
+            asked = [(name.lower(), value) for name, value in query.items() if name not in _OF_SIGNATURE]
+            given = {name: value for name, value in asked if name.startswith(_S3_PREFIX)} | dict(headers)
         for name, value in given.items():
             if put := self._headers.get(name):
                 put(message, value)
