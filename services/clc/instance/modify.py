@@ -62,7 +62,7 @@ async def modify_instance_attribute(
                 if draft.disable_api_stop and draft.root_device_type != rules.EBS:
                     raise Unsupported("DisableApiStop 'true' is not supported: the instance cannot be stopped.")
             case _:
-                raise InvalidArgument(f"Value ({name}) for parameter attribute is invalid. Unknown attribute.")
+                raise _unknown(name)
         end_dry_run(request)
         if draft != instance.record:
             changes.update(instance, draft)
@@ -90,6 +90,8 @@ def _given(request: ec2.ModifyInstanceAttributeRequest) -> tuple[str, str | byte
                 f"The attribute '{request.attribute}' is given by its own parameter", code="InvalidParameterCombination"
             )
         if not request.HasField("value"):
+            if request.attribute not in _MEMBERS.values():
+                raise _unknown(request.attribute)
             raise InvalidArgument("The request must contain the parameter value", code="MissingParameter")
         given[request.attribute] = request.value
     if not given:
@@ -100,6 +102,10 @@ def _given(request: ec2.ModifyInstanceAttributeRequest) -> tuple[str, str | byte
             code="InvalidParameterCombination",
         )
     return next(iter(given.items()))
+
+
+def _unknown(attribute: str) -> InvalidArgument:
+    return InvalidArgument(f"Value ({attribute}) for parameter attribute is invalid. Unknown attribute.")
 
 
 def _set_groups(

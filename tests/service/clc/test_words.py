@@ -109,6 +109,12 @@ async def asked(stage: Stage, action: str, **parameters: str) -> ElementTree.Ele
             "MissingParameter",
             "The request must contain the parameter value",
         ),
+        (
+            "ModifyInstanceAttribute",
+            {"InstanceId": "i-0123456789abcdef0", "Attribute": "nonsense"},
+            "InvalidParameterValue",
+            "Value (nonsense) for parameter attribute is invalid. Unknown attribute.",
+        ),
     ],
 )
 async def test_a_mistake_is_told_in_ec2s_words(
