@@ -43,6 +43,9 @@ class Limits:
     # RegisterImage reads its whole image; boto3 itself gives up after 60 s.
     call_s: float = 60.0
     commit_s: float = 120.0
+    # The same of copies and completed uploads, whose answers are begun after `alive_s` and go on so often.
+    long_s: float = 3600.0
+    alive_s: float = 5.0
 
     def of_one_among(self, processes: int) -> Self:
         """Of a process beside others: its part of the memory. Connections are counted by each for itself."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from common.errors import CloudError, Unavailable
+from common.errors import CloudError
 from common.ids import new_request_id
 from common.log import get_logger
 from common.rpc import context as rpc_context
@@ -19,7 +19,7 @@ from ec2_facade.auth.mechanisms import Authentication
 from ec2_facade.auth.problem import AuthProblem
 from ec2_facade.backends import Backends
 from ec2_facade.body import HeldBytes
-from ec2_facade.errors import Refused
+from ec2_facade.errors import INTERNAL, Refused, for_clients
 from ec2_facade.exchange import Exchange
 from ec2_facade.limits import Limits
 from ec2_facade.observe import Observed
@@ -31,10 +31,6 @@ from ec2_facade.services import QUERY_SERVICES, Endpoint, find_service
 from ec2_facade.unserved import unserved_error
 
 _log = get_logger(__name__)
-
-
-_UNAVAILABLE = "The service is unavailable now. Please try again shortly."
-_INTERNAL = "An internal error has occurred"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +81,7 @@ class Pipeline:
             except AuthProblem as problem:
                 error: CloudError = refusal(problem, exchange.service)
             except CloudError as raised:
-                error = _opaque(raised)
+                error = for_clients(raised)
             exchange.code = error.code
             return await exchange.send(self._render(exchange, error))
 
@@ -94,7 +90,7 @@ class Pipeline:
         request_id = new_request_id()
         if status >= 500:
             _log.error("a request failed", request_id=request_id, path=request.path[:1024], exc_info=cause)
-            error = Refused("InternalError", _INTERNAL, status=500)
+            error = Refused("InternalError", INTERNAL, status=500)
         else:
             _log.info("not an HTTP request", request_id=request_id, address=request.remote, cause=repr(cause)[:256])
             error = Refused("BadRequest", "An error occurred when parsing the HTTP request.", status=400)
@@ -109,11 +105,3 @@ class Pipeline:
         if protocol := self._protocols.query.get(exchange.service):
             return protocol.render_error(error, exchange.request_id)
         return unserved_error(exchange.wire, error, exchange.request_id)
-
-
-def _opaque(error: CloudError) -> CloudError:
-    """What is no answer to the client but trouble of ours: its words are for the log."""
-    if type(error) is CloudError or (isinstance(error, Unavailable) and error.code == Unavailable.default_code):
-        _log.warning("a request met trouble", cause=error.message, kind=type(error).__name__)
-        return type(error)(_INTERNAL if type(error) is CloudError else _UNAVAILABLE, code=error.code)
-    return error

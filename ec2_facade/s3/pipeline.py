@@ -19,7 +19,7 @@ from ec2_facade.body import HeldBytes
 from ec2_facade.errors import Refused
 from ec2_facade.exchange import Exchange
 from ec2_facade.limits import Limits
-from ec2_facade.protocol import Operation, RestXmlProtocol, Stream
+from ec2_facade.protocol import Operation, Response, RestXmlProtocol, Stream
 from ec2_facade.s3 import post
 from ec2_facade.s3.address import Address, read_address, read_query
 from ec2_facade.s3.admission import Admission, Proved, names_nobody
@@ -27,6 +27,7 @@ from ec2_facade.s3.content import Content
 from ec2_facade.s3.cors import Cors
 from ec2_facade.s3.digest import check_body
 from ec2_facade.s3.download import download
+from ec2_facade.s3.patience import TAKE_LONG, answer_in_time
 from ec2_facade.s3.upload import upload
 from ec2_facade.s3.website import Website, website_of_host
 from ec2_facade.services import Endpoint, bare_host
@@ -94,8 +95,18 @@ class S3Pipeline:
                     await exchange.invite_body()
                     body, trailers = await self._read_xml(exchange, proved)
                     check_body(operation, body, headers, trailers)
-                    answer = await self._backends.call(operation, parse(body), timeout_s=self._limits.commit_s)
-                    return await exchange.send(self._protocol.render(operation, answer, exchange.request_id))
+                    return await self._answer(exchange, operation, parse(body))
+
+    async def _answer(self, exchange: Exchange, operation: Operation, request: Message) -> web.StreamResponse:
+        def render(answer: Message) -> Response:
+            return self._protocol.render(operation, answer, exchange.request_id)
+
+        if operation.name in TAKE_LONG:
+            call = self._backends.call(operation, request, timeout_s=self._limits.long_s)
+            return await answer_in_time(exchange, call, render, self._limits)
+        return await exchange.send(
+            render(await self._backends.call(operation, request, timeout_s=self._limits.commit_s))
+        )
 
     async def _site(self, wire: WireRequest) -> str | None:
         """The bucket of a website. A host that is called as its bucket is one to browsers, if the bucket is."""

@@ -103,6 +103,9 @@ class StandInService:
         self.contract = Contract(service)
         self.answers: dict[str, Answer] = {}
         self.seen: list[tuple[str, Message, caller_pb2.Caller | None, str]] = []
+        self.hold_answers: asyncio.Event | None = None
+        # Calls that were carried through.
+        self.answered = 0
 
     def handlers(self) -> list[grpc.GenericRpcHandler]:
         by_service: dict[str, dict[str, Any]] = {}
@@ -129,6 +132,9 @@ class StandInService:
             made = self.answers.get(operation.name)
             if made is None:
                 raise Unsupported(f"the test has no answer for {operation.name}")
+            if self.hold_answers is not None:
+                await self.hold_answers.wait()
+            self.answered += 1
             return made(request)
 
         return answer
