@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -104,11 +104,15 @@ async def received(
     may_inline: bool,
     encryption: Encryption | None,
     most_bytes: int = object_rules.PUT_BYTES,
+    may_be: Callable[[int], Awaitable[None]] | None = None,
 ) -> AsyncIterator[Body]:
-    """What was not kept within the context is deleted at its end, also when the client went away."""
+    """What was not kept within the context is deleted at its end, also when the client went away.
+
+    `may_be` is asked now and then while a body of unknown length comes: it raises when it is too much.
+    """
     object_rules.check_size(claim.length or 0, most_bytes)
     async with AsyncExitStack() as stack:
-        room = stack.enter_context(closing(_Room(store)))
+        room = stack.enter_context(closing(_Room(store, may_be)))
         await room.promise(claim.length or 0)
         incoming = _Incoming(store, stack, encryption, may_inline=may_inline, room=room)
         digests = Digests({claim.stored_algorithm} | ({claim.algorithm} if claim.algorithm else _UNNAMED))
@@ -181,8 +185,9 @@ async def shared(store: Store, found: Object) -> AsyncIterator[Body | None]:
 class _Room:
     """What of the disk's free bytes is promised to a body: all that was announced, or some steps ahead of what came."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, may_be: Callable[[int], Awaitable[None]] | None = None) -> None:
         self._store = store
+        self._may_be = may_be
         self._promised = ExitStack()
         # Nothing was asked for yet.
         self._end = -1
@@ -191,6 +196,8 @@ class _Room:
         """Raises NoCapacity: so much in all would leave less than the reserve."""
         if size <= self._end:
             return
+        if self._may_be is not None and self._end >= 0:
+            await self._may_be(size)
         step = size if self._end < 0 else max(size - self._end, _STEP_BYTES)
         free_bytes = await self._store.blobs.free_bytes()
         # What it was promised before is written by now.

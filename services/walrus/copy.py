@@ -36,7 +36,7 @@ from services.walrus.drivers.base import Attributes, Bucket, Object, Part, Singl
 from services.walrus.encryption import Encryption
 from services.walrus.extras import BAD_ESCAPE, extras_of
 from services.walrus.multipart import checked_part_number, find_upload
-from services.walrus.put import committed
+from services.walrus.put import check_quota, committed
 from services.walrus.ranges import Span
 from services.walrus.store import Store
 from services.walrus.tell import created
@@ -111,6 +111,7 @@ async def _put_copy(
     extras = extras_of(bucket, request, caller, now_ms=store.now_ms(), tags=tags, encryption=encrypted)
     algorithm = request.checksum_algorithm.upper() or _algorithm(source.found)
     wanted = _Wanted(span=None, algorithm=algorithm, encryption=encrypted)
+    await check_quota(store, bucket, key, source.found.size)
     async with _body(store, source, wanted, caller, may_inline=True) as body:
         copy = Object(
             key=key,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
@@ -37,7 +38,10 @@ async def put_object(
     expect = conditions.expectation(request.if_match, request.if_none_match)
     claim = announced(request)
     await _check_early(store, bucket, key, expect, claim.length)
-    async with received(store, messages, claim, may_inline=True, most_bytes=most_bytes, encryption=encrypted) as body:
+    may_be = functools.partial(check_quota, store, bucket, key)
+    async with received(
+        store, messages, claim, may_inline=True, most_bytes=most_bytes, encryption=encrypted, may_be=may_be
+    ) as body:
         new = Object(
             key=key,
             size=body.size,

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from mallee.s3.v1 import multipart_pb2, object_pb2
-from services.walrus import multipart, put
+from mallee.s3.v1 import copy_pb2, multipart_pb2, object_pb2
+from services.walrus import copy, multipart, put
 from services.walrus.drivers.fake import FakeIndex
 from services.walrus.drivers.fake_blobs import FakeBlobs
 from services.walrus.drivers.quotas import Quota
@@ -124,3 +124,32 @@ async def test_a_body_of_unknown_length_never_takes_the_reserve(fits: bool) -> N
         blobs.written = 0
         await put_bytes(store, "k", bytes(30 * MIB), content_length=30 * MIB)
     await store.close()
+
+
+async def test_a_quota_ends_a_body_of_unknown_length_in_its_midst() -> None:
+    store = Store(index=FakeIndex(), blobs=FakeBlobs(), limits=Limits(inline_bytes=64, reserve_bytes=0))
+    await make_bucket(store)
+    await store.index.quotas.put_bucket("bucket", Quota(size=20 * MIB))
+    given = 0
+
+    async def messages() -> AsyncIterator[object_pb2.PutObjectStream]:
+        nonlocal given
+        yield object_pb2.PutObjectStream(header=object_pb2.PutObjectRequest(bucket="bucket", key="k"))
+        while given < 200:
+            given += 1
+            yield object_pb2.PutObjectStream(chunk=bytes(MIB))
+
+    await refused("QuotaExceeded", put.put_object(store, messages(), ALICE))
+    assert 20 < given < 50
+    await store.close()
+
+
+async def test_a_copy_that_a_quota_forbids_is_refused_before_its_bytes_are_read(store: Store, tmp_path: Path) -> None:
+    await put_bytes(store, "k", b"x" * 900)
+    before = files_of(tmp_path / "walrus")
+    for body in before:
+        body.unlink()
+    request = copy_pb2.CopyObjectRequest(
+        bucket="bucket", key="l", copy_source="bucket/k", server_side_encryption="AES256"
+    )
+    await refused("QuotaExceeded", copy.copy_object(store, request, ALICE))
