@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
 import os
-import stat
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,23 +12,19 @@ from typing import Any
 
 import pytest
 
-from common.errors import WrongState
-from common.keyring import Keyring, add_line
 from common.rpc.uploads import RawExtent
 from mallee.s3.v1 import (
     bucket_policy_pb2,
     copy_pb2,
     encryption_pb2,
-    listing_pb2,
     multipart_pb2,
     object_attributes_pb2,
     object_pb2,
 )
 from mallee.walrus.v1 import service_pb2
-from services.walrus import bucket_encryption, copy, get, listing, multipart, object_attributes, policies, put, transfer
+from services.walrus import bucket_encryption, copy, get, multipart, object_attributes, policies, transfer
 from services.walrus.cipher import PIECE_BYTES
 from services.walrus.drivers.base import Object, Single
-from services.walrus.master_keys import MasterKeys
 from services.walrus.store import Store
 from tests.service.walrus_fixtures import store
 from tests.walrus_store import (
@@ -45,9 +39,7 @@ from tests.walrus_store import (
     part_stream,
     put_bytes,
     refused,
-    stream,
     upload_part,
-    version_bucket,
 )
 
 __all__ = ["store"]
@@ -306,111 +298,6 @@ async def test_an_object_is_encrypted_by_a_copy_onto_itself(store: Store) -> Non
     await copied(store, "k", "k", **BY_STORE)
     assert (await head(store, "k")).server_side_encryption == "AES256"
     assert await get_bytes(store, "k") == LARGE
-
-
-async def test_master_keys_are_rotated_and_none_of_them_may_be_lost(embedded: Store) -> None:
-    await put_bytes(embedded, "old", LARGE, **BY_STORE)
-    new = os.urandom(32)
-    embedded.keyring = Keyring([new, bytes(range(32))])
-    await put_bytes(embedded, "new", LARGE, **BY_STORE)
-    assert await get_bytes(embedded, "old") == await get_bytes(embedded, "new") == LARGE
-    embedded.keyring = Keyring([new])
-    assert await get_bytes(embedded, "new") == LARGE
-    await refused("InternalError", get_bytes(embedded, "old"))
-    embedded.keyring = Keyring(())
-    await refused("InternalError", put_bytes(embedded, "none", LARGE, **BY_STORE))
-
-
-async def resealed(store: Store, *keys: bytes) -> tuple[int, list[str]]:
-    """How many keys were sealed anew with these master keys, and whose could not be."""
-    keyring = MasterKeys(store=store, load=lambda: Keyring(keys))
-    keyring.read()
-    steps = [step async for step in keyring.reseal()]
-    assert [step.complete for step in steps].index(True) == len(steps) - 1
-    return steps[-1].resealed, [one for step in steps for one in step.unopened]
-
-
-async def test_what_older_master_keys_sealed_is_sealed_by_the_newest_and_they_are_needed_no_more(store: Store) -> None:
-    await version_bucket(store)
-    for body in (SMALL, LARGE):
-        await put_bytes(store, "k", body, **BY_STORE)
-    await put_bytes(store, "plain", SMALL)
-    await put_bytes(store, "theirs", SMALL, **MINE)
-    upload_id = await begin_upload(store, "parts", **BY_STORE)
-    parts = {1: await upload_part(store, "parts", upload_id, 1, LARGE)}
-    old, new = bytes(range(32)), os.urandom(32)
-    assert await resealed(store, new, old) == (3, [])
-    assert await resealed(store, new, old) == (0, [])
-    # The old one is gone.
-    store.keyring = Keyring([new])
-    assert await get_bytes(store, "k") == LARGE
-    request = listing_pb2.ListObjectVersionsRequest(bucket="bucket", prefix="k")
-    versions = (await listing.list_object_versions(store, request, ALICE)).versions
-    assert [await get_bytes(store, "k", version_id=one.version_id) for one in versions] == [LARGE, SMALL]
-    parts[2] = await upload_part(store, "parts", upload_id, 2, SMALL)
-    await complete(store, "parts", upload_id, parts)
-    assert await get_bytes(store, "parts") == LARGE + SMALL
-    assert await get_bytes(store, "theirs", **MINE) == await get_bytes(store, "plain") == SMALL
-    newest = os.urandom(32)
-    assert await resealed(store, newest, new) == (3, [])
-
-
-async def test_objects_that_no_master_key_opens_are_named_and_stay_as_they_are(store: Store) -> None:
-    await put_bytes(store, "k", SMALL, **BY_STORE)
-    upload_id = await begin_upload(store, "parts", **BY_STORE)
-    stranger = os.urandom(32)
-    assert await resealed(store, stranger) == (0, ["bucket/k", f"upload {upload_id} of bucket/parts"])
-    error = await refused("InternalError", get_bytes(store, "k"))
-    assert "there is no master key" in error.message
-    assert await resealed(store, stranger, bytes(range(32))) == (2, [])
-    assert await get_bytes(store, "k") == SMALL
-
-
-async def test_what_is_put_while_keys_are_sealed_anew_is_sealed_by_the_newest(store: Store) -> None:
-    for n in range(5):
-        await put_bytes(store, f"before/{n}", SMALL, **BY_STORE)
-    old, new = bytes(range(32)), os.urandom(32)
-    held = asyncio.Event()
-
-    async def slow_body() -> AsyncIterator[object_pb2.PutObjectStream]:
-        header = object_pb2.PutObjectRequest(bucket="bucket", key="under-way", **BY_STORE)
-        yield object_pb2.PutObjectStream(header=header)
-        held.set()
-        await let_go.wait()
-        async for message in stream(object_pb2.PutObjectStream, header, SMALL):
-            if message.WhichOneof("part") != "header":
-                yield message
-
-    let_go = asyncio.Event()
-    putting = asyncio.create_task(put.put_object(store, slow_body(), ALICE))
-    await held.wait()
-    keyring = MasterKeys(store=store, load=lambda: Keyring([new, old]))
-    keyring.read()
-    steps = keyring.reseal()
-    first = await anext(steps)
-    assert first.resealed == 5
-    let_go.set()
-    await putting
-    assert [step async for step in steps][-1].resealed == 6
-    store.keyring = Keyring([new])
-    assert await get_bytes(store, "under-way") == SMALL
-
-
-async def test_keys_that_cannot_be_read_leave_those_before_in_use(store: Store, tmp_path: Path) -> None:
-    path = tmp_path / "object.keys"
-    keyring = MasterKeys(store=store, load=lambda: Keyring.load(path))
-    for content in (None, "", "no key"):
-        if content is not None:
-            path.write_text(content)
-        with pytest.raises(WrongState):
-            keyring.read()
-    await put_bytes(store, "k", SMALL, **BY_STORE)
-    path.write_text(bytes(range(32)).hex() + "\n")
-    path.chmod(0o640)
-    add_line(path)
-    assert (len(path.read_text().split()), stat.S_IMODE(path.stat().st_mode)) == (2, 0o640)
-    keyring.read()
-    assert await get_bytes(store, "k") == SMALL
 
 
 @pytest.mark.parametrize("body", [SMALL, LARGE])
