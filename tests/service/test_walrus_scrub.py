@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from common.errors import CloudError
 from mallee.walrus.v1 import service_pb2, upkeep_pb2
 from mallee.walrus.v1.upkeep_pb2_grpc import UpkeepServiceStub
 from services.walrus.drivers.base import BlobId, Pin
@@ -106,6 +107,29 @@ async def test_a_damaged_block_names_the_snapshots_that_have_it_and_is_put_right
     assert list(finding.owners) in (hit, other, sorted({*hit, *other}))
     await upload(walrus, "snap-4", {0: a_block(1), 1: a_block(2)})
     assert await download(walrus, "snap-1") == {0: a_block(1), 1: a_block(2)}
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE manifests SET page = (SELECT max(id) FROM pages) WHERE snapshot = 1",
+        "UPDATE pages SET digests = zeroblob(length(digests)) WHERE id = 1",
+        "UPDATE snapshots SET size = size * 2 WHERE id = 1",
+    ],
+)
+async def test_a_damaged_list_of_a_snapshots_blocks_is_an_error_and_found(stage: WalrusStage, statement: str) -> None:
+    walrus = await stage.walrus("sc-a")
+    await upload(walrus, "snap-1", {0: a_block(1)})
+    await upload(walrus, "snap-2", {0: a_block(2)})
+    assert await found_by(stage) == []
+    with closing(sqlite3.connect(stage.root / "index.sqlite")) as db:
+        assert db.execute(statement).rowcount == 1
+        db.commit()
+    with pytest.raises(CloudError, match="damaged"):
+        await download(walrus, "snap-1")
+    assert await download(walrus, "snap-2") == {0: a_block(2)}
+    (finding,) = await found_by(stage)
+    assert (finding.kind, list(finding.owners)) == (Kind.DAMAGED, ["snapshot snap-1"])
 
 
 async def test_a_damaged_or_missing_pin_names_its_images(stage: WalrusStage) -> None:

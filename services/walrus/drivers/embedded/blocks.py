@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 from common.errors import WrongState
 from services.walrus.drivers.base import BlobId
 from services.walrus.drivers.blocks import BlockUsage, StoredBlock
+from services.walrus.drivers.embedded import sums
 
 UPLOADING: Final = 0
 SEALED: Final = 1
@@ -29,11 +30,17 @@ def begun(db: sqlite3.Connection, name: str, now_ms: int) -> int:
     if row is None:
         made = db.execute("INSERT INTO snapshots (name, state, touched_ms) VALUES (?, 0, ?)", (name, now_ms))
         assert made.lastrowid is not None
+        describe(db, made.lastrowid, name, "", 0, 0)
         return made.lastrowid
     if row[1] != UPLOADING:
         raise WrongState(f"{name} is sealed.")
     db.execute("UPDATE snapshots SET touched_ms = ? WHERE id = ?", (now_ms, row[0]))
     return int(row[0])
+
+
+def describe(db: sqlite3.Connection, row: int, name: str, account_id: str, size: int, full_bytes: int) -> None:
+    _, _, *said = sums.sealed(row, name, account_id, size, full_bytes)
+    db.execute("UPDATE snapshots SET account_id = ?, size = ?, full_bytes = ?, crc = ? WHERE id = ?", (*said, row))
 
 
 def claim(db: sqlite3.Connection, name: str, digests: Iterable[bytes], now_ms: int) -> set[bytes]:

@@ -123,9 +123,13 @@ def _snapshots(db: sqlite3.Connection, digests: frozenset[bytes]) -> list[str]:
     if not digests:
         return []
     pages = [page for page, held in db.execute("SELECT id, digests FROM pages") if not digests.isdisjoint(_cut(held))]
-    query = "SELECT name FROM snapshots WHERE state < 2 AND id IN (SELECT snapshot FROM manifests WHERE page = ?)"
-    names = {name for page in pages for (name,) in db.execute(query, (page,))}
-    return [f"snapshot {name}" for name in sorted(names)]
+    which = "id IN (SELECT snapshot FROM manifests WHERE page = ?)"
+    return sorted({name for page in pages for name in _snapshots_where(db, which, page)})
+
+
+def _snapshots_where(db: sqlite3.Connection, which: str, value: int) -> list[str]:
+    found = db.execute(f"SELECT name FROM snapshots WHERE state < 2 AND {which} ORDER BY name", (value,))
+    return [f"snapshot {name}" for (name,) in found]
 
 
 def _cut(digests: bytes) -> Iterable[bytes]:
@@ -175,8 +179,12 @@ def _owners_of_row(db: sqlite3.Connection, row: sums.Standing) -> list[str]:
             return _owners_of_part(db, upload, number)
         case "pins", (image_id,):
             return [f"image {image_id}"]
+        case "quotas", (account_id, _):
+            return [f"quota of account {account_id}"]
+        case ("snapshots", (snapshot,)) | ("manifests", (snapshot, _)):
+            return _snapshots_where(db, "id = ?", snapshot)
         case _:
-            return [f"quota of account {key[0]}"]
+            return _snapshots_where(db, "id IN (SELECT snapshot FROM manifests WHERE page = ?)", *key)
 
 
 def _owners_of_part(db: sqlite3.Connection, upload: str, number: int) -> list[str]:

@@ -15,10 +15,16 @@ from typing import Final
 from common.blocks import BLOCK_BYTES, DIGEST_BYTES
 from common.errors import NotFound
 from services.walrus.drivers.blocks import Changes, Sealed
-from services.walrus.drivers.embedded import blocks
+from services.walrus.drivers.embedded import blocks, sums
 
 PAGE_BLOCKS: Final = 256
 _ZERO: Final = bytes(DIGEST_BYTES)
+_SNAPSHOT: Final = f"{sums.SNAPSHOT}, crc"
+# Rows of a manifest, each with its page.
+_NUMBERED: Final = (
+    "m.snapshot, m.number, m.page, m.crc, p.blocks, p.digests, p.crc "
+    "FROM manifests AS m LEFT JOIN pages AS p ON p.id = m.page"
+)
 
 
 def undraft(db: sqlite3.Connection, name: str, now_ms: int, limit: int) -> bool:
@@ -33,19 +39,31 @@ def draft(db: sqlite3.Connection, name: str, base: str, changes: Changes, now_ms
         drafted = _page(db, upload, number)
         old = drafted or _page(db, base_row, number)
         page = _add_page(db, _merged(old[1] if old else b"", changed))
-        db.execute("INSERT OR REPLACE INTO manifests (snapshot, number, page) VALUES (?, ?, ?)", (upload, number, page))
+        db.execute(
+            "INSERT OR REPLACE INTO manifests (snapshot, number, page, crc) VALUES (?, ?, ?, ?)",
+            sums.sealed(upload, number, page),
+        )
         if drafted:
             _drop_page(db, drafted[0])
 
 
 def _page(db: sqlite3.Connection, snapshot: int | None, number: int) -> tuple[int | None, bytes] | None:
     """Without an id and empty: all of it is zero."""
-    row: tuple[int | None, bytes] | None = db.execute(
-        "SELECT m.page, coalesce(p.digests, x'') FROM manifests AS m LEFT JOIN pages AS p ON p.id = m.page "
-        "WHERE m.snapshot = ? AND m.number = ?",
-        (snapshot, number),
-    ).fetchone()
-    return row
+    row = db.execute(f"SELECT {_NUMBERED} WHERE m.snapshot = ? AND m.number = ?", (snapshot, number)).fetchone()
+    if row is None:
+        return None
+    _, page, digests = _numbered(row, f"page {number} of a snapshot")
+    return page, digests
+
+
+def _numbered(row: sums.Row, what: str) -> tuple[int, int | None, bytes]:
+    """Of _NUMBERED: its number, the page's id and digests. Raises an InternalError if it is damaged."""
+    _, number, page = sums.whole(row[:4], what)
+    if page is None:
+        return number, None, b""
+    # One that is not there is no page that was written.
+    _, digests = sums.whole(row[4:], what)
+    return number, page, digests
 
 
 def _merged(old: bytes, changed: Mapping[int, bytes]) -> bytes:
@@ -61,7 +79,8 @@ def _add_page(db: sqlite3.Connection, digests: bytes) -> int | None:
     if not places:
         return None
     blocks.need(db, places)
-    made = db.execute("INSERT INTO pages (refs, blocks, digests) VALUES (1, ?, ?)", (places.total(), digests))
+    page = sums.sealed(places.total(), digests)
+    made = db.execute("INSERT INTO pages (refs, blocks, digests, crc) VALUES (1, ?, ?, ?)", page)
     return made.lastrowid
 
 
@@ -77,15 +96,15 @@ def seal(db: sqlite3.Connection, manifest: Sealed, base: str, now_ms: int) -> Se
         _share(db, _sealed_row(db, base)[0], upload)
     db.execute("DELETE FROM manifests WHERE snapshot = ? AND page IS NULL", (upload,))
     full_bytes = _full_bytes(db, upload, manifest.size)
-    db.execute(
-        "UPDATE snapshots SET state = 1, draining = 1, account_id = ?, size = ?, full_bytes = ? WHERE id = ?",
-        (manifest.account_id, manifest.size, full_bytes, upload),
-    )
+    blocks.describe(db, upload, manifest.snapshot_id, manifest.account_id, manifest.size, full_bytes)
+    db.execute("UPDATE snapshots SET state = 1, draining = 1 WHERE id = ?", (upload,))
     return replace(manifest, full_bytes=full_bytes)
 
 
 def _share(db: sqlite3.Connection, source: int, target: int) -> None:
-    """The target has the source's pages where it has none of its own."""
+    """The target has the source's pages where it has none of its own. Raises an InternalError for a damaged one."""
+    for row in db.execute("SELECT snapshot, number, page, crc FROM manifests WHERE snapshot = ?", (source,)).fetchall():
+        sums.whole(row, f"page {row[1]} of a snapshot")
     others = "SELECT number FROM manifests WHERE snapshot = ?2"
     db.execute(
         "UPDATE pages SET refs = refs + 1 WHERE id IN "
@@ -93,8 +112,8 @@ def _share(db: sqlite3.Connection, source: int, target: int) -> None:
         (source, target),
     )
     db.execute(
-        "INSERT INTO manifests (snapshot, number, page) "
-        f"SELECT ?2, number, page FROM manifests WHERE snapshot = ?1 AND number NOT IN ({others})",
+        "INSERT INTO manifests (snapshot, number, page, crc) SELECT ?2, number, page, row_crc(?2, number, page) "
+        f"FROM manifests WHERE snapshot = ?1 AND number NOT IN ({others})",
         (source, target),
     )
 
@@ -118,18 +137,21 @@ def _full_bytes(db: sqlite3.Connection, row: int, size: int) -> int:
 
 
 def sealed(db: sqlite3.Connection, name: str) -> Sealed | None:
-    row = db.execute(
-        "SELECT account_id, size, full_bytes FROM snapshots WHERE name = ? AND state = 1", (name,)
-    ).fetchone()
-    return Sealed(snapshot_id=name, account_id=row[0], size=row[1], full_bytes=row[2]) if row else None
+    row = db.execute(f"SELECT {_SNAPSHOT} FROM snapshots WHERE name = ? AND state = 1", (name,)).fetchone()
+    if row is None:
+        return None
+    _, _, account_id, size, full_bytes = sums.whole(row, f"snapshot {name}")
+    return Sealed(snapshot_id=name, account_id=account_id, size=size, full_bytes=full_bytes)
 
 
 def pages(db: sqlite3.Connection, name: str, after: int, limit: int) -> list[tuple[int, bytes]]:
-    return db.execute(
-        "SELECT m.number, p.digests FROM snapshots AS s JOIN manifests AS m ON m.snapshot = s.id "
-        "JOIN pages AS p ON p.id = m.page WHERE s.name = ? AND s.state = 1 AND m.number > ? ORDER BY m.number LIMIT ?",
+    found = db.execute(
+        f"SELECT {_NUMBERED} JOIN snapshots AS s ON s.id = m.snapshot "
+        "WHERE s.name = ? AND s.state = 1 AND m.number > ? ORDER BY m.number LIMIT ?",
         (name, after, limit),
     ).fetchall()
+    each = (_numbered(row, f"page {row[1]} of snapshot {name}") for row in found)
+    return [(number, digests) for number, _, digests in each]
 
 
 def copy(db: sqlite3.Connection, source: str, new: Sealed, now_ms: int) -> Sealed:
@@ -138,20 +160,17 @@ def copy(db: sqlite3.Connection, source: str, new: Sealed, now_ms: int) -> Seale
     row, size, full_bytes = _sealed_row(db, source)
     target = blocks.begun(db, new.snapshot_id, now_ms)
     _share(db, row, target)
-    db.execute(
-        "UPDATE snapshots SET state = 1, draining = 1, account_id = ?, size = ?, full_bytes = ? WHERE id = ?",
-        (new.account_id, size, full_bytes, target),
-    )
+    blocks.describe(db, target, new.snapshot_id, new.account_id, size, full_bytes)
+    db.execute("UPDATE snapshots SET state = 1, draining = 1 WHERE id = ?", (target,))
     return replace(new, size=size, full_bytes=full_bytes)
 
 
 def _sealed_row(db: sqlite3.Connection, name: str) -> tuple[int, int, int]:
-    row: tuple[int, int, int] | None = db.execute(
-        "SELECT id, size, full_bytes FROM snapshots WHERE name = ? AND state = 1", (name,)
-    ).fetchone()
+    row = db.execute(f"SELECT {_SNAPSHOT} FROM snapshots WHERE name = ? AND state = 1", (name,)).fetchone()
     if row is None:
         raise missing(name)
-    return row
+    snapshot, _, _, size, full_bytes = sums.whole(row, f"snapshot {name}")
+    return snapshot, size, full_bytes
 
 
 def missing(name: str) -> NotFound:
@@ -196,7 +215,11 @@ def _drop_pages(db: sqlite3.Connection, snapshot: int, limit: int) -> int:
 
 
 def _drop_page(db: sqlite3.Connection, page: int | None) -> None:
-    found = db.execute("UPDATE pages SET refs = refs - 1 WHERE id = ? RETURNING refs, digests", (page,)).fetchone()
+    found = db.execute(
+        "UPDATE pages SET refs = refs - 1 WHERE id = ? RETURNING refs, blocks, digests, crc", (page,)
+    ).fetchone()
     if found and found[0] <= 0:
         db.execute("DELETE FROM pages WHERE id = ?", (page,))
-        blocks.unneed(db, _needs(found[1]))
+        # Of a damaged one nobody knows which blocks it needed: they stay.
+        if not sums.is_damaged(found[1:]):
+            blocks.unneed(db, _needs(found[2]))

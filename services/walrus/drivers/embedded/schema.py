@@ -263,6 +263,14 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     UPDATE pins SET crc = row_crc(image_id, sha256, size, format, virtual_size, account_id, source);
     UPDATE quotas SET crc = row_crc(account_id, bucket, bytes, objects);
     """,
+    """
+    ALTER TABLE snapshots ADD COLUMN crc INTEGER;
+    ALTER TABLE manifests ADD COLUMN crc INTEGER;
+    ALTER TABLE pages ADD COLUMN crc INTEGER;
+    UPDATE snapshots SET crc = row_crc(id, name, account_id, size, full_bytes);
+    UPDATE manifests SET crc = row_crc(snapshot, number, page);
+    UPDATE pages SET crc = row_crc(blocks, digests);
+    """,
 )
 
 

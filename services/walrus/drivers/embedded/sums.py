@@ -34,6 +34,9 @@ PART: Final = "upload, number, size, etag, modified_ms, algorithm, checksum, blo
 COMPLETION: Final = "bucket, key, upload, etag, algorithm, checksum, composite, completed_ms, version"
 PIN: Final = "image_id, sha256, size, format, virtual_size, account_id, source"
 QUOTA: Final = "account_id, bucket, bytes, objects"
+SNAPSHOT: Final = "id, name, account_id, size, full_bytes"
+MANIFEST: Final = "snapshot, number, page"
+PAGE: Final = "blocks, digests"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,9 @@ TABLES: Final = (
     Summed("completions", "bucket, key, upload", COMPLETION),
     Summed("pins", "image_id", PIN),
     Summed("quotas", "account_id, bucket", QUOTA),
+    Summed("snapshots", "id", SNAPSHOT),
+    Summed("manifests", "snapshot, number", MANIFEST),
+    Summed("pages", "id", PAGE),
 )
 
 
