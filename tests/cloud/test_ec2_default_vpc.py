@@ -183,3 +183,32 @@ def test_an_instances_interface_is_shown_by_itself(fake_cloud: RunningCloud, ins
     other = fake_cloud.client("ec2", "neighbour")
     with refused("InvalidNetworkInterfaceID.NotFound"):
         other.describe_network_interfaces(NetworkInterfaceIds=[given["NetworkInterfaceId"]])
+
+
+def test_an_interface_takes_other_groups_and_words(fake_cloud: RunningCloud, instance: Any) -> None:
+    owner, given = fake_cloud.client("ec2"), instance["NetworkInterfaces"][0]
+    interface = {"NetworkInterfaceId": given["NetworkInterfaceId"]}
+    web = owner.create_security_group(GroupName="interface", Description="for tests")["GroupId"]
+    owner.modify_network_interface_attribute(**interface, Groups=[web])
+    owner.modify_network_interface_attribute(**interface, Description={"Value": "front"})
+    owner.modify_network_interface_attribute(**interface, SourceDestCheck={"Value": False})
+    attachment = {"AttachmentId": given["Attachment"]["AttachmentId"], "DeleteOnTermination": True}
+    owner.modify_network_interface_attribute(**interface, Attachment=attachment)
+    (shown,) = owner.describe_network_interfaces(NetworkInterfaceIds=[given["NetworkInterfaceId"]])["NetworkInterfaces"]
+    told = {
+        name: owner.describe_network_interface_attribute(**interface, Attribute=name)
+        for name in ("groupSet", "description", "sourceDestCheck", "attachment")
+    }
+    assert [group["GroupId"] for group in shown["Groups"]] == [web]
+    assert (shown["Description"], shown["SourceDestCheck"]) == ("front", False)
+    assert told["groupSet"]["Groups"] == shown["Groups"]
+    assert told["description"]["Description"] == {"Value": "front"}
+    assert told["sourceDestCheck"]["SourceDestCheck"] == {"Value": False}
+    assert told["attachment"]["Attachment"] == shown["Attachment"]
+    with refused("InvalidAttachmentID.NotFound"):
+        elsewhere = {"AttachmentId": "eni-attach-0123456789abcdef0", "DeleteOnTermination": True}
+        owner.modify_network_interface_attribute(**interface, Attachment=elsewhere)
+    with refused("InvalidNetworkInterfaceID.NotFound"):
+        fake_cloud.client("ec2", "neighbour").modify_network_interface_attribute(**interface, Groups=[web])
+    owner.modify_network_interface_attribute(**interface, Groups=[group["GroupId"] for group in given["Groups"]])
+    owner.delete_security_group(GroupId=web)

@@ -8,8 +8,8 @@ from mallee.ec2.v1 import address_pb2 as ec2
 from services.clc.address.association import hold_instead, join, leave
 from services.clc.address.find import Address, by_public_ip_to_use, find_address
 from services.clc.instance import rules
-from services.clc.lookup import INSTANCE, NETWORK_INTERFACE, own
-from services.clc.network_interface.describe import interfaces_of
+from services.clc.lookup import INSTANCE, own
+from services.clc.network_interface.describe import having
 from services.clc.store import Changes, Stored, until_committed
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
 
@@ -72,7 +72,7 @@ def _target(cloud: Cloud, call: Call, request: ec2.AssociateAddressRequest) -> S
     if request.instance_id:
         instance = own(cloud.store, INSTANCE, call.account_id, request.instance_id)
     elif request.network_interface_id:
-        instance = _having(cloud, call, request.network_interface_id)
+        instance = having(cloud, call.account_id, request.network_interface_id)
     else:
         raise InvalidArgument("Either instance id or network interface id must be specified", code="MissingParameter")
     record = instance.record
@@ -87,14 +87,6 @@ def _target(cloud: Cloud, call: Call, request: ec2.AssociateAddressRequest) -> S
             f"The private IP address '{request.private_ip_address}' is not assigned to {record.interface.interface_id}"
         )
     return instance
-
-
-def _having(cloud: Cloud, call: Call, interface_id: str) -> Stored[record_pb2.InstanceRecord]:
-    NETWORK_INTERFACE.check(interface_id)
-    found = interfaces_of(cloud, call.account_id).get(interface_id)
-    if found is None:
-        raise NETWORK_INTERFACE.missing([interface_id])
-    return found
 
 
 def _associated(cloud: Cloud, call: Call, request: ec2.DisassociateAddressRequest) -> Address:

@@ -11,7 +11,7 @@ from typing import Final
 from common.errors import InvalidArgument, NoCapacity, Unsupported
 from mallee.ec2.v1 import instance_pb2 as ec2
 
-_MAX_DESCRIPTION: Final = 255
+MAX_DESCRIPTION: Final = 255
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +54,8 @@ def _of(given: ec2.InstanceNetworkInterfaceSpecification) -> WantedInterface:
         raise InvalidArgument("Each network interface requires a device index.")
     if given.device_index:
         raise InvalidArgument("The primary network interface has device index 0", code="InvalidParameterCombination")
-    if len(given.description) > _MAX_DESCRIPTION:
-        raise InvalidArgument(f"Description may have {_MAX_DESCRIPTION} characters")
+    if len(given.description) > MAX_DESCRIPTION:
+        raise InvalidArgument(f"Description may have {MAX_DESCRIPTION} characters")
     return WantedInterface(
         subnet_id=given.subnet_id,
         group_ids=tuple(given.groups),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from typing import Final
 
 from common.errors import InvalidArgument, Unsupported, WrongState
@@ -50,7 +51,7 @@ async def modify_instance_attribute(
             case "blockDeviceMapping":
                 _set_devices(cloud, instance.record, request, changes)
             case "groupSet":
-                _set_groups(cloud, call, draft, request, changes)
+                set_groups(cloud, call, draft, request.groups, changes)
             case "disableApiTermination":
                 draft.disable_api_termination = _truth(name, value)
             case "instanceInitiatedShutdownBehavior":
@@ -108,19 +109,16 @@ def _unknown(attribute: str) -> InvalidArgument:
     return InvalidArgument(f"Value ({attribute}) for parameter attribute is invalid. Unknown attribute.")
 
 
-def _set_groups(
-    cloud: Cloud,
-    call: Call,
-    draft: record_pb2.InstanceRecord,
-    request: ec2.ModifyInstanceAttributeRequest,
-    changes: Changes,
+def set_groups(
+    cloud: Cloud, call: Call, draft: record_pb2.InstanceRecord, group_ids: Sequence[str], changes: Changes
 ) -> None:
+    """These groups are its own, and no others. Raises WrongState for an instance that goes or is gone."""
     if draft.state not in (rules.PENDING, rules.RUNNING, rules.STOPPING, rules.STOPPED):
         raise WrongState(
             f"The instance '{draft.instance_id}' is not in a state in which its security groups can change.",
             code="IncorrectInstanceState",
         )
-    groups = own_all(cloud.store, SECURITY_GROUP, call.account_id, request.groups)
+    groups = own_all(cloud.store, SECURITY_GROUP, call.account_id, group_ids)
     check_together(groups, draft.interface.vpc_id)
     name_groups(changes, groups)
     del draft.interface.security_group_ids[:]

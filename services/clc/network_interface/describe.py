@@ -79,7 +79,7 @@ async def describe_network_interfaces(
         if missing := [given for given in ids if given not in found]:
             raise NETWORK_INTERFACE.missing(missing)
         found = {given: found[given] for given in ids}
-    pairs = ((instance, _view(cloud, instance)) for instance in sorted(found.values(), key=_place))
+    pairs = ((instance, view_of(cloud, instance)) for instance in sorted(found.values(), key=_place))
     page_of, token = page(
         matching(pairs, matches), key=lambda pair: _place(pair[0]), max_results=limit, request=request
     )
@@ -95,11 +95,20 @@ def interfaces_of(cloud: Cloud, account_id: str) -> dict[str, Instance]:
     }
 
 
+def having(cloud: Cloud, account_id: str, interface_id: str) -> Instance:
+    """The instance that has it. Raises NotFound (InvalidNetworkInterfaceID.NotFound)."""
+    NETWORK_INTERFACE.check(interface_id)
+    found = interfaces_of(cloud, account_id).get(interface_id)
+    if found is None:
+        raise NETWORK_INTERFACE.missing([interface_id])
+    return found
+
+
 def _place(instance: Instance) -> str:
     return f"{instance.created_revision:020}{instance.record.interface.interface_id}"
 
 
-def _view(cloud: Cloud, instance: Instance) -> ec2.NetworkInterface:
+def view_of(cloud: Cloud, instance: Instance) -> ec2.NetworkInterface:
     (given,) = views_of(cloud).of(instance).network_interfaces
     record = instance.record
     association = _association(given, record) if given.HasField("association") else None

@@ -21,8 +21,8 @@ InvalidRequest InvalidRouteTableID.NotFound InvalidRouteTableId.Malformed Invali
 InvalidSecurityGroupRuleId.NotFound InvalidSnapshot.NotFound InvalidSnapshotID.Malformed
 InvalidSubnetID.Malformed InvalidSubnetID.NotFound InvalidUserData.Malformed InvalidUserID.Malformed
 InvalidVolume.NotFound InvalidVolumeID.Malformed InvalidVpcID.Malformed InvalidVpcID.NotFound
-IncorrectState InvalidAttachment.NotFound InvalidVolume.ZoneMismatch InvalidVolumeModification.NotFound
-InvalidZone.NotFound
+IncorrectState InvalidAttachment.NotFound InvalidAttachmentID.NotFound InvalidVolume.ZoneMismatch
+InvalidVolumeModification.NotFound InvalidZone.NotFound
 MalformedQueryString MissingParameter TagLimitExceeded UnknownParameter UnsupportedOperation
 """
 DOCUMENTED: Final = frozenset(_CODES.split())

@@ -39,6 +39,10 @@ async def running(stage: Stage) -> str:
     return str(reservation.instances[0].instance_id)
 
 
+async def interface(stage: Stage) -> str:
+    return stage.instance(await running(stage)).interface.interface_id
+
+
 def reads(request: Any, **more: Any) -> Make:
     """A Describe request, with a filter of the action's own and a page."""
 

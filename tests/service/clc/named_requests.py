@@ -22,7 +22,7 @@ from mallee.ec2.v1 import (
 from services.clc.vpc.parts import twin_id
 from tests.service.clc.address_requests import address, booted
 from tests.service.clc.bundle_requests import BUNDLES_NAMED
-from tests.service.clc.making import Make, group, image, of, running, tagged, vpc
+from tests.service.clc.making import Make, group, image, interface, of, running, tagged, vpc
 from tests.service.clc.security_group_requests import authorize, permission
 from tests.service.clc.snapshot_requests import (
     SNAPSHOTS_NAMED,
@@ -42,10 +42,6 @@ async def key(stage: Stage) -> str:
 
 async def subnet(stage: Stage) -> str:
     return str((await stage.run("DescribeSubnets", subnet_pb2.DescribeSubnetsRequest())).subnets[0].subnet_id)
-
-
-async def interface(stage: Stage) -> str:
-    return stage.instance(await running(stage)).interface.interface_id
 
 
 async def rule(stage: Stage) -> str:
@@ -170,6 +166,25 @@ async def other_groups(stage: Stage) -> Any:
     return instance_pb2.ModifyInstanceAttributeRequest(instance_id=await running(stage), groups=groups)
 
 
+def of_an_interface(**given: Any) -> Any:
+    request = network_interface_pb2.ModifyNetworkInterfaceAttributeRequest(**given)
+    return of(interface, request, "network_interface_id")
+
+
+async def interfaces_groups(stage: Stage) -> Any:
+    return await of_an_interface(groups=[await group(stage)])(stage)
+
+
+async def its_attachment(stage: Stage) -> Any:
+    record = stage.instance(await running(stage))
+    return network_interface_pb2.ModifyNetworkInterfaceAttributeRequest(
+        network_interface_id=record.interface.interface_id,
+        attachment=network_interface_pb2.NetworkInterfaceAttachmentChanges(
+            attachment_id=record.attachment_id, delete_on_termination=True
+        ),
+    )
+
+
 async def shared(stage: Stage) -> Any:
     add = [image_pb2.LaunchPermission(user_id="123456789012")]
     changes = image_pb2.LaunchPermissionModifications(add=add)
@@ -230,6 +245,11 @@ NAMED: Final[dict[tuple[str, str], Make]] = (
         ("ModifyImageAttribute", "as a structure"): shared,
         ("ModifyImageAttribute", "description"): described,
         ("ModifyInstanceAttribute", "groups"): other_groups,
+        ("ModifyNetworkInterfaceAttribute", "attachment"): its_attachment,
+        ("ModifyNetworkInterfaceAttribute", "description"): of_an_interface(
+            description=image_pb2.AttributeValue(value="web")
+        ),
+        ("ModifyNetworkInterfaceAttribute", "groups"): interfaces_groups,
         ("ReleaseAddress", "by public address"): of(public, address_pb2.ReleaseAddressRequest(), "public_ip"),
         ("RevokeSecurityGroupIngress", "by ids"): revoke_by_ids,
         ("RevokeSecurityGroupIngress", "of a group"): revoke_a_group,

@@ -85,6 +85,7 @@ COMBINATION, VALUE = "InvalidParameterCombination", "InvalidParameterValue"
         ),
         ("ModifyImageAttribute", "as a structure", {"Description.Value": "x"}, COMBINATION),
         ("ModifyInstanceAttribute", "groups", {"DisableApiTermination.Value": "true"}, COMBINATION),
+        ("ModifyNetworkInterfaceAttribute", "groups", {"Description.Value": "web"}, COMBINATION),
         ("RunInstances", "on an interface", {"SubnetId": "subnet-0123456789abcdef0"}, COMBINATION),
         ("RunInstances", "on an interface", {"SecurityGroup.1": "web"}, COMBINATION),
         ("RunInstances", "on an interface", {"PrivateIpAddress": "172.31.5.5"}, COMBINATION),

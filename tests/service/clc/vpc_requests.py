@@ -16,12 +16,24 @@ from mallee.ec2.v1 import (
     subnet_pb2,
     vpc_pb2,
 )
-from tests.service.clc.making import Make, constantly, of, reads, vpc
+from tests.service.clc.making import Make, constantly, interface, of, reads, vpc
 
 PLACES: dict[str, Make] = {
     "DescribeVpcs": reads(vpc_pb2.DescribeVpcsRequest(), is_default="true"),
     "DescribeVpcAttribute": of(vpc, vpc_pb2.DescribeVpcAttributeRequest(attribute="enableDnsSupport"), "vpc_id"),
     "DescribeNetworkInterfaces": reads(network_interface_pb2.DescribeNetworkInterfacesRequest(), status="*"),
+    "DescribeNetworkInterfaceAttribute": of(
+        interface,
+        network_interface_pb2.DescribeNetworkInterfaceAttributeRequest(attribute="groupSet"),
+        "network_interface_id",
+    ),
+    "ModifyNetworkInterfaceAttribute": of(
+        interface,
+        network_interface_pb2.ModifyNetworkInterfaceAttributeRequest(
+            source_dest_check=vpc_pb2.AttributeBooleanValue(value=False)
+        ),
+        "network_interface_id",
+    ),
     "DescribeRouteTables": reads(route_table_pb2.DescribeRouteTablesRequest(), vpc_id="*"),
     "DescribeInternetGateways": reads(internet_gateway_pb2.DescribeInternetGatewaysRequest(), owner_id="*"),
     "DescribeNetworkAcls": reads(network_acl_pb2.DescribeNetworkAclsRequest(), default="true"),
