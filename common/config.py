@@ -69,9 +69,8 @@ class FacadeConfig:
     processes: int = 1
     # Of the first process.
     metrics_port: int = 9773
-    # Virtual-host buckets are BUCKET.<one of these>.
+    # Virtual-host buckets are BUCKET.<a domain>; a bucket's host, or one under it, is called as the bucket (CNAME).
     domains: tuple[str, ...] = ("localhost", "s3.localhost")
-    # These hosts and all under them are the buckets, or websites, of that very name: users have aliases (CNAME).
     bucket_hosts: tuple[str, ...] = ()
     # How far a client's clock may be off.
     clock_skew_s: int = 900
