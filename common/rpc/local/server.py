@@ -165,13 +165,12 @@ class _Connection:
                 caller = Caller.FromString(call.caller) if call.caller else None
                 rpc_context.enter(request_id=call.request_id, caller=caller, peer=None, timeout_s=None)
                 answer = await self._dispatch(handler, call, context)
+                if answer is None:
+                    self._frames.put(Kind.END, now=True)
+                else:
+                    self._frames.put(Kind.ANSWER, answer.SerializeToString(), now=True)
         except CloudError as error:
             self._frames.put(Kind.ERROR, to_bytes(error), now=True)
-        else:
-            if answer is None:
-                self._frames.put(Kind.END, now=True)
-            else:
-                self._frames.put(Kind.ANSWER, answer.SerializeToString(), now=True)
         await self._read_rest(context)
 
     async def _dispatch(self, handler: Handler, call: Call, context: _Context) -> Message | None:
