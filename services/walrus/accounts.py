@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 from common.errors import Unavailable
 from common.policy.document import Policy
@@ -12,7 +13,7 @@ from common.rpc.channel import cloud_errors
 from common.rpc.peers import Peers
 from mallee.clc.v1.service_pb2 import ListAccountsRequest
 from mallee.clc.v1.service_pb2_grpc import AdministrationServiceStub
-from services.walrus import errors
+from services.walrus import acl, errors
 from services.walrus.drivers.base import Bucket
 
 
@@ -58,9 +59,9 @@ async def check_principals(ask: Ask, policy: Policy, bucket: Bucket) -> None:
         raise invalid_principal({"AWS" if name.startswith(("arn:", "A")) else "CanonicalUser": name})
 
 
-async def check_grantees(ask: Ask, canonical_ids: Iterable[str], bucket: Bucket) -> None:
-    """Raises InvalidArgument."""
-    others = set(canonical_ids) - {bucket.owner_id}
+async def check_grantees(ask: Ask, request: Any, owner_id: str) -> None:
+    """That all whom a request's ACL names are there, if others than the owner. Raises InvalidArgument."""
+    others = acl.named(request) - {owner_id}
     if ask is None or not others:
         return
     known = await ask()

@@ -82,6 +82,14 @@ def is_asked_for(request: Any) -> bool:
     return bool(request.acl) or bool(_granted(request))
 
 
+def named(request: Any) -> frozenset[str]:
+    """The accounts, by canonical id, that its headers or its body name. Raises InvalidArgument."""
+    found = [grantee.id for _, text in _granted(request) for grantee in _grantees(text)]
+    if "access_control_policy" in request.DESCRIPTOR.fields_by_name:
+        found += [grant.grantee.id for grant in request.access_control_policy.grants]
+    return frozenset(found) - {"", ANONYMOUS_ID}
+
+
 def of_headers(
     request: Any, *, owner_id: str, bucket: Bucket | None, on_bucket: bool = False
 ) -> AccessControlPolicy | None:

@@ -19,7 +19,7 @@ async def put_bucket_acl(
     store: Store, request: pb.PutBucketAclRequest, caller: Caller | None
 ) -> pb.PutBucketAclResponse:
     bucket = await store.bucket_for(request, caller)
-    await accounts.check_grantees(store.accounts, _named(request), bucket)
+    await accounts.check_grantees(store.accounts, request, bucket.owner_id)
     wanted = _wanted(request, bucket, bucket.owner_id, on_bucket=True)
     ownership.check_takes_acl(bucket, wanted)
     await configs.put(store, bucket, wanted)
@@ -34,7 +34,7 @@ async def get_bucket_acl(store: Store, request: pb.GetBucketAclRequest, caller: 
 
 async def put_object_acl(store: Store, request: pb.PutObjectAclRequest, caller: Caller | None) -> pb.PutObjectAclOutput:
     bucket = await store.bucket_for(request, caller)
-    await accounts.check_grantees(store.accounts, _named(request), bucket)
+    await accounts.check_grantees(store.accounts, request, bucket.owner_id)
 
     def changed(found: Object) -> Object:
         owner_id = ownership.owner_of(bucket, found)
@@ -53,11 +53,6 @@ async def get_object_acl(store: Store, request: pb.GetObjectAclRequest, caller: 
     owner_id = ownership.owner_of(bucket, found)
     shown = acl.private(owner_id) if ownership.is_enforced(bucket) else acl.read(found.acl, owner_id)
     return pb.GetObjectAclOutput(owner=shown.owner, grants=shown.grants)
-
-
-def _named(request: Any) -> list[str]:
-    """The accounts that its body names."""
-    return [grant.grantee.id for grant in request.access_control_policy.grants if grant.grantee.id]
 
 
 def _wanted(request: Any, bucket: Bucket, owner_id: str, *, on_bucket: bool = False) -> AccessControlPolicy:

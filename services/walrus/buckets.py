@@ -10,8 +10,8 @@ from mallee.s3.v1 import bucket_pb2
 from mallee.s3.v1.object_lock_pb2 import ObjectLockConfiguration
 from mallee.s3.v1.tagging_pb2 import Tag, Tagging
 from mallee.s3.v1.versioning_pb2 import VersioningConfiguration
+from services.walrus import accounts, configs, errors, lock, ownership, tags, versioning, wire
 from services.walrus import bucket as rules
-from services.walrus import configs, errors, lock, ownership, tags, versioning, wire
 from services.walrus.listing import read_token, token_of
 from services.walrus.store import Store
 
@@ -28,6 +28,7 @@ async def create_bucket(
     owner = rules.caller_or_refuse(caller)
     rules.check_name(request.bucket)
     rules.check_location(request.create_bucket_configuration.location_constraint, store.region)
+    await accounts.check_grantees(store.accounts, request, owner.canonical_user_id)
     bucket = await store.index.create_bucket(
         request.bucket,
         account_id=owner.account_id,

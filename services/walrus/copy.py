@@ -17,6 +17,7 @@ from common.errors import CloudError, NotFound, WrongState
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import copy_pb2, object_pb2, object_tagging_pb2
 from services.walrus import (
+    accounts,
     conditions,
     digests,
     encryption,
@@ -72,6 +73,7 @@ async def copy_object(
     bucket = await store.bucket_for(request, caller)
     object_rules.checked_key(request.key)
     _check_directives(request)
+    await accounts.check_grantees(store.accounts, request, bucket.owner_id)
     for _ in range(_TRIES):
         with suppress(_Replaced):
             async with _source(store, request, caller) as source:

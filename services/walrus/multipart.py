@@ -10,7 +10,18 @@ from typing import Any, Final
 from common.errors import Denied, InvalidArgument, Stale
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import multipart_pb2
-from services.walrus import conditions, digests, encryption, errors, lifecycle, lock, payment, versioning, wire
+from services.walrus import (
+    accounts,
+    conditions,
+    digests,
+    encryption,
+    errors,
+    lifecycle,
+    lock,
+    payment,
+    versioning,
+    wire,
+)
 from services.walrus import object as object_rules
 from services.walrus.body import announced, received
 from services.walrus.drivers.base import Assembled, Bucket, Checksum, Object, Part, Single, Upload
@@ -54,6 +65,7 @@ async def create_upload(
         attributes=object_rules.checked_attributes(wire.headers_of(request), request.metadata),
     )
     encrypted = encryption.of_new(store, bucket, request)
+    await accounts.check_grantees(store.accounts, request, bucket.owner_id)
     upload = extras_of(bucket, request, caller, now_ms=now, encryption=encrypted).onto(started)
     await store.index.create_upload(upload)
     answer = multipart_pb2.CreateMultipartUploadOutput(bucket=bucket.name, key=request.key, upload_id=upload.id)

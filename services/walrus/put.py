@@ -10,7 +10,7 @@ from typing import Any
 from common.errors import Denied
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import object_pb2
-from services.walrus import conditions, encryption, lifecycle, lock, payment, versioning, wire
+from services.walrus import accounts, conditions, encryption, lifecycle, lock, payment, versioning, wire
 from services.walrus import object as object_rules
 from services.walrus.body import Body, announced, next_message, received
 from services.walrus.drivers.base import Bucket, Object
@@ -32,6 +32,7 @@ async def put_object(
     bucket = await store.bucket_for(request, caller)
     key = object_rules.checked_key(request.key)
     encrypted = encryption.of_new(store, bucket, request)
+    await accounts.check_grantees(store.accounts, request, bucket.owner_id)
     extras = extras_of(bucket, request, caller, now_ms=store.now_ms(), encryption=encrypted)
     lock.check_checksum(request, extras)
     attributes = object_rules.checked_attributes(wire.headers_of(request), request.metadata)

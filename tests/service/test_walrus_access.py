@@ -7,8 +7,8 @@ from typing import Any
 
 from common.errors import Unavailable
 from mallee.common.v1.caller_pb2 import Caller
-from mallee.s3.v1 import acl_pb2, bucket_access_pb2, bucket_pb2, bucket_policy_pb2, listing_pb2
-from services.walrus import accounts, acl, acls, bucket_access, buckets, listing, policies
+from mallee.s3.v1 import acl_pb2, bucket_access_pb2, bucket_pb2, bucket_policy_pb2, copy_pb2, listing_pb2, multipart_pb2
+from services.walrus import accounts, acl, acls, bucket_access, buckets, copy, listing, multipart, policies
 from services.walrus.store import Store
 from tests.service.walrus_fixtures import store
 from tests.walrus_store import ALICE, BOB, put_bytes, refused
@@ -261,16 +261,37 @@ async def test_whom_an_acl_names_is_there(store: Store) -> None:
     await own(store, "ObjectWriter")
     await put_bytes(store, "k", b"")
     store.accounts = known
-    for grantee, taken in ((BOB.canonical_user_id, True), ("c" * 64, False)):
+    grantees = (
+        (BOB.canonical_user_id, True),
+        (ALICE.canonical_user_id, True),
+        (acl.ANONYMOUS_ID, True),
+        ("c" * 64, False),
+    )
+    for grantee, taken in grantees:
+        by_header = {"grant_read": f'id="{grantee}"'}
         each: list[tuple[Any, Any]] = [
             (acl_pb2.PutBucketAclRequest(bucket="bucket"), acls.put_bucket_acl),
             (acl_pb2.PutObjectAclRequest(bucket="bucket", key="k"), acls.put_object_acl),
         ]
-        for request, put in each:
+        for request, _ in each:
             wanted = request.access_control_policy
             wanted.owner.id = ALICE.canonical_user_id
             wanted.grants.add(permission="READ").grantee.MergeFrom(acl_pb2.Grantee(type="CanonicalUser", id=grantee))
+        each += [
+            (acl_pb2.PutBucketAclRequest(bucket="bucket", **by_header), acls.put_bucket_acl),
+            (acl_pb2.PutObjectAclRequest(bucket="bucket", key="k", **by_header), acls.put_object_acl),
+            (
+                copy_pb2.CopyObjectRequest(bucket="bucket", key="l", copy_source="bucket/k", **by_header),
+                copy.copy_object,
+            ),
+            (
+                multipart_pb2.CreateMultipartUploadRequest(bucket="bucket", key="k", **by_header),
+                multipart.create_upload,
+            ),
+        ]
+        calls = [use_case(store, request, ALICE) for request, use_case in each]
+        for call in [*calls, put_bytes(store, "m", b"", **by_header)]:
             if taken:
-                await put(store, request, ALICE)
+                await call
             else:
-                assert (await refused("InvalidArgument", put(store, request, ALICE))).message == "Invalid id"
+                assert (await refused("InvalidArgument", call)).message == "Invalid id"
