@@ -268,7 +268,7 @@ async def test_whom_an_acl_names_is_there(store: Store) -> None:
         ("c" * 64, False),
     )
     for grantee, taken in grantees:
-        by_header = {"grant_read": f'id="{grantee}"'}
+        by_header: dict[str, Any] = {"grant_read": f'id="{grantee}"'}
         each: list[tuple[Any, Any]] = [
             (acl_pb2.PutBucketAclRequest(bucket="bucket"), acls.put_bucket_acl),
             (acl_pb2.PutObjectAclRequest(bucket="bucket", key="k"), acls.put_object_acl),
