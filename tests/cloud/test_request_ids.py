@@ -26,20 +26,24 @@ async def test_a_launch_and_its_end_are_told_under_the_ids_their_clients_got(fak
     def methods(member: str, request_id: str) -> set[str]:
         return {str(line.get("method")).rpartition("/")[2] for line in _said(fake_cloud, member, request_id)}
 
-    asked = [line for member in fake_cloud.config.facade.members for line in _said(fake_cloud, member, launched)]
-    assert {line.get("action") for line in asked} == {"RunInstances"}
-    assert "RunInstances" in methods("clc-1", launched)
-    assert "EnsureInstances" in methods(cc, launched)
-    assert "EnsureInstance" in methods(node, launched)
+    def actions() -> set[object]:
+        facades = fake_cloud.config.facade.members
+        return {line.get("action") for member in facades for line in _said(fake_cloud, member, launched)}
+
+    # Nobody waits for the log.
+    await eventually(lambda: actions() == {"RunInstances"})
+    await eventually(lambda: "RunInstances" in methods("clc-1", launched))
+    await eventually(lambda: "EnsureInstances" in methods(cc, launched))
+    await eventually(lambda: "EnsureInstance" in methods(node, launched))
     for member, event in ((node, "a VM runs"), ("clc-1", "an instance changes state")):
         told = [line for line in _said(fake_cloud, member, launched) if line["event"] == event]
         assert [line["instance_id"] for line in told] == [instance_id]
 
     ended = ec2.terminate_instances(InstanceIds=[instance_id])["ResponseMetadata"]["RequestId"]
     ec2.get_waiter("instance_terminated").wait(InstanceIds=[instance_id], WaiterConfig={"Delay": 1})
-    assert "TerminateInstances" in methods("clc-1", ended)
-    assert "TerminateInstances" in methods(cc, ended)
-    assert "TerminateInstance" in methods(node, ended)
+    await eventually(lambda: "TerminateInstances" in methods("clc-1", ended))
+    await eventually(lambda: "TerminateInstances" in methods(cc, ended))
+    await eventually(lambda: "TerminateInstance" in methods(node, ended))
     await eventually(
         lambda: "nothing of a VM is left" in {line["event"] for line in _said(fake_cloud, node, ended)}
     )  # fmt: skip
@@ -50,7 +54,6 @@ async def test_an_object_is_told_under_the_id_its_client_got(fake_cloud: Running
     s3.create_bucket(Bucket="told-in-the-log")
     put = s3.put_object(Bucket="told-in-the-log", Key="note", Body=b"x")["ResponseMetadata"]
     assert put["RequestId"] == put["HTTPHeaders"]["x-amz-request-id"]
-    # The answer does not wait for the log.
     await eventually(lambda: _said(fake_cloud, "walrus-1", put["RequestId"]))
     methods = {line.get("method") for line in _said(fake_cloud, "walrus-1", put["RequestId"])}
     assert methods == {"/mallee.s3.v1.S3Service/PutObject"}

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from common import log
+from tests.eventually import eventually
 
 LINE = "x" * 9000 + "\n"
 
@@ -65,3 +66,35 @@ def test_lines_of_one_turn_of_the_loop_go_out_together_and_in_order(pipe: tuple[
     assert drain(reader) == "alone\n"
     assert asyncio.run(work()) == ""
     assert drain(reader) == "".join(lines)
+
+
+def test_lines_that_gather_go_out_in_a_moment_or_before_one_that_does_not_wait(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    stream = log._Unblocked(writer)
+
+    async def work() -> str:
+        stream.gather("one\n")
+        await asyncio.sleep(0)
+        assert drain(reader) == ""
+        stream.gather("two\n")
+        stream.write("three\n")
+        await asyncio.sleep(0)
+        taken = drain(reader)
+        stream.gather("four\n")
+        await eventually(lambda: stream._waiting == [])
+        return taken + drain(reader)
+
+    assert asyncio.run(work()) == "one\ntwo\nthree\nfour\n"
+
+
+def test_many_lines_that_gather_do_not_wait(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    stream = log._Unblocked(writer)
+
+    async def work() -> str:
+        for _ in range(100):
+            stream.gather("x" * 99 + "\n")
+        await asyncio.sleep(0)
+        return drain(reader)
+
+    assert len(asyncio.run(work())) == 100 * 100
