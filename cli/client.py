@@ -80,12 +80,14 @@ class Client:
                 (Member.FromString(value) for value, _ in etcd.get_prefix(_MEMBERS)), key=lambda m: (m.role, m.id)
             )
 
-    def walruses(self) -> list[Member]:
-        """Those of them that hold objects. Raises Unavailable, also when there is none."""
-        found = [member for member in self.members() if member.role == "walrus"]
-        if not found:
-            raise Unavailable("the object store does not run: is the cloud up?")
-        return found
+    def walruses(self, bucket: str = "") -> list[Member]:
+        """All that hold objects, or the one that has that bucket. Raises Unavailable, also when one is not there."""
+        shards = self.config.walrus.shards
+        alive = {member.id: member for member in self.members()}
+        wanted = [shards.of(bucket)] if bucket else list(shards)
+        if missing := [name for name in wanted if name not in alive]:
+            raise Unavailable(f"{', '.join(missing)} does not run: is the cloud up?")
+        return [alive[name] for name in wanted]
 
     def leaders(self) -> dict[str, str]:
         """Election → member that leads it. Raises Unavailable."""

@@ -40,6 +40,9 @@ def up(
     underlay: Annotated[str | None, typer.Option(help="Range that joins the virtual hosts.")] = None,
     public_pool: Annotated[str | None, typer.Option(help="Public addresses of the instances.")] = None,
     uplink: Annotated[str | None, typer.Option(help="Interface by which guests may leave this machine.")] = None,
+    walrus_processes: Annotated[
+        int | None, typer.Option(help="Processes that share the buckets, for good. [default: one for four cores]")
+    ] = None,
     image: Annotated[bool, typer.Option(help="Build and register the small guest image.")] = True,
     as_json: Json = False,
 ) -> None:
@@ -52,6 +55,7 @@ def up(
         "underlay_cidr": underlay,
         "public_pool": public_pool,
         "uplink": uplink,
+        "walrus_processes": walrus_processes,
     }
     if hypervisor not in (None, "auto", "kvm", "qemu", "fake"):
         raise typer.BadParameter("choose auto, kvm, qemu or fake", param_hint="--hypervisor")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any, Final
 
 import typer
@@ -95,7 +96,7 @@ def _account_id(client: Client, wanted: str) -> str:
 
 
 async def _put(client: Client, request: upkeep_pb2.PutQuotaRequest) -> None:
-    for member in client.walruses():
+    for member in client.walruses(request.bucket):
         async with connect(member.address, client.identity, member.id) as channel:
             await UpkeepServiceStub(channel).PutQuota(request)
 
@@ -109,7 +110,17 @@ async def _usage(client: Client, account_id: str) -> list[dict[str, Any]]:
                     upkeep_pb2.DescribeUsageRequest(account_id=account_id)
                 )
                 shown += [_held(answer) async for answer in answers]
-    return shown
+    return sorted(_together(shown), key=lambda one: (one["AccountId"], one["Bucket"]))
+
+
+def _together(shown: Iterable[dict[str, Any]]) -> Iterable[dict[str, Any]]:
+    """What an account has in several stores, as one. Its quota is the same in all of them."""
+    sums: dict[tuple[str, str], dict[str, Any]] = {}
+    for one in shown:
+        known = sums.setdefault((one["AccountId"], one["Bucket"]), one)
+        if known is not one:
+            known |= {name: known[name] + one[name] for name in ("Objects", "Bytes", "PartBytes")}
+    return sums.values()
 
 
 def _held(one: upkeep_pb2.DescribeUsageResponse) -> dict[str, Any]:

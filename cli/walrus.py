@@ -23,7 +23,6 @@ from common.errors import Unavailable
 from common.rpc.channel import cloud_errors, connect
 from deploy import machine
 from deploy.cloud import Site
-from deploy.names import WALRUS
 from mallee.walrus.v1 import upkeep_pb2
 from mallee.walrus.v1.upkeep_pb2_grpc import UpkeepServiceStub
 
@@ -135,8 +134,25 @@ async def _backup(client: Client, folder: Path) -> dict[str, Any]:
 
 
 def _restored(place: Site, config: CloudConfig, folder: Path, *, replace: bool) -> dict[str, Any]:
-    command = [sys.executable, "-m", "services.walrus.restore", "--config", str(place.config_file)]
-    command += ["--member", WALRUS, *(["--replace"] if replace else []), str(folder)]
+    """All stores of the cloud, or none if a backup of one is not there."""
+    for member in config.walrus.shards:
+        _run_restore(place, config, [member, "--check", str(folder)])
+    shown: dict[str, Any] = {"Blobs": 0, "Findings": []}
+    for member in config.walrus.shards:
+        *findings, last = _run_restore(place, config, [member, *(["--replace"] if replace else []), str(folder)])
+        shown["Findings"] += [
+            {"Kind": f["kind"], "What": f["what"], "Owners": f["owners"], "Why": f["why"]} for f in findings
+        ]
+        shown["Blobs"] += last["restored"]
+        # They are copied one after the other.
+        shown["Made"] = min(shown.get("Made", last["made"]), last["made"])
+    return shown
+
+
+def _run_restore(place: Site, config: CloudConfig, arguments: list[str]) -> list[dict[str, Any]]:
+    """The lines that it prints. Raises Unavailable."""
+    command = [sys.executable, "-m", "services.walrus.restore", "--config", str(place.config_file), "--member"]
+    command += arguments
     uid, gid = machine.ids_of(config.user)
     as_user: dict[str, Any] = {"user": uid, "group": gid, "extra_groups": []} if config.user else {}
     environment = os.environ | {"PYTHONPATH": ":".join(filter(None, sys.path))}
@@ -145,8 +161,7 @@ def _restored(place: Site, config: CloudConfig, folder: Path, *, replace: bool) 
     last = lines[-1] if lines else {"refused": f"it ended with status {done.returncode}"}
     if "refused" in last:
         raise Unavailable(last["refused"])
-    findings = [{"Kind": f["kind"], "What": f["what"], "Owners": f["owners"], "Why": f["why"]} for f in lines[:-1]]
-    return {"Blobs": last["restored"], "Made": last["made"], "Findings": findings}
+    return lines
 
 
 async def _scrub(client: Client, bytes_per_second: int) -> dict[str, Any]:

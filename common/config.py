@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from common.config_values import CHECKS
+from common.config_walrus import WalrusConfig
 
 
 class ConfigError(ValueError):
@@ -114,45 +115,6 @@ class CcConfig:
     # Which of the nodes with room gets the next instance. greedy: the first by name; round-robin: the next by name;
     # spread: the one with fewest instances of the same VPC, then the least used; pack: the most used.
     policy: PlacementPolicy = "round-robin"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EventTargetConfig:
-    """Where buckets may send notifications: an ARN of SNS, SQS or Lambda that ends in its name means its URL."""
-
-    name: str
-    # http://host:port/path
-    url: str
-
-    def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9_-]{1,80}", self.name):
-            raise ConfigError(f"name: expected letters, digits, - and _, found {self.name!r}")
-        if not re.match(r"https?://[^/]", self.url):
-            raise ConfigError(f"url: expected http://host:port/path, found {self.url!r}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WalrusConfig:
-    port: int = 8775
-    metrics_port: int = 9775
-    # Objects up to this size stand in the index itself.
-    inline_bytes: int = 32768
-    # Writes are refused when the file system would have less than this left.
-    reserve_bytes: int = 1 << 30
-    # All that is stored is compared with its checksums once in so many days, at this rate at most. 0 bytes: never.
-    scrub_days: float = 14.0
-    scrub_bytes_per_s: int = 16 << 20
-    # How long a day of lifecycle rules lasts. Less than 86,400 is for those who try their rules.
-    lifecycle_day_s: float = 86400.0
-    # How often server access logs become objects of their target buckets.
-    access_log_s: float = 300.0
-    event_targets: tuple[EventTargetConfig, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not 0 < self.scrub_days < math.inf:
-            raise ConfigError("scrub_days: expected more than 0")
-        if not 1 <= self.lifecycle_day_s <= 86400:
-            raise ConfigError("lifecycle_day_s: expected 1 to 86400")
 
 
 VolumeEngine = Literal["auto", "qsd", "fake"]
@@ -295,6 +257,10 @@ class CloudConfig:
     def home_path(self) -> Path:
         return Path(self.home)
 
+    def walrus_path(self, shard: int = 0) -> Path:
+        """The store of one process of Walrus."""
+        return self.home_path / (f"walrus-{shard + 1}" if shard else "walrus")
+
     @property
     def pki_path(self) -> Path:
         """ca.pem, and <member id>.pem with <member id>-key.pem beside it."""
@@ -357,7 +323,7 @@ def _build(cls: type[Any], raw: Any, where: str) -> Any:
                 raise ConfigError(f"{where}: {name}: {error}") from error
     try:
         return cls(**values)
-    except ConfigError as error:
+    except ValueError as error:
         raise ConfigError(f"{where}: {error}") from error
 
 

@@ -99,7 +99,11 @@ def metrics_address(config: CloudConfig, role: str, member: str) -> str:
         case "clc":
             port = config.clc.metrics_port
         case "walrus":
-            port = config.walrus.metrics_port
+            try:
+                shard = config.walrus.shards.number(member)
+            except ValueError as error:
+                raise ConfigError(f"[walrus] processes is {config.walrus.processes}: {error}") from error
+            port = config.walrus.metrics_port_of(shard)
         case "cc":
             port = config.zone(member.removeprefix("cc-")).cc_metrics_port
         case "sc":

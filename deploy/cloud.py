@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from common import shard_file
 from common.config import CloudConfig, load
 from common.keyring import OBJECT_KEYS, new_line
 from common.pki import BUNDLE_OPENER, DOCUMENT_SIGNER, Identity, create_authority, create_self_signed, issue
@@ -27,7 +28,7 @@ from deploy.guests import end_all_processes, end_storage, power_off_all
 from deploy.home import LOST_AND_FOUND, check_new, check_place
 from deploy.layout import Shape, new_config, reshaped, shape_of
 from deploy.libvirt import QEMU_GROUP, write_files
-from deploy.names import ADMIN, CLC, ETCD, WALRUS
+from deploy.names import ADMIN, CLC, ETCD
 from deploy.processes import Code, engine_services, services
 from deploy.s6 import Supervisor
 
@@ -93,6 +94,11 @@ def is_fake(config: CloudConfig) -> bool:
     return config.nodes.hypervisor == "fake"
 
 
+def shards_of(config: CloudConfig) -> range:
+    """Numbers of the processes of Walrus."""
+    return range(config.walrus.processes)
+
+
 def plan(site: Site, asked: Callable[[Shape | None], Shape]) -> CloudConfig:
     """The configuration that `up` will bring about; changes nothing.
 
@@ -110,10 +116,12 @@ def plan(site: Site, asked: Callable[[Shape | None], Shape]) -> CloudConfig:
 
 
 def bring_up(site: Site, config: CloudConfig, code: Code, tell: Tell) -> None:
-    """Returns when every service is ready. Raises Unmet and FabricError before anything is made,
-    SupervisorError after."""
+    """Returns when every service is ready. Raises Unmet, FabricError, and ConfigError for stores that hold other shares
+    of the buckets, before anything is made; SupervisorError after."""
     fake = is_fake(config)
     supervisor = site.supervisor
+    for shard in shards_of(config):
+        shard_file.check(config.walrus_path(shard), shard, config.walrus.processes)
     if not supervisor.pid():
         # Services whose supervisor was killed hold ports that would seem taken.
         supervisor.stop()
@@ -204,7 +212,7 @@ def _make_files(site: Site, config: CloudConfig) -> None:
     machine.own([home / "run", home / "log"], "", 0o755)
     # QEMU's user passes through to the disks of its guests, and nobody lists them.
     machine.own([home / "nodes"], "", 0o711)
-    machine.own([home / "etcd", home / "walrus", home / "volumes"], user, 0o700)
+    machine.own([home / "etcd", *map(config.walrus_path, shards_of(config)), home / "volumes"], user, 0o700)
     _make_socket_folders(config)
     if fake:
         machine.own((home / "nodes" / node.name for zone in config.zones for node in zone.nodes), "", 0o755)
@@ -213,7 +221,7 @@ def _make_files(site: Site, config: CloudConfig) -> None:
 
 def _make_socket_folders(config: CloudConfig) -> None:
     """QEMU's user may go through a folder to a socket whose name it knows, and what is made in it is its group's."""
-    machine.own([socket_path(config, "walrus").parent], config.user, 0o700)
+    machine.own((socket_path(config, "walrus", shard).parent for shard in shards_of(config)), config.user, 0o700)
     for zone in config.zones:
         folder = config.sockets_path / f"sc-{zone.name}"
         machine.own([folder], config.user, 0o700)
@@ -228,8 +236,9 @@ def _make_keys(config: CloudConfig) -> None:
     create_authority(pki)
     service, root = machine.ids_of(config.user), machine.ids_of("")
     own = (config.management_address, "127.0.0.1")
+    walruses = ((member, "walrus") for member in config.walrus.shards)
     facades = ((member, "facade") for member in config.facade.members)
-    for member, role in ((ETCD, "etcd"), (CLC, "clc"), (WALRUS, "walrus"), *facades):
+    for member, role in ((ETCD, "etcd"), (CLC, "clc"), *walruses, *facades):
         issue(pki, member, role, ips=own, owner=service)
     issue(pki, ADMIN, ADMIN, owner=root)
     for zone in config.zones:

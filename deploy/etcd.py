@@ -15,7 +15,7 @@ from common.etcd.client import SERVER_NAME, Etcd
 from common.etcd.space import QUOTA_BYTES, make_room
 from common.pki import Identity
 from deploy.layout import METRICS_ABOVE, peer_port
-from deploy.names import CLC, ETCD, WALRUS
+from deploy.names import CLC, ETCD
 from deploy.s6 import Service, SupervisorError
 
 # Of members that etcd asks about health.
@@ -111,7 +111,9 @@ def ensure_room(config: CloudConfig, identity: Identity) -> bool:
 
 
 def users(config: CloudConfig) -> Iterator[EtcdUser]:
-    for member, role in ((CLC, "clc"), (WALRUS, "walrus"), *((member, "facade") for member in config.facade.members)):
+    walruses = ((member, "walrus") for member in config.walrus.shards)
+    facades = ((member, "facade") for member in config.facade.members)
+    for member, role in ((CLC, "clc"), *walruses, *facades):
         yield EtcdUser(member_id=member, role=role)
     for zone in config.zones:
         for role in ("cc", "sc"):

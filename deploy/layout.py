@@ -1,8 +1,8 @@
 """What a new cloud looks like: zones, nodes, ports and shares of the machine. Pure: the host is an argument.
 
 Ports follow one base P (default 8773): facade P, CLC P+1, Walrus P+2, NC P+3, etcd P+6 and P+7, of the nth zone the CC
-P+10+n and the SC P+110+n, and with the fake hypervisor, whose nodes share one address, the nth NC P+40+n. Each /metrics
-is 1000 above, that of the nth facade but the first P+1139+n.
+P+10+n and the SC P+110+n, with the fake hypervisor, whose nodes share one address, the nth NC P+40+n, and of the nth
+Walrus but the first P+160+n. Each /metrics is 1000 above, that of the nth facade but the first P+1139+n.
 """
 
 from __future__ import annotations
@@ -24,21 +24,23 @@ from common.config import (
     NetworkConfig,
     NodeConfig,
     NodesConfig,
-    WalrusConfig,
     ZoneConfig,
 )
+from common.config_walrus import WalrusConfig
+from common.shards import MOST
 
 DEFAULT_PORT_BASE: Final = 8773
 METRICS_ABOVE: Final = 1000
 MAX_ZONES: Final = 26
 MAX_NODES: Final = 64
 _CC_FROM, _FAKE_NC_FROM, _SC_FROM = 10, 40, 110
-# The metrics of the last facade there can be.
-_HIGHEST: Final = 160
+# The last Walrus there can be.
+_HIGHEST: Final = 160 + MOST
 # The first node's place in the underlay; the management address is the first of the range.
 _NODES_FROM: Final = 11
 # vCPUs per core: three guests of one vCPU run on two cores, with room to spare.
 CPU_OVERCOMMIT: Final = 4.0
+_MOST_WALRUSES: Final = 8
 _MIB: Final = 1 << 20
 # A machine with less memory for each, which takes 320 MiB of it with 25,000 instances, has fewer facades.
 _FACADE_BYTES: Final = 2 << 30
@@ -74,6 +76,8 @@ class Shape:
     underlay_cidr: str = NetworkConfig().underlay_cidr
     public_pool: str = NetworkConfig().public_pool
     uplink: str = ""
+    # 0: as many as there are, in a new cloud as the machine's cores suggest.
+    walrus_processes: int = 0
 
     @property
     def fake(self) -> bool:
@@ -97,6 +101,7 @@ def shape_of(config: CloudConfig) -> Shape:
         underlay_cidr=config.network.underlay_cidr,
         public_pool=config.network.public_pool,
         uplink=config.network.uplink,
+        walrus_processes=config.walrus.processes,
     )
 
 
@@ -114,7 +119,11 @@ def new_config(shape: Shape, host: Host, *, cloud_id: str, home: str, user: str)
         etcd=EtcdConfig(endpoints=(f"{management}:{base + 6}",)),
         facade=FacadeConfig(port=base, metrics_port=base + METRICS_ABOVE, processes=_facades(host)),
         clc=ClcConfig(port=base + 1, metrics_port=base + 1 + METRICS_ABOVE),
-        walrus=WalrusConfig(port=base + 2, metrics_port=base + 2 + METRICS_ABOVE),
+        walrus=WalrusConfig(
+            processes=shape.walrus_processes or _walrus_processes(shape, host),
+            port=base + 2,
+            metrics_port=base + 2 + METRICS_ABOVE,
+        ),
         nodes=NodesConfig(hypervisor=shape.hypervisor, cpu_overcommit=share.cpu_overcommit),
         network=NetworkConfig(underlay_cidr=shape.underlay_cidr, public_pool=shape.public_pool, uplink=shape.uplink),
         machine=MachineConfig(**dataclasses.asdict(host)),
@@ -128,12 +137,19 @@ def reshaped(config: CloudConfig, shape: Shape, host: Host) -> CloudConfig:
     Raises LayoutError where that would take away what is there.
     """
     old = shape_of(config)
+    if not shape.walrus_processes:
+        shape = dataclasses.replace(shape, walrus_processes=old.walrus_processes)
     if shape == old:
         return config
     if shape.zones < old.zones or shape.nodes_per_zone < old.nodes_per_zone:
         raise LayoutError(
             f"this cloud cannot shrink, it has --zones {old.zones} --nodes {old.nodes_per_zone}: "
             "ask for as many or more, or remove it first with 'mallee destroy'"
+        )
+    if shape.walrus_processes != old.walrus_processes:
+        raise LayoutError(
+            f"the buckets of this cloud are shared out among --walrus-processes {old.walrus_processes} for good: leave "
+            "the option out, or remove the cloud first with 'mallee destroy'"
         )
     if dataclasses.replace(shape, zones=old.zones, nodes_per_zone=old.nodes_per_zone, uplink=old.uplink) != old:
         raise LayoutError(
@@ -189,8 +205,9 @@ def ports(config: CloudConfig) -> Iterator[tuple[str, int, str]]:
         yield own, config.facade.metrics_port_of(member), f"the metrics of {member}"
     yield own, config.clc.port, "the CLC"
     yield own, config.clc.metrics_port, "the CLC's metrics"
-    yield own, config.walrus.port, "Walrus"
-    yield own, config.walrus.metrics_port, "Walrus's metrics"
+    for shard, member in enumerate(config.walrus.shards):
+        yield own, config.walrus.port_of(shard), member
+        yield own, config.walrus.metrics_port_of(shard), f"the metrics of {member}"
     for zone in config.zones:
         yield own, zone.cc_port, f"the CC of {zone.name}"
         yield own, zone.cc_metrics_port, f"the metrics of the CC of {zone.name}"
@@ -222,6 +239,12 @@ _PRETENDED: Final = _Share(cores=1 << 12, memory_bytes=3 << 40, disk_bytes=1 << 
 def _facades(host: Host) -> int:
     """As many as there are cores to serve clients at once, as far as memory goes."""
     return max(1, min(host.cores, host.memory_bytes // _FACADE_BYTES, _MOST_FACADES))
+
+
+def _walrus_processes(shape: Shape, host: Host) -> int:
+    """One for each four cores: a request costs its facade about twice what it costs Walrus, and guests want theirs. Two
+    cores are full with one of each."""
+    return 1 if shape.fake else max(1, min(_MOST_WALRUSES, host.cores // 4))
 
 
 def _share(host: Host, count: int) -> _Share:
@@ -287,6 +310,8 @@ def _check(shape: Shape) -> None:
         raise LayoutError(
             f"--nodes {shape.nodes_per_zone}: choose 1 to {MAX_NODES // shape.zones} for {shape.zones} zones"
         )
+    if not 0 <= shape.walrus_processes <= MOST:
+        raise LayoutError(f"--walrus-processes {shape.walrus_processes}: choose 1 to {MOST}")
     if not 1024 <= shape.port_base <= 65535 - METRICS_ABOVE - _HIGHEST:
         raise LayoutError(f"--port-base {shape.port_base}: choose 1024 to 64000")
     for option, cidr in (("--underlay", shape.underlay_cidr), ("--public-pool", shape.public_pool)):

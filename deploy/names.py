@@ -6,5 +6,4 @@ from typing import Final
 
 ETCD: Final = "etcd-1"
 CLC: Final = "clc-1"
-WALRUS: Final = "walrus-1"
 ADMIN: Final = "admin"

@@ -10,7 +10,7 @@ from typing import Final
 from common.config import CloudConfig, NodeConfig
 from deploy.config_file import FILE_NAME
 from deploy.libvirt import daemon_service, log_daemon_service
-from deploy.names import CLC, WALRUS
+from deploy.names import CLC
 from deploy.s6 import Service
 
 # Our children exec at once and never speak gRPC.
@@ -51,7 +51,8 @@ def services(config: CloudConfig, code: Code) -> Iterator[Service]:
     """All but etcd, which comes first."""
     yield from engine_services(config)
     yield _python(config, code, "services.clc.main", CLC)
-    yield _python(config, code, "services.walrus.main", WALRUS)
+    for walrus in config.walrus.shards:
+        yield _python(config, code, "services.walrus.main", walrus)
     for facade in config.facade.members:
         yield _python(config, code, "ec2_facade.main", facade)
     for zone in config.zones:

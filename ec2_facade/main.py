@@ -20,7 +20,7 @@ from ec2_facade.backends import Backends, ClcIdentities
 from ec2_facade.limits import Limits
 from ec2_facade.pipeline import Pipeline, Protocols
 from ec2_facade.proxies import Proxies
-from ec2_facade.s3.access_log import AccessLog
+from ec2_facade.s3.access_log import AccessLogs
 from ec2_facade.server import FacadeServer
 from ec2_facade.services import Endpoint
 from mallee.common.v1.caller_pb2 import Member
@@ -39,10 +39,12 @@ async def build(ctx: ServiceContext) -> None:
     walrus = await ctx.stack.enter_async_context(
         Peers(membership, ctx.identity, "walrus", speak_for_callers=True, wait_for_ready=True)
     )
-    local = LocalChannel(socket_path(config, "walrus"))
-    ctx.stack.callback(local.close)
+    shards = config.walrus.shards
+    local = [LocalChannel(socket_path(config, "walrus", shard)) for shard in range(shards.count)]
+    for channel in local:
+        ctx.stack.callback(channel.close)
     identities = ClcIdentities(clc)
-    access_log = AccessLog(walrus)
+    access_log = AccessLogs(walrus, shards)
     ctx.tasks.create_task(access_log.run(), name="access log")
     pipeline = Pipeline(
         Protocols.load(),
@@ -51,7 +53,7 @@ async def build(ctx: ServiceContext) -> None:
             legacy=LegacyAuthenticator(identities, clock_skew_s=facade.clock_skew_s),
             legacy_query=LegacyQueryAuthenticator(identities, clock_skew_s=facade.clock_skew_s),
         ),
-        Backends(clc=clc, walrus=walrus, local=local),
+        Backends(clc=clc, walrus=walrus, local=local, shards=shards),
         limits=limits,
         endpoint=Endpoint(
             region=config.region,

@@ -22,7 +22,7 @@ def free_port_base() -> int:
     # Even thousands: the metrics of one cloud never lie where another's ports do, nor do its last ports.
     bases = [thousand + hundred for thousand in range(20000, 32000, 2000) for hundred in range(0, 1000, _PORTS)]
     for base in random.sample(bases, len(bases)):
-        if all(_is_free(port) for start in (base, base + 1000) for port in range(start, start + 160)):
+        if all(_is_free(port) for start in (base, base + 1000) for port in range(start, start + 180)):
             return base
     raise AssertionError("no free range of ports")
 

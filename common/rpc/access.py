@@ -11,7 +11,7 @@ from common.rpc.context import Peer
 ROLES: Final = frozenset({"clc", "walrus", "cc", "sc", "nc", "facade", "admin", "etcd"})
 
 # They alone may say for which AWS caller a request is made.
-SPEAKS_FOR_CALLERS: Final = frozenset({"facade", "clc"})
+SPEAKS_FOR_CALLERS: Final = frozenset({"facade", "clc", "walrus"})
 
 _ROLE_SUFFIX: Final = ".role.mallee"
 
@@ -50,6 +50,7 @@ ACCESS: Final = Access(
         "/mallee.walrus.v1.WalrusService": _only("clc"),
         "/mallee.walrus.v1.UpkeepService": _only("admin"),
         "/mallee.walrus.v1.AccessLogService": _only("facade"),
+        "/mallee.walrus.v1.ShardService": _only("walrus"),
         "/mallee.cc.v1.ClusterControllerService": _only("clc"),
         "/mallee.nc.v1.NodeControllerService": _only("cc"),
         "/mallee.sc.v1.StorageControllerService": _only("clc"),
@@ -59,6 +60,8 @@ ACCESS: Final = Access(
     },
     methods={
         "/mallee.clc.v1.AdministrationService/ListAccounts": _only("admin", "walrus"),
+        # One process of Walrus to another, whose bucket its access logs go to.
+        "/mallee.s3.v1.S3Service/PutObject": _only("facade", "clc", "walrus"),
         "/mallee.walrus.v1.WalrusService/FetchImage": _only("nc"),
         "/mallee.walrus.v1.WalrusService/DescribeStore": _only("clc", "admin"),
         "/mallee.cc.v1.ClusterControllerService/DescribeNodes": _only("clc", "admin"),

@@ -64,7 +64,7 @@ def connect(
 ) -> CloudChannel:
     """A channel to `host:port`, whose server must show the certificate of `peer_member_id`. Connects lazily.
 
-    `speak_for_callers` sends the current AWS caller along (facade and CLC alone may).
+    `speak_for_callers` sends the current AWS caller along (facade, CLC and Walrus alone may).
     `wait_for_ready` lets unary calls wait out a restart of the peer, up to their deadline, instead of failing at once.
     """
     channel = grpc.aio.secure_channel(

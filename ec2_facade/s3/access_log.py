@@ -19,6 +19,7 @@ from common.errors import CloudError
 from common.log import get_logger
 from common.metrics import counter
 from common.rpc.channel import cloud_errors
+from common.shards import Shards
 from ec2_facade.backends import Channels
 from ec2_facade.exchange import Exchange
 from ec2_facade.protocol.errors import s3_host_id
@@ -65,11 +66,27 @@ _AUTHENTICATION: Final = {"REST-HEADER": "AuthHeader", "REST-QUERY-STRING": "Que
 _SIGNATURE: Final = {"AWS4-HMAC-SHA256": "SigV4", "AWS": "SigV2"}
 
 
-class AccessLog:
+class AccessLogs:
     """`run` works, without end; `note` is asked about every request and must cost nothing for buckets not logged."""
 
-    def __init__(self, walrus: Channels) -> None:
+    def __init__(self, walrus: Channels, shards: Shards) -> None:
+        self._shards = shards
+        # What one Walrus that is away holds up concerns its own buckets alone.
+        self._logs = [_AccessLog(walrus, member) for member in shards]
+
+    def note(self, exchange: Exchange, took_s: float) -> None:
+        self._logs[self._shards.shard_of(exchange.bucket)].note(exchange, took_s)
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for log in self._logs:
+                tasks.create_task(log.run(), name="access log")
+
+
+class _AccessLog:
+    def __init__(self, walrus: Channels, member: str) -> None:
         self._walrus = walrus
+        self._member = member
         self._logged: frozenset[str] = frozenset()
         self._records: deque[pb.AccessRecord] = deque()
         self._news = asyncio.Event()
@@ -91,7 +108,7 @@ class AccessLog:
     async def _follow(self) -> None:
         while True:
             try:
-                stub = AccessLogServiceStub(self._walrus.channel())
+                stub = AccessLogServiceStub(self._walrus.channel(self._member))
                 with cloud_errors():
                     async for answer in stub.WatchLoggedBuckets(pb.WatchLoggedBucketsRequest()):
                         self._logged = frozenset(answer.buckets)
@@ -108,7 +125,7 @@ class AccessLog:
             while self._records:
                 batch = [self._records[place] for place in range(min(_AT_ONCE, len(self._records)))]
                 try:
-                    stub = AccessLogServiceStub(self._walrus.channel())
+                    stub = AccessLogServiceStub(self._walrus.channel(self._member))
                     await stub.WriteAccessLog(pb.WriteAccessLogRequest(records=batch))
                 except CloudError as error:
                     _log.info("access records wait", error=str(error), records=len(self._records))

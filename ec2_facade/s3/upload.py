@@ -36,7 +36,7 @@ async def upload(
     """
     # A large body may be given a file to go into, once it is accepted.
     asks = invite is not None or content.expected >= _LARGE_BYTES
-    call = backends.open(operation, asks=asks)
+    call = backends.open(operation, header, asks=asks)
     try:
         with cloud_errors():
             if await _begin(call, operation, header, limits, asks=asks):

@@ -55,7 +55,7 @@ async def build(ctx: ServiceContext) -> None:
         master_key=(config.pki_path / "master.key").read_bytes(),
         clusters=clusters,
         addresses=AddressBook(store, config.network.public_pool),
-        images=WalrusImages(walrus),
+        images=WalrusImages(walrus, ctx.config.walrus.shards),
         storage=Storage(store, storage_zones),
         attached=Attached(store),
     )

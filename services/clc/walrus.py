@@ -4,10 +4,13 @@ account."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from common.errors import NotFound
 from common.rpc.peers import Peers
+from common.shards import Shards
 from mallee.nc.v1 import instance_pb2
 from mallee.walrus.v1 import service_pb2, service_pb2_grpc
 
@@ -60,11 +63,14 @@ class ImageStore(Protocol):
 
 
 class WalrusImages:
-    def __init__(self, peers: Peers) -> None:
+    """Pins are where their image's object is, snapshots are the first process's."""
+
+    def __init__(self, peers: Peers, shards: Shards = Shards("walrus")) -> None:  # noqa: B008
         self._peers = peers
+        self._shards = shards
 
     async def pin(self, image_id: str, *, bucket: str, key: str, certificates: Sequence[str] = ()) -> Pinned:
-        answer = await self._stub().PinImage(
+        answer = await self._stub(self._shards.of(bucket)).PinImage(
             service_pb2.PinImageRequest(
                 image_id=image_id,
                 bucket=bucket,
@@ -85,27 +91,36 @@ class WalrusImages:
         )
 
     async def copy_pin(self, source_id: str, image_id: str) -> None:
-        await self._stub().CopyPin(service_pb2.CopyPinRequest(source_image_id=source_id, image_id=image_id))
+        request = service_pb2.CopyPinRequest(source_image_id=source_id, image_id=image_id)
+        *others, last = self._shards
+        for member in others:
+            with suppress(NotFound):
+                await self._stub(member).CopyPin(request)
+                return
+        await self._stub(last).CopyPin(request)
 
     async def unpin(self, image_id: str) -> None:
-        await self._stub().UnpinImage(service_pb2.UnpinImageRequest(image_id=image_id))
+        for member in self._shards:
+            await self._stub(member).UnpinImage(service_pb2.UnpinImageRequest(image_id=image_id))
 
     async def copy_snapshot(self, source_id: str, snapshot_id: str, account_id: str) -> int:
         request = service_pb2.CopySnapshotRequest(
             source_snapshot_id=source_id, snapshot_id=snapshot_id, account_id=account_id
         )
-        return (await self._stub().CopySnapshot(request)).full_bytes
+        return (await self._stub(self._shards.first).CopySnapshot(request)).full_bytes
 
     async def forget_snapshot(self, snapshot_id: str) -> None:
-        await self._stub().ForgetSnapshot(service_pb2.ForgetSnapshotRequest(snapshot_id=snapshot_id))
+        await self._stub(self._shards.first).ForgetSnapshot(service_pb2.ForgetSnapshotRequest(snapshot_id=snapshot_id))
 
     async def delete_account_data(self, account_id: str) -> None:
         request = service_pb2.DeleteAccountDataRequest(account_id=account_id)
-        await self._stub().DeleteAccountData(request, timeout=_PIN_TIMEOUT_S)
+        for member in self._shards:
+            await self._stub(member).DeleteAccountData(request, timeout=_PIN_TIMEOUT_S)
 
     async def has_data(self, account_id: str) -> bool:
         request = service_pb2.DescribeStoreRequest(account_id=account_id)
-        return (await self._stub().DescribeStore(request)).buckets > 0
+        stores = [await self._stub(member).DescribeStore(request) for member in self._shards]
+        return any(store.buckets > 0 for store in stores)
 
-    def _stub(self) -> service_pb2_grpc.WalrusServiceAsyncStub:
-        return self._peers.stub(service_pb2_grpc.WalrusServiceStub)
+    def _stub(self, member: str) -> service_pb2_grpc.WalrusServiceAsyncStub:
+        return self._peers.stub(service_pb2_grpc.WalrusServiceStub, member)

@@ -21,6 +21,7 @@ from common.ids import InstanceId
 from common.log import get_logger
 from common.rpc.channel import cloud_errors
 from common.rpc.peers import Peers
+from common.shards import Shards
 from common.threads import to_the_end
 from mallee.nc.v1 import instance_pb2 as nc
 from mallee.nc.v1 import service_pb2 as nc_service
@@ -48,6 +49,7 @@ class Bundler:
         owner: tuple[int, int] | None,
         reserve_bytes: int,
         walrus: Callable[[], Peers | None],
+        shards: Shards,
     ) -> None:
         self._store = store
         self._hypervisor = hypervisor
@@ -55,6 +57,7 @@ class Bundler:
         self._owner = owner
         self._reserve_bytes = reserve_bytes
         self._walrus = walrus
+        self._shards = shards
         # A second call waits until the first, whose caller has gone, has cleaned up.
         self._alone: defaultdict[InstanceId, asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -116,7 +119,7 @@ class Bundler:
             yield walrus.BundleImageRequest(complete=True)
 
         with cloud_errors():
-            call = peers.stub(WalrusServiceStub).BundleImage(messages())
+            call = peers.stub(WalrusServiceStub, self._shards.of(order.bucket)).BundleImage(messages())
             answer = asyncio.ensure_future(call)
             try:
                 while not answer.done():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Final
 
-from common.errors import Unavailable
+from common.errors import NotFound, Unavailable
 from common.rpc.channel import cloud_errors
 from common.rpc.peers import Peers
+from common.shards import Shards
 from mallee.nc.v1 import instance_pb2
 from mallee.sc.v1 import service_pb2 as sc
 from mallee.sc.v1 import volume_pb2
@@ -21,8 +23,9 @@ _REDEEM_S: Final = 30.0
 class WalrusImages:
     """Implements ImageSource. Without `walrus` yet (etcd has not answered) it is Unavailable."""
 
-    def __init__(self) -> None:
+    def __init__(self, shards: Shards) -> None:
         self.walrus: Peers | None = None
+        self._shards = shards
 
     async def fetch(self, image: instance_pb2.Image, offset: int) -> AsyncGenerator[bytes, None]:
         request = service_pb2.FetchImageRequest(
@@ -34,14 +37,29 @@ class WalrusImages:
         )
         if self.walrus is None:
             raise Unavailable("Walrus is not known yet")
-        stub = self.walrus.stub(service_pb2_grpc.WalrusServiceStub)
-        with cloud_errors():
-            call = stub.FetchImage(request)
+        *others, last = self._shards
+        for member in others:
             try:
-                async for answer in call:
-                    yield answer.chunk
-            finally:
-                call.cancel()
+                async with aclosing(_fetched(self.walrus, member, request)) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
+            except NotFound:
+                # It is kept where the object is that it was registered from.
+                continue
+            return
+        async with aclosing(_fetched(self.walrus, last, request)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+
+async def _fetched(walrus: Peers, member: str, request: service_pb2.FetchImageRequest) -> AsyncGenerator[bytes, None]:
+    with cloud_errors():
+        call = walrus.stub(service_pb2_grpc.WalrusServiceStub, member).FetchImage(request)
+        try:
+            async for answer in call:
+                yield answer.chunk
+        finally:
+            call.cancel()
 
 
 class StorageExports:

@@ -87,7 +87,7 @@ async def build(ctx: ServiceContext) -> None:
     _, node = ctx.config.node(ctx.member)
     paths = paths_of(ctx.config, ctx.member)
     paths.make()
-    images, exports = WalrusImages(), StorageExports(host_id(ctx.config.home_path))
+    images, exports = WalrusImages(ctx.config.walrus.shards), StorageExports(host_id(ctx.config.home_path))
     server = await assemble(ctx, drivers_of(ctx.config, node, paths), images, exports, walrus=lambda: images.walrus)
     await ctx.serve(server)
     if ctx.config.nodes.hypervisor == "fake":
@@ -149,6 +149,7 @@ def _bundler(config: CloudConfig, host: Host, store: InstanceStore, walrus: Call
         owner=host.owner,
         reserve_bytes=config.nodes.disk_reserve_bytes,
         walrus=walrus,
+        shards=config.walrus.shards,
     )
     bundler.open()
     return bundler

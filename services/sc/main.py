@@ -41,8 +41,11 @@ async def build(ctx: ServiceContext) -> None:
     membership = await ctx.stack.enter_async_context(Membership(etcd))
     paths = paths_of(ctx.config, ctx.member)
     peers = await ctx.stack.enter_async_context(Peers(membership, ctx.identity, "walrus"))
-    walrus = functools.partial(peers.stub, WalrusServiceStub)
-    uploader, objects = WalrusUploader(walrus), WalrusObjects(walrus)
+    shards = ctx.config.walrus.shards
+    # Snapshots are not shared out: their blocks are the first one's.
+    walrus = functools.partial(peers.stub, WalrusServiceStub, shards.first)
+    uploader = WalrusUploader(walrus)
+    objects = WalrusObjects(lambda bucket: peers.stub(WalrusServiceStub, shards.of(bucket)))
     ctx.stack.push_async_callback(uploader.close)
     command = [
         sys.executable,

@@ -22,16 +22,16 @@ Tell = Callable[[int, int], None]
 
 
 class WalrusObjects:
-    """clients.py Objects. `walrus` gives the stub to use now, or raises Unavailable."""
+    """clients.py Objects. `walrus` gives the stub to use now for a bucket, or raises Unavailable."""
 
-    def __init__(self, walrus: Callable[[], WalrusServiceAsyncStub]) -> None:
+    def __init__(self, walrus: Callable[[str], WalrusServiceAsyncStub]) -> None:
         self._walrus = walrus
 
     async def fetch(self, account_id: AccountId, bucket: str, key: bytes, into: Path, tell: Tell) -> None:
         """Beside it, `<into>.etag` says of which object the bytes are."""
         here, known = await asyncio.to_thread(_begun, into)
         request = service_pb2.FetchObjectRequest(account_id=account_id, bucket=bucket, key=key, offset=here)
-        answers = self._walrus().FetchObject(request)
+        answers = self._walrus(bucket).FetchObject(request)
         try:
             with cloud_errors():
                 first = await anext(aiter(answers))
@@ -55,7 +55,7 @@ class WalrusObjects:
                 account_id=account_id, bucket=bucket, key=key, size_bytes=os.fstat(file.fileno()).st_size
             )
             with cloud_errors():
-                await self._walrus().StoreObject(_messages(header, file, tell))
+                await self._walrus(bucket).StoreObject(_messages(header, file, tell))
 
 
 def _etag_path(into: Path) -> Path:

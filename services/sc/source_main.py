@@ -123,7 +123,8 @@ class Walrus:
     async def fetch(self, digests: Sequence[bytes]) -> AsyncGenerator[service_pb2.Block, None]:
         if self._peers is None:
             raise Unavailable("it is not known yet where Walrus is")
-        answers = self._peers.stub(WalrusServiceStub).FetchBlocks(service_pb2.FetchBlocksRequest(digests=digests))
+        stub = self._peers.stub(WalrusServiceStub, self._config.walrus.shards.first)
+        answers = stub.FetchBlocks(service_pb2.FetchBlocksRequest(digests=digests))
         try:
             with cloud_errors():
                 async for answer in answers:

@@ -27,6 +27,7 @@ from mallee.s3.v1.logging_pb2 import BucketLoggingStatus, LoggingEnabled
 from mallee.walrus.v1.access_log_pb2 import AccessRecord
 from services.walrus import configs
 from services.walrus.drivers.base import Bucket
+from services.walrus.logging_calls import target_of
 from services.walrus.put import put_object
 from services.walrus.store import Store
 
@@ -87,7 +88,7 @@ class AccessLog:
 
     async def _send(self, source: Bucket, path: Path) -> str:
         settings = configs.find(source, BucketLoggingStatus)
-        target = await self._store.index.find_bucket(settings.logging_enabled.target_bucket) if settings else None
+        target = await target_of(self._store, settings.logging_enabled) if settings else None
         if settings is None or target is None or target.account_id != source.account_id:
             _log.warning("an access log has no bucket to go to", bucket=source.name)
             return "dropped"
@@ -98,7 +99,10 @@ class AccessLog:
             bucket=target.name, key=key, content_type="text/plain", content_length=size
         )
         owner = Caller(account_id=target.account_id, canonical_user_id=target.owner_id)
-        await put_object(self._store, _stream(header, path), owner)
+        if self._store.siblings.has(target.name):
+            await self._store.siblings.put_object(_stream(header, path), target.name, owner)
+        else:
+            await put_object(self._store, _stream(header, path), owner)
         return "delivered"
 
 

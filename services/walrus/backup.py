@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from common import shard_file
 from common.errors import CloudError, InvalidArgument, NoCapacity, Unavailable
 from common.log import get_logger
 from common.metrics import gauge
@@ -58,6 +59,8 @@ class Backups:
     # On the file system of pinned images, swept at start.
     staging: Path
     member: str
+    # Of the buckets, as shard_file.py has it.
+    part: str = shard_file.WHOLE
 
     async def make(self, folder: Path) -> AsyncGenerator[Progress, None]:
         """Raises InvalidArgument for a folder that Walrus cannot write to, NoCapacity, Unavailable."""
@@ -82,7 +85,7 @@ class Backups:
                 findings += progress.findings
                 yield progress
             await _on_disk(lambda: _keep_pins(drafts, target / "pins"))
-            await _on_disk(lambda: _commit(target, index, progress, findings))
+            await _on_disk(lambda: _commit(target, index, self.part, progress, findings))
             await _prune(copy, target, index, {pin.sha256 for pin in pins})
         _LAST.set(self.store.now_ms() / 1000)
         _log.info("made a backup", folder=str(target), blobs=progress.blobs, new=progress.new_blobs)
@@ -138,7 +141,7 @@ def _keep_pins(drafts: Path, target: Path) -> None:
         copies.copy_file(path, target / path.name)
 
 
-def _commit(target: Path, index: Path, progress: Progress, findings: list[Finding]) -> None:
+def _commit(target: Path, index: Path, part: str, progress: Progress, findings: list[Finding]) -> None:
     """From here on the folder is this backup."""
     for folder in (*(target / "blobs").iterdir(), target / "blobs", target / "pins", target):
         fsync_folder(folder)
@@ -146,6 +149,7 @@ def _commit(target: Path, index: Path, progress: Progress, findings: list[Findin
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     said: dict[str, Any] = {
         "format": FORMAT,
+        "part": part,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "index": index.name,
         "index_sha256": digest,

@@ -152,6 +152,8 @@ async def copied(
         digests = Digests({algorithm})
         async for chunk in chunks:
             await _take(store, incoming, digests, chunk)
+        if incoming.size != size:
+            raise errors.store_failed(f"{size} bytes were to be copied, and {incoming.size} came")
         yield Body(
             size=incoming.size,
             etag=incoming.etag(digests),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from common.errors import AlreadyExists
@@ -10,8 +11,10 @@ from mallee.s3.v1 import bucket_pb2
 from mallee.s3.v1.object_lock_pb2 import ObjectLockConfiguration
 from mallee.s3.v1.tagging_pb2 import Tag, Tagging
 from mallee.s3.v1.versioning_pb2 import VersioningConfiguration
+from mallee.walrus.v1.shard_pb2 import ListShardBucketsRequest, ShardBucket
 from services.walrus import accounts, configs, errors, lock, ownership, tags, versioning, wire
 from services.walrus import bucket as rules
+from services.walrus.drivers.base import Bucket
 from services.walrus.listing import read_token, token_of
 from services.walrus.store import Store
 
@@ -27,6 +30,7 @@ async def create_bucket(
 ) -> bucket_pb2.CreateBucketOutput:
     owner = rules.caller_or_refuse(caller)
     rules.check_name(request.bucket)
+    store.check_place(request.bucket)
     rules.check_location(request.create_bucket_configuration.location_constraint, store.region)
     await accounts.check_grantees(store.accounts, request, owner.canonical_user_id)
     bucket = await store.index.create_bucket(
@@ -72,7 +76,7 @@ async def list_buckets(
     if request.bucket_region not in ("", store.region):
         return answer
     after = read_token(request.continuation_token).decode(errors="replace") if request.continuation_token else ""
-    found = await store.index.list_buckets(owner.account_id, prefix=request.prefix, after=after, limit=limit + 1)
+    found = await _buckets_of(store, owner.account_id, prefix=request.prefix, after=after, limit=limit + 1)
     for bucket in found[:limit]:
         answer.buckets.add(
             name=bucket.name, creation_date=wire.timestamp(bucket.created_ms), bucket_region=store.region
@@ -80,6 +84,19 @@ async def list_buckets(
     if len(found) > limit:
         answer.continuation_token = token_of(found[limit - 1].name.encode())
     return answer
+
+
+async def _buckets_of(
+    store: Store, account_id: str, *, prefix: str, after: str, limit: int
+) -> Sequence[Bucket | ShardBucket]:
+    """By name, of all processes: of each so many are asked for, as all of them may be one's."""
+    here = await store.index.list_buckets(account_id, prefix=prefix, after=after, limit=limit)
+    if not store.siblings.others:
+        return here
+    elsewhere = await store.siblings.list_buckets(
+        ListShardBucketsRequest(account_id=account_id, prefix=prefix, after=after, limit=limit)
+    )
+    return sorted((*here, *elsewhere), key=lambda bucket: bucket.name)
 
 
 async def head_bucket(

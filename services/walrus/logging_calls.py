@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from common.errors import InvalidArgument
+from common.errors import InvalidArgument, NotFound
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import logging_pb2
 from mallee.s3.v1.logging_pb2 import BucketLoggingStatus
+from mallee.walrus.v1.shard_pb2 import ShardBucket
 from services.walrus import configs, errors
+from services.walrus.drivers.base import Bucket
 from services.walrus.store import Store
 
 _DATES = ("EventTime", "DeliveryTime")
@@ -22,7 +24,7 @@ async def put_bucket_logging(
         store.logging_changed()
         return logging_pb2.PutBucketLoggingResponse()
     _check_format(wanted.logging_enabled)
-    target = await store.index.find_bucket(wanted.logging_enabled.target_bucket)
+    target = await target_of(store, wanted.logging_enabled)
     if target is None:
         raise _invalid_target("The target bucket for logging does not exist", wanted)
     if target.account_id != bucket.account_id:
@@ -30,6 +32,16 @@ async def put_bucket_logging(
     await configs.put(store, bucket, wanted)
     store.logging_changed()
     return logging_pb2.PutBucketLoggingResponse()
+
+
+async def target_of(store: Store, settings: logging_pb2.LoggingEnabled) -> Bucket | ShardBucket | None:
+    """None: there is no such bucket. Raises Unavailable."""
+    if not store.siblings.has(settings.target_bucket):
+        return await store.index.find_bucket(settings.target_bucket)
+    try:
+        return await store.siblings.find_bucket(settings.target_bucket)
+    except NotFound:
+        return None
 
 
 async def get_bucket_logging(

@@ -1,4 +1,4 @@
-"""Walrus as a process: the store under <home>/walrus, S3 and images over gRPC. Wiring only."""
+"""Walrus as a process: its store under the cloud's home, S3 and images over gRPC. Wiring only."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from common import shard_file
 from common.config import ConfigError
 from common.etcd.client import Etcd
 from common.etcd.membership import Membership
@@ -25,6 +26,7 @@ from mallee.common.v1.caller_pb2 import Member
 from mallee.s3.v1.service_pb2_grpc import add_S3ServiceServicer_to_server
 from mallee.walrus.v1.access_log_pb2_grpc import add_AccessLogServiceServicer_to_server
 from mallee.walrus.v1.service_pb2_grpc import add_WalrusServiceServicer_to_server
+from mallee.walrus.v1.shard_pb2_grpc import add_ShardServiceServicer_to_server
 from mallee.walrus.v1.upkeep_pb2_grpc import add_UpkeepServiceServicer_to_server
 from services.walrus import accounts, observe
 from services.walrus.access_log import AccessLog
@@ -44,6 +46,8 @@ from services.walrus.reclaim import Reclaimer
 from services.walrus.s3_service import S3Service
 from services.walrus.scrub import Scrubber
 from services.walrus.service import WalrusService
+from services.walrus.shard_service import ShardService
+from services.walrus.siblings import Siblings
 from services.walrus.store import Limits, Store
 from services.walrus.tell import Teller
 from services.walrus.upkeep_service import UpkeepService
@@ -56,8 +60,9 @@ _log = get_logger(__name__)
 
 async def build(ctx: ServiceContext) -> None:
     config = ctx.config
-    root = config.home_path / "walrus"
-    store = await _open_store(ctx, root)
+    shard = config.walrus.shards.number(ctx.member)
+    root = config.walrus_path(shard)
+    store = await _open_store(ctx, root, shard)
     ticket_key = (config.pki_path / "ticket.key").read_bytes()
     certificate, opener = load_self_signed(config.pki_path, BUNDLE_OPENER)
     images = Images(store, root / "pins", ticket_key=ticket_key, opener=opener, now_s=time.time)
@@ -70,20 +75,30 @@ async def build(ctx: ServiceContext) -> None:
         cycle_s=config.walrus.scrub_days * 86_400,
     )
     _start_workers(ctx, store, access_log, scrubber)
-    address = f"{config.management_address}:{config.walrus.port}"
+    address = f"{config.management_address}:{config.walrus.port_of(shard)}"
     server = RpcServer(ctx.identity, addresses=[address])
     server.add(add_S3ServiceServicer_to_server, S3Service(store))
     keys = MasterKeys(store=store, load=lambda: Keyring.load(config.pki_path / OBJECT_KEYS))
-    backups = Backups(store=store, images=images, staging=root / "staging", member=ctx.member)
+    part = shard_file.text_of(shard, config.walrus.processes)
+    backups = Backups(store=store, images=images, staging=root / "staging", member=ctx.member, part=part)
     bundles = Bundles(store=store, folder=root / "pins", ticket_key=ticket_key, certificate=certificate, key=opener)
     server.add(add_WalrusServiceServicer_to_server, WalrusService(store, images, bundles))
     server.add(add_UpkeepServiceServicer_to_server, UpkeepService(store, scrubber, backups, keys))
     server.add(add_AccessLogServiceServicer_to_server, AccessLogService(access_log))
+    server.add(add_ShardServiceServicer_to_server, ShardService(store))
     await ctx.serve(server)
-    await _serve_locally(ctx, store)
-    etcd = await ctx.stack.enter_async_context(Etcd(config.etcd.endpoints, ctx.identity))
+    await _serve_locally(ctx, store, shard)
+    await _join(ctx, store, address)
+
+
+async def _join(ctx: ServiceContext, store: Store, address: str) -> None:
+    etcd = await ctx.stack.enter_async_context(Etcd(ctx.config.etcd.endpoints, ctx.identity))
     membership = await ctx.stack.enter_async_context(Membership(etcd))
     store.accounts = accounts.asked_of(await ctx.stack.enter_async_context(Peers(membership, ctx.identity, "clc")))
+    if store.siblings.others:
+        store.siblings.peers = await ctx.stack.enter_async_context(
+            Peers(membership, ctx.identity, "walrus", speak_for_callers=True)
+        )
     await membership.register(
         Member(
             id=ctx.member,
@@ -95,7 +110,7 @@ async def build(ctx: ServiceContext) -> None:
     )
 
 
-async def _open_store(ctx: ServiceContext, root: Path) -> Store:
+async def _open_store(ctx: ServiceContext, root: Path, shard: int) -> Store:
     config = ctx.config
     blobs = FileBlobs(root)
     try:
@@ -103,6 +118,7 @@ async def _open_store(ctx: ServiceContext, root: Path) -> Store:
     except BlockingIOError as error:
         raise ConfigError(f"another process works on {root}") from error
     ctx.stack.push_async_callback(blobs.close)
+    shard_file.claim(root, shard, config.walrus.processes)
     index = SqliteIndex(root / "index.sqlite", on_commit=observe.committed, log_bytes=LOG_BYTES)
     try:
         await index.open()
@@ -120,6 +136,7 @@ async def _open_store(ctx: ServiceContext, root: Path) -> Store:
         calendar=calendar,
         keyring=_keyring(config.pki_path / OBJECT_KEYS),
         event_targets=targets,
+        siblings=Siblings(config.walrus.shards, shard),
     )
     ctx.stack.push_async_callback(store.close)
     return store
@@ -155,9 +172,9 @@ def _keep(ctx: ServiceContext, name: str, work: Callable[[], Awaitable[None]]) -
     ctx.tasks.create_task(keep_running(f"walrus-{name}", work), name=name)
 
 
-async def _serve_locally(ctx: ServiceContext, store: Store) -> None:
+async def _serve_locally(ctx: ServiceContext, store: Store, shard: int) -> None:
     """For facades on this host. Without it they come by gRPC, as those of other hosts do."""
-    path = socket_path(ctx.config, "walrus")
+    path = socket_path(ctx.config, "walrus", shard)
     server = LocalServer(path, local_handlers(store))
     try:
         await server.start()

@@ -1,9 +1,9 @@
 """Makes a backup the store of a Walrus that does not run, for the operator's command.
 
-python -m services.walrus.restore --config FILE --member ID [--replace] FOLDER
+python -m services.walrus.restore --config FILE --member ID [--check | --replace] FOLDER
 
 It prints JSON lines: {"kind":, "what":, "owners":, "why":} for each finding, then {"restored": blobs, "made": when} or
-{"refused": why}.
+{"refused": why}. With --check it changes nothing: {"whole": when} or {"refused": why}.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from common import shard_file
 from common.config import load
 from services.walrus.backup import FORMAT, MANIFEST
 from services.walrus.drivers.embedded.restore import Refused, restore
@@ -21,10 +22,16 @@ from services.walrus.drivers.embedded.restore import Refused, restore
 
 def main() -> int:
     arguments = _arguments()
-    root = load(arguments.config).home_path / "walrus"
+    config = load(arguments.config)
+    shard = config.walrus.shards.number(arguments.member)
+    part = shard_file.text_of(shard, config.walrus.processes)
     try:
-        source, manifest = _manifest(arguments.folder, arguments.member)
-        count = restore(source, manifest, root, replace=arguments.replace, tell=_tell)
+        source, manifest = _manifest(arguments.folder, arguments.member, part)
+        if arguments.check:
+            _say({"whole": manifest["made"]})
+            return 0
+        root = config.walrus_path(shard)
+        count = restore(source, manifest, root, part=part, replace=arguments.replace, tell=_tell)
     except (Refused, OSError) as error:
         _say({"refused": str(error)})
         return 1
@@ -36,12 +43,13 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--member", required=True)
+    parser.add_argument("--check", action="store_true")
     parser.add_argument("--replace", action="store_true")
     parser.add_argument("folder", type=Path)
     return parser.parse_args()
 
 
-def _manifest(folder: Path, member: str) -> tuple[Path, dict[str, Any]]:
+def _manifest(folder: Path, member: str, part: str) -> tuple[Path, dict[str, Any]]:
     source = folder / member
     try:
         manifest: dict[str, Any] = json.loads((source / MANIFEST).read_text())
@@ -49,6 +57,12 @@ def _manifest(folder: Path, member: str) -> tuple[Path, dict[str, Any]]:
         raise Refused(f"{source} holds no whole backup: {error}") from error
     if manifest.get("format") != FORMAT:
         raise Refused(f"{source} is a backup of another format: {manifest.get('format')}")
+    held = manifest.get("part", shard_file.WHOLE)
+    if held != part:
+        raise Refused(
+            f"{source} has part {held} of the buckets, and part {part} is to be restored: restore it into a cloud with "
+            f"--walrus-processes {held.rpartition(' ')[2]}"
+        )
     return source, manifest
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, TypeVar, TypeVarTuple
 
+from common.errors import Unavailable
 from common.keyring import Keyring
 from common.threads import to_the_end
 from mallee.common.v1.caller_pb2 import Caller
@@ -21,6 +22,7 @@ from services.walrus.drivers.base import BlobId, Bucket, Index, Object, Upload
 from services.walrus.drivers.blobs import Blobs
 from services.walrus.drivers.events import Event
 from services.walrus.lifecycle import Calendar
+from services.walrus.siblings import Siblings
 
 Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
@@ -60,6 +62,8 @@ class Store:
     now_ms: Callable[[], int] = _now_ms
     # Of lifecycle rules.
     calendar: Calendar = field(default_factory=Calendar)
+    # Other processes that share the buckets with this one.
+    siblings: Siblings = field(default_factory=Siblings)
     # Told when blobs were let go.
     reclaim: Callable[[], None] = lambda: None
     # Told when a step added events.
@@ -86,6 +90,7 @@ class Store:
         if caller is None:
             raise errors.access_denied()
         if found is None:
+            self.check_place(request.bucket)
             raise errors.no_such_bucket(request.bucket)
         access.check(found, request, caller, self.now_ms())
         return found
@@ -106,10 +111,16 @@ class Store:
         """For what an account does with buckets beside S3. Raises NotFound (NoSuchBucket), Denied (AccessDenied)."""
         found = await self.index.find_bucket(name)
         if found is None:
+            self.check_place(name)
             raise errors.no_such_bucket(name)
         if not access.is_owner(found, caller):
             raise errors.access_denied()
         return found
+
+    def check_place(self, bucket: str) -> None:
+        """Who asks the wrong process is never told that a bucket is not there. Raises Unavailable."""
+        if self.siblings.has(bucket):
+            raise Unavailable(f"The bucket {bucket} is another process's: it was asked for in the wrong place.")
 
     @contextmanager
     def space(self, size: int, free_bytes: int) -> Iterator[None]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from common.config import EventTargetConfig
+from common.config_walrus import EventTargetConfig
 from deploy import config_file
 from tests.cloud.refusal import refused
 from tests.cloud_fixture import RunningCloud

@@ -22,7 +22,7 @@ OWNER, OTHER = AccountId(ALICE.account_id), AccountId(BOB.account_id)
 @pytest.fixture
 async def objects(stage: WalrusStage) -> WalrusObjects:
     stub = await stage.walrus("sc-a")
-    return WalrusObjects(lambda: stub)
+    return WalrusObjects(lambda bucket: stub)
 
 
 async def test_an_object_goes_on_where_an_earlier_try_stopped(

@@ -60,6 +60,14 @@ async def test_it_joins_serves_and_comes_back_after_kill_9(home: Path, etcd_serv
             assert await child.wait() == 0
 
 
+async def test_a_store_that_is_another_share_of_the_buckets_is_not_served(home: Path) -> None:
+    (home / "walrus").mkdir()
+    (home / "walrus" / "shard").write_text("1 of 2\n")
+    async with walrus(home) as child:
+        assert await child.wait() == 1
+    assert not (home / "walrus" / "index.sqlite").exists()
+
+
 def _restarted(membership: Membership, boot_id: str) -> bool:
     return any(member.boot_id != boot_id for member in membership.members("walrus"))
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 MEMBERS = {
     "walrus-1": "walrus",
+    "walrus-2": "walrus",
     "facade-1": "facade",
     "clc-1": "clc",
     "sc-a": "sc",

@@ -7,6 +7,6 @@ from pathlib import Path
 from common.config import CloudConfig
 
 
-def socket_path(config: CloudConfig, role: str) -> Path:
+def socket_path(config: CloudConfig, role: str, shard: int = 0) -> Path:
     """Where the member of that role serves who runs on its host."""
-    return config.sockets_path / role / "rpc"
+    return config.sockets_path / (f"{role}-{shard + 1}" if shard else role) / "rpc"

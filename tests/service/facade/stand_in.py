@@ -248,7 +248,7 @@ class OneChannel:
     def __init__(self, channel: CloudChannel) -> None:
         self._channel = channel
 
-    def channel(self) -> CloudChannel:
+    def channel(self, member_id: str | None = None) -> CloudChannel:
         return self._channel
 
 

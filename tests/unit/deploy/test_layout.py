@@ -28,6 +28,7 @@ shapes = st.builds(
     nodes_per_zone=st.integers(1, 8),
     hypervisor=st.sampled_from(["auto", "fake"]),
     port_base=st.integers(1024, 60000),
+    walrus_processes=st.integers(0, 16),
 )
 hosts = st.builds(
     Host,
@@ -133,6 +134,15 @@ def test_a_cloud_does_not_shrink_and_does_not_move() -> None:
         reshaped(old, Shape(zones=1, nodes_per_zone=2), HOST)
     with pytest.raises(LayoutError, match="cannot change"):
         reshaped(old, Shape(zones=2, nodes_per_zone=2, port_base=9000), HOST)
+    with pytest.raises(LayoutError, match="among --walrus-processes 1 for good"):
+        reshaped(old, Shape(zones=2, nodes_per_zone=2, walrus_processes=2), HOST)
+
+
+@pytest.mark.parametrize(("cores", "processes"), [(1, 1), (2, 1), (4, 1), (8, 2), (64, 8)])
+def test_walrus_has_a_process_for_four_cores(cores: int, processes: int) -> None:
+    made = new_config(Shape(), dataclasses.replace(HOST, cores=cores), cloud_id="00aa", home="/x", user="")
+    assert made.walrus.processes == processes
+    assert config(Shape(walrus_processes=3)).walrus.processes == 3
 
 
 @pytest.mark.parametrize(
@@ -142,6 +152,7 @@ def test_a_cloud_does_not_shrink_and_does_not_move() -> None:
         (Shape(zones=27), "--zones 27"),
         (Shape(nodes_per_zone=65), "--nodes 65"),
         (Shape(port_base=80), "--port-base 80"),
+        (Shape(walrus_processes=17), "--walrus-processes 17"),
         (Shape(underlay_cidr="10.0.0.1/24"), "--underlay 10.0.0.1/24"),
         (Shape(public_pool="198.51.100.0/30"), "at least 8"),
         (Shape(public_pool="100.64.0.0/16"), "overlap"),

@@ -13,6 +13,7 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from common import shard_file
 from services.walrus.drivers.base import BlobId
 from services.walrus.drivers.blobs import BlobDamaged, BlobMissing
 from services.walrus.drivers.embedded import copies, inspect, pieces
@@ -29,8 +30,10 @@ class Refused(Exception):
     """Nothing was restored; the message says why."""
 
 
-def restore(source: Path, manifest: dict[str, Any], root: Path, *, replace: bool, tell: Tell) -> int:
-    """How many blobs there are now. What is missing or damaged is told, and left out."""
+def restore(
+    source: Path, manifest: dict[str, Any], root: Path, *, part: str = shard_file.WHOLE, replace: bool, tell: Tell
+) -> int:
+    """How many blobs there are now. What is missing or damaged is told, and left out. `part`: see shard_file.py."""
     index = source / manifest["index"]
     with index.open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != manifest["index_sha256"]:
@@ -49,6 +52,7 @@ def restore(source: Path, manifest: dict[str, Any], root: Path, *, replace: bool
                 tell("index", "index", [], line)
             count = _restore_blobs(db, source, draft, tell)
             _restore_pins(db, source, draft, tell)
+        shard_file.write(draft, part)
         fsync_folder(draft)
         aside = root.with_name(f"{root.name}.before-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}")
         stack.pop_all()

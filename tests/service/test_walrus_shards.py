@@ -1,0 +1,181 @@
+"""Two stores that share the buckets, each behind its gRPC server: what one asks of the other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from common.errors import CloudError, Unavailable, Unsupported
+from common.pki import Identity
+from common.rpc.channel import CloudChannel, connect
+from common.rpc.peers import Peers
+from common.rpc.server import RpcServer
+from common.shards import Shards
+from mallee.s3.v1 import bucket_pb2, copy_pb2, object_pb2
+from mallee.walrus.v1 import shard_pb2, upkeep_pb2
+from mallee.walrus.v1.shard_pb2_grpc import ShardServiceStub, add_ShardServiceServicer_to_server
+from services.walrus import buckets, copy, delete
+from services.walrus.reclaim import Reclaimer
+from services.walrus.shard_service import ShardService
+from services.walrus.siblings import Siblings
+from services.walrus.store import Store
+from services.walrus.upkeep_service import UpkeepService
+from tests.eventually import becomes
+from tests.service.walrus_stage import make_certificates
+from tests.walrus_store import ALICE, BOB, files_of, get_object, make_bucket, opened_store, put_bytes, refused
+
+SHARDS = Shards("walrus", 2)
+# By the rule.
+HERE, THERE, BOBS = "pair-0", "pair-2", "bobs-1"
+LARGE = os.urandom(3 << 20)
+
+
+class Known:
+    """Peers that are known from the start. One that was cut off is not there."""
+
+    def __init__(self, channels: dict[str, CloudChannel]) -> None:
+        self.channels = channels
+
+    def stub(self, kind: Any, member_id: str) -> Any:
+        if member_id not in self.channels:
+            raise Unavailable(f"{member_id} is not there now")
+        return kind(self.channels[member_id])
+
+
+@dataclass(kw_only=True)
+class Pair:
+    here: Store
+    there: Store
+    server_there: RpcServer
+    known: Known
+    root: Path
+
+
+@pytest.fixture
+async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
+    certificates = make_certificates(tmp_path / "pki")
+    async with AsyncExitStack() as stack:
+        stores, servers, known = [], [], Known({})
+        for shard, member in enumerate(SHARDS):
+            store = await stack.enter_async_context(opened_store(tmp_path / member))
+            store.siblings = Siblings(SHARDS, shard)
+            store.siblings.peers = cast(Peers, known)
+            server = RpcServer(Identity.load(certificates, member))
+            server.add(add_ShardServiceServicer_to_server, ShardService(store))
+            await stack.enter_async_context(server)
+            # As any member of the role.
+            identity = Identity.load(certificates, SHARDS.first)
+            address = f"127.0.0.1:{server.ports[0]}"
+            known.channels[member] = await stack.enter_async_context(
+                connect(address, identity, member, speak_for_callers=True)
+            )
+            stores.append(store)
+            servers.append(server)
+        here, there = stores
+        await make_bucket(here, HERE)
+        await make_bucket(there, THERE)
+        yield Pair(here=here, there=there, server_there=servers[1], known=known, root=tmp_path)
+
+
+async def copied(pair: Pair, key: str) -> copy_pb2.CopyObjectOutput:
+    request = copy_pb2.CopyObjectRequest(bucket=HERE, key=key, copy_source=f"{THERE}/{key}")
+    return await copy.copy_object(pair.here, request, ALICE)
+
+
+async def test_who_asks_the_wrong_process_is_never_told_that_a_bucket_is_not_there(pair: Pair) -> None:
+    create = bucket_pb2.CreateBucketRequest(bucket=THERE)
+    head = bucket_pb2.HeadBucketRequest(bucket=THERE)
+    for asked in (
+        buckets.create_bucket(pair.here, create, BOB),
+        buckets.head_bucket(pair.here, head, ALICE),
+        put_bytes(pair.here, "k", b"x", bucket=THERE),
+        pair.here.own_bucket(THERE, ALICE),
+    ):
+        with pytest.raises(Unavailable, match="wrong place"):
+            await asked
+    await refused("NoSuchBucket", buckets.head_bucket(pair.here, bucket_pb2.HeadBucketRequest(bucket="pair-1"), ALICE))
+
+
+async def test_buckets_of_all_are_listed_or_none(pair: Pair) -> None:
+    await make_bucket(pair.there, "pair-3", BOB)
+    for store in (pair.here, pair.there):
+        listed = await buckets.list_buckets(store, bucket_pb2.ListBucketsRequest(), ALICE)
+        assert [one.name for one in listed.buckets] == [HERE, THERE]
+    first = await buckets.list_buckets(pair.here, bucket_pb2.ListBucketsRequest(max_buckets=1), ALICE)
+    rest = await buckets.list_buckets(
+        pair.here, bucket_pb2.ListBucketsRequest(max_buckets=1, continuation_token=first.continuation_token), ALICE
+    )
+    assert [one.name for page in (first, rest) for one in page.buckets] == [HERE, THERE]
+    assert not rest.continuation_token
+    del pair.known.channels["walrus-2"]
+    with pytest.raises(Unavailable):
+        await buckets.list_buckets(pair.here, bucket_pb2.ListBucketsRequest(), ALICE)
+
+
+async def test_the_source_of_a_copy_stays_while_it_is_read(pair: Pair) -> None:
+    await put_bytes(pair.there, "large", LARGE, bucket=THERE)
+    request = shard_pb2.ReadCopySourceRequest(
+        object=copy_pb2.CopyObjectRequest(bucket=HERE, key="large", copy_source=f"{THERE}/large")
+    )
+    async with pair.here.siblings.copy_source(THERE, request, ALICE) as (told, chunks):
+        assert told.size_bytes == len(LARGE)
+        got = await anext(chunks)
+        await delete.delete_object(pair.there, object_pb2.DeleteObjectRequest(bucket=THERE, key="large"), ALICE)
+        await Reclaimer(pair.there).collect()
+        async for chunk in chunks:
+            got += chunk
+    assert got == LARGE
+
+    async def is_reclaimed() -> bool:
+        await Reclaimer(pair.there).collect()
+        return not files_of(pair.root / "walrus-2")
+
+    await becomes(is_reclaimed)
+
+
+async def test_a_copy_whose_source_breaks_off_leaves_nothing(pair: Pair) -> None:
+    await put_bytes(pair.there, "large", LARGE, bucket=THERE)
+    (blob,) = (path for path in files_of(pair.root / "walrus-2") if path.stat().st_size > 1 << 20)
+    with blob.open("r+b") as file:
+        file.seek(len(LARGE) - 1)
+        file.write(bytes([LARGE[-1] ^ 1]))
+    with pytest.raises(CloudError):
+        await copied(pair, "large")
+    await refused("NoSuchKey", get_object(pair.here, "large", bucket=HERE))
+    assert files_of(pair.root / "walrus-1") == []
+
+
+async def test_the_owner_of_the_source_decides_who_copies(pair: Pair) -> None:
+    await put_bytes(pair.there, "theirs", b"theirs", bucket=THERE, tagging="t=1")
+    await make_bucket(pair.here, BOBS, BOB)
+    request = copy_pb2.CopyObjectRequest(bucket=BOBS, key="k", copy_source=f"{THERE}/theirs")
+    await refused("AccessDenied", copy.copy_object(pair.here, request, BOB))
+    await refused("NoSuchKey", get_object(pair.here, "k", bucket=BOBS, caller=BOB))
+    done = await copied(pair, "theirs")
+    header, body = await get_object(pair.here, "theirs", bucket=HERE)
+    assert (body, header.tag_count, header.e_tag) == (b"theirs", 1, done.copy_object_result.e_tag)
+
+
+async def test_only_processes_of_walrus_ask_like_that(pair: Pair, tmp_path: Path) -> None:
+    identity = Identity.load(tmp_path / "pki", "facade-1")
+    address = f"127.0.0.1:{pair.server_there.ports[0]}"
+    async with connect(address, identity, "walrus-2", speak_for_callers=True) as channel:
+        asked = ShardServiceStub(channel).FindShardBucket(shard_pb2.FindShardBucketRequest(name=THERE))
+        await refused("UnauthorizedOperation", asked)
+
+
+async def test_accounts_have_no_quota_where_stores_are_several(pair: Pair) -> None:
+    nobody = cast(Any, None)
+    upkeep = UpkeepService(pair.here, nobody, nobody, nobody)
+    limited = upkeep_pb2.PutQuotaRequest(account_id=ALICE.account_id, objects=1)
+    with pytest.raises(Unsupported, match="limit buckets instead"):
+        await upkeep.PutQuota(limited, None)
+    await upkeep.PutQuota(upkeep_pb2.PutQuotaRequest(account_id=ALICE.account_id), None)
+    await upkeep.PutQuota(upkeep_pb2.PutQuotaRequest(bucket=HERE, objects=0), None)
+    await refused("QuotaExceeded", put_bytes(pair.here, "k", b"x", bucket=HERE))
