@@ -1,4 +1,6 @@
-"""Checksums of bodies that the facade reads itself (XML). Those of objects are Walrus's to check."""
+"""Checksums of bodies that the facade reads itself (XML), and which bodies must have one. Those of objects are
+Walrus's to check.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,13 @@ from collections.abc import Callable, Mapping
 import google_crc32c
 from awscrt import checksums
 
+from ec2_facade.auth.payload import Framing, Payload
 from ec2_facade.errors import Refused
 from ec2_facade.protocol import Operation
 
 _PREFIX = "x-amz-checksum-"
+_LOCK = "x-amz-object-lock-"
+_TELLING = frozenset({"content-md5", "x-amz-sdk-checksum-algorithm"})
 _ALGORITHMS: Mapping[str, Callable[[bytes], bytes]] = {
     "crc32": lambda body: zlib.crc32(body).to_bytes(4, "big"),
     "crc32c": lambda body: int(google_crc32c.value(body)).to_bytes(4, "big"),
@@ -64,6 +69,20 @@ def check_body(operation: Operation, body: bytes, headers: Mapping[str, str], tr
     if operation.name in _REQUIRED and not declared:
         message = "Missing required header for this request: Content-MD5 OR x-amz-checksum-*"
         raise Refused("InvalidRequest", message, status=400)
+
+
+def check_upload(headers: Mapping[str, str], payload: Payload) -> None:
+    """What is locked by its headers comes with a digest, of whatever kind: one that is signed is one, too."""
+    if not any(name.startswith(_LOCK) for name in headers):
+        return
+    told = any(name in _TELLING or name.startswith(_PREFIX) for name in headers)
+    if not told and payload.framing is Framing.UNSIGNED:
+        raise Refused(
+            "InvalidRequest",
+            "Content-MD5 OR x-amz-checksum- HTTP header is required for Put Object requests with Object Lock "
+            "parameters",
+            status=400,
+        )
 
 
 def _decode(text: str, length: int) -> bytes:

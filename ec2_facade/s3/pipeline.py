@@ -25,7 +25,7 @@ from ec2_facade.s3.address import Address, read_address, read_query
 from ec2_facade.s3.admission import Admission, Proved, names_nobody
 from ec2_facade.s3.content import Content
 from ec2_facade.s3.cors import Cors
-from ec2_facade.s3.digest import check_body
+from ec2_facade.s3.digest import check_body, check_upload
 from ec2_facade.s3.download import download
 from ec2_facade.s3.patience import TAKE_LONG, answer_in_time
 from ec2_facade.s3.upload import upload
@@ -85,6 +85,7 @@ class S3Pipeline:
         with rpc_context.bind(caller=proved.caller):
             match operation.stream:
                 case Stream.UPLOAD:
+                    check_upload(headers, proved.payload)
                     return await self._upload(exchange, operation, parse(), proved)
                 case Stream.DOWNLOAD:
                     with self._transfer():

@@ -9,9 +9,9 @@ from dataclasses import replace
 from typing import Any, Final
 
 from mallee.s3.v1.object_lock_pb2 import ObjectLockConfiguration
-from services.walrus import configs, errors, wire
+from services.walrus import configs, errors
 from services.walrus.drivers.base import Bucket, Object
-from services.walrus.drivers.versions import Bypass, Extras, Retention, check_unlocked
+from services.walrus.drivers.versions import Bypass, Retention, check_unlocked
 
 MODES: Final = ("GOVERNANCE", "COMPLIANCE")
 ENABLED: Final = "Enabled"
@@ -53,15 +53,6 @@ def with_default(bucket: Bucket, new: Object) -> Object:
     default = found.rule.default_retention
     until_ms = new.modified_ms + (default.days or default.years * 365) * _DAY_MS
     return new if new.retention else replace(new, retention=Retention(mode=default.mode, until_ms=until_ms))
-
-
-def check_checksum(request: Any, extras: Extras) -> None:
-    """What is locked by its headers comes with a checksum, of whatever kind."""
-    locked = extras.retention is not None or extras.legal_hold is not None
-    if locked and not request.content_md5 and not request.checksum_algorithm and wire.checksum_sent(request) is None:
-        raise errors.invalid_request(
-            "Content-MD5 OR x-amz-checksum- HTTP header is required for Put Object requests with Object Lock parameters"
-        )
 
 
 def retention_sent(bucket: Bucket, request: Any, now_ms: int) -> Retention | None:

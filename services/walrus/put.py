@@ -34,7 +34,6 @@ async def put_object(
     encrypted = encryption.of_new(store, bucket, request)
     await accounts.check_grantees(store.accounts, request, bucket.owner_id)
     extras = extras_of(bucket, request, caller, now_ms=store.now_ms(), encryption=encrypted)
-    lock.check_checksum(request, extras)
     attributes = object_rules.checked_attributes(wire.headers_of(request), request.metadata)
     expect = conditions.expectation(request.if_match, request.if_none_match)
     claim = announced(request)

@@ -6,15 +6,17 @@ import filecmp
 import io
 import os
 import subprocess
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
 from minio import Minio
-from minio.commonconfig import ENABLED, ComposeSource, CopySource, Tags
+from minio.commonconfig import ENABLED, GOVERNANCE, ComposeSource, CopySource, Tags
 from minio.deleteobjects import DeleteObject
 from minio.error import S3Error
+from minio.retention import Retention
+from minio.sse import SseS3
 from minio.versioningconfig import VersioningConfig
 
 from tests.cloud_fixture import RunningCloud
@@ -143,3 +145,21 @@ def test_minio(fake_cloud: RunningCloud, files: Path, tmp_path: Path) -> None:
     ]
     assert list(client.remove_objects("minio", every)) == []
     client.remove_bucket("minio")
+
+
+def test_minio_locks_and_encrypts(fake_cloud: RunningCloud) -> None:
+    keys, host = fake_cloud.account("clients"), fake_cloud.endpoint_url.removeprefix("http://")
+    client = Minio(host, keys.access_key_id, keys.secret_access_key, secure=False)
+    client.make_bucket("minio-locked", object_lock=True)
+    kept = Retention(GOVERNANCE, datetime.now(UTC) + timedelta(days=1))
+    # It signs the body's hash, and tells no digest beside it.
+    locked = client.put_object("minio-locked", "k", io.BytesIO(b"x"), 1, retention=kept, legal_hold=True, sse=SseS3())
+    assert client.is_object_legal_hold_enabled("minio-locked", "k")
+    assert (client.stat_object("minio-locked", "k").metadata or {})["x-amz-server-side-encryption"] == "AES256"
+    client.disable_object_legal_hold("minio-locked", "k")
+    with pytest.raises(S3Error, match="AccessDenied"):
+        client.remove_object("minio-locked", "k", version_id=locked.version_id)
+    every = [DeleteObject("k", locked.version_id)]
+    assert [one.code for one in client.remove_objects("minio-locked", every)] == ["AccessDenied"]
+    assert list(client.remove_objects("minio-locked", every, bypass_governance_mode=True)) == []
+    client.remove_bucket("minio-locked")
