@@ -35,6 +35,8 @@ _ENVELOPE: Final = frozenset(
     }
 )
 _ENVELOPE_PREFIX: Final = "x-amz-"
+# Their answers show that what they made has no tags; to those who describe it AWS leaves that out.
+_TAGS_KEPT: Final = frozenset({"CreateSnapshot", "CreateVolume", "RunInstances"})
 _VERSION: Final = re.compile(r"20\d\d-\d\d-\d\d")
 
 
@@ -44,7 +46,7 @@ class QueryProtocol:
     def __init__(self, service: str) -> None:
         self.contract = Contract(service)
         self._parsers: dict[str, ParameterParser] = {}
-        self._renderer = XmlRenderer()
+        self._renderer, self._maker = XmlRenderer(), XmlRenderer(keep_tags=True)
 
     @cached_property
     def _is_ec2(self) -> bool:
@@ -69,7 +71,8 @@ class QueryProtocol:
         return operation, message
 
     def render(self, operation: Operation, message: Message, request_id: str) -> Response:
-        inside = self._renderer.structure(operation.model.output_shape, descriptor_of(message))(message)
+        renderer = self._maker if operation.name in _TAGS_KEPT else self._renderer
+        inside = renderer.structure(operation.model.output_shape, descriptor_of(message))(message)
         if self._is_ec2:
             # Actions without an output of their own say this much.
             text = inside or ("" if operation.model.output_shape is not None else "<return>true</return>")

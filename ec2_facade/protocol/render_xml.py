@@ -49,10 +49,11 @@ _URL_ENCODED: Final = frozenset(
 
 
 class XmlRenderer:
-    """Compiles shapes of one service, each when it is first met. `encode_keys`: for `encoding-type=url` of S3."""
+    """Compiles shapes of one service, each when it is first met. `encode_keys`: for `encoding-type=url` of S3.
+    `keep_tags`: for what was just made; an empty list of tags is an element, and no text is kept for a next time."""
 
-    def __init__(self, *, encode_keys: bool = False) -> None:
-        self._encode_keys = encode_keys
+    def __init__(self, *, encode_keys: bool = False, keep_tags: bool = False) -> None:
+        self._encode_keys, self._keep_tags = encode_keys, keep_tags
         self._structures: dict[tuple[str, str], Inside] = {}
 
     def structure(self, shape: Shape | None, descriptor: Descriptor) -> Inside:
@@ -63,8 +64,11 @@ class XmlRenderer:
             # Put in before it is compiled: shapes may contain themselves.
             self._structures[key] = lambda message: self._structures[key](message)
             render = self._compile(shape, descriptor)
-            self._structures[key] = Fragments(render) if len(descriptor.fields) >= _LARGE else render
+            self._structures[key] = Fragments(render) if self._large(descriptor) else render
         return self._structures[key]
+
+    def _large(self, descriptor: Descriptor) -> bool:
+        return len(descriptor.fields) >= _LARGE and not self._keep_tags
 
     def _compile(self, shape: Shape | None, descriptor: Descriptor) -> Inside:
         elements: dict[FieldDescriptor, Element] = {}
@@ -76,7 +80,7 @@ class XmlRenderer:
                 elements[field] = _nothing
                 continue
             elements[field] = self._element(member, member_shape, field)
-            if shape is not None and _kept_empty(shape.name, member, member_shape):
+            if shape is not None and self._kept_empty(shape.name, member, member_shape):
                 empty.append((field.name, f"<{_name(member, member_shape)}/>"))
 
         def inside(message: Message) -> str:
@@ -87,6 +91,13 @@ class XmlRenderer:
             return text
 
         return inside
+
+    def _kept_empty(self, structure: str, member: str, shape: Shape) -> bool:
+        if not isinstance(shape, (ListShape, MapShape)) or shape.serialization.get("flattened"):
+            return False
+        if member == "Tags":
+            return self._keep_tags or structure in _TAGS_KEPT
+        return (structure, member) not in _LEFT_OUT
 
     def _element(self, member: str, shape: Shape, field: FieldDescriptor) -> Element:
         name = _name(member, shape)
@@ -198,11 +209,3 @@ def _nothing(_value: object) -> str:
 
 def _name(member: str, shape: Shape) -> str:
     return str(shape.serialization.get("name", member))
-
-
-def _kept_empty(structure: str, member: str, shape: Shape) -> bool:
-    if not isinstance(shape, (ListShape, MapShape)) or shape.serialization.get("flattened"):
-        return False
-    if member == "Tags":
-        return structure in _TAGS_KEPT
-    return (structure, member) not in _LEFT_OUT

@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
+from google.protobuf.message import Message
 
 from common.errors import CloudError, NoCapacity, NotFound, Unauthenticated, Unavailable
 from ec2_facade.protocol import QueryProtocol
-from mallee.ec2.v1 import instance_pb2, key_pair_pb2, security_group_pb2, tag_pb2
+from mallee.ec2.v1 import instance_pb2, key_pair_pb2, security_group_pb2, snapshot_pb2, tag_pb2, volume_pb2
 from mallee.sts.v1 import caller_pb2
 
 EC2, STS = QueryProtocol("ec2"), QueryProtocol("sts")
@@ -122,6 +123,18 @@ def test_empty_lists_are_empty_elements_except_tags() -> None:
     assert "imageId" not in body
     tags = EC2.contract.operations["DescribeTags"]
     assert "<tagSet/>" in EC2.render(tags, tag_pb2.DescribeTagsResult(), "id").body.decode()
+
+
+@pytest.mark.parametrize(
+    ("action", "made"),
+    [
+        ("CreateSnapshot", snapshot_pb2.Snapshot(snapshot_id="snap-1")),
+        ("CreateVolume", volume_pb2.Volume(volume_id="vol-1")),
+        ("RunInstances", instance_pb2.Reservation(instances=[instance_pb2.Instance(instance_id="i-1")])),
+    ],
+)
+def test_what_was_just_made_shows_that_it_has_no_tags(action: str, made: Message) -> None:
+    assert b"<tagSet/>" in EC2.render(EC2.contract.operations[action], made, "id").body
 
 
 def test_an_ec2_answer_to_the_byte() -> None:
