@@ -239,7 +239,7 @@ def test_an_interface_that_cannot_be_is_refused(
         ({"MaxCount": 1001}, "InstanceLimitExceeded"),
         ({"UserData": "x" * 16385}, "InvalidParameterValue"),
         ({"KernelId": "aki-0123456789abcdef0"}, "InvalidAMIID.NotFound"),
-        ({"PrivateIpAddress": "172.31.0.9"}, "InvalidParameterCombination"),
+        ({"PrivateIpAddress": "10.0.0.9"}, "InvalidParameterValue"),
         ({"InstanceInitiatedShutdownBehavior": "explode"}, "InvalidParameterValue"),
         ({"InstanceInitiatedShutdownBehavior": "stop"}, "InvalidParameterCombination"),
         ({"EbsOptimized": True}, "UnsupportedOperation"),
