@@ -5,6 +5,7 @@ The ids that end in the same 8 digits as another thing (MAC of an interface) are
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 from typing import ClassVar, Self
@@ -146,5 +147,5 @@ def mac_of(interface: InterfaceId) -> str:
 
 def new_request_id() -> str:
     """A UUID4 as AWS prints it."""
-    h = secrets.token_hex(16)
+    h = os.urandom(16).hex()
     return f"{h[:8]}-{h[8:12]}-4{h[13:16]}-{'89ab'[int(h[16], 16) % 4]}{h[17:20]}-{h[20:]}"

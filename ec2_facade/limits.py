@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Self
 
+from ec2_facade.errors import Refused
+
 MIB = 1 << 20
 
 
@@ -55,3 +57,19 @@ class Limits:
             strangers_held_bytes=self.strangers_held_bytes // processes,
             transfers=self.transfers // processes,
         )
+
+
+class Transfers:
+    """Uploads and downloads under way: `with` it around each. Raises Refused when there are too many."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._count = 0
+
+    def __enter__(self) -> None:
+        if self._count >= self._most:
+            raise Refused("SlowDown", "Please reduce your request rate.", status=503)
+        self._count += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._count -= 1

@@ -50,7 +50,7 @@ async def download(
             raise Unavailable("The store answered without a header.")
         answer = render(first.header) if render else protocol.render(operation, first.header, exchange.request_id)
         if first.header.content_length <= _WHOLE_BYTES:
-            body = b"".join([chunk async for chunk in _chunks(call, limits) if isinstance(chunk, bytes)])
+            body = await _whole(call, limits)
             if len(body) != first.header.content_length:
                 raise Unavailable("The store sent another number of bytes than it told.")
             return await exchange.send(replace(answer, body=body))
@@ -64,6 +64,17 @@ async def download(
             raise ConnectionResetError("the answer cannot be finished") from error
     finally:
         call.cancel()
+
+
+async def _whole(call: Any, limits: Limits) -> bytes:
+    """Of a body that is too small for an extent."""
+    parts: list[bytes] = []
+    while (message := await _read(call, limits)) is not None:
+        if isinstance(message, RawExtent):
+            os.close(message.descriptor)
+            raise Unavailable("The store sent another number of bytes than it told.")
+        parts.append(message.chunk)
+    return b"".join(parts)
 
 
 async def _chunks(call: Any, limits: Limits) -> AsyncGenerator[bytes | RawExtent, None]:
@@ -80,8 +91,8 @@ async def _chunks(call: Any, limits: Limits) -> AsyncGenerator[bytes | RawExtent
 
 async def _read(call: Any, limits: Limits) -> Any:
     """The next message, None at a good end."""
-    if isinstance(call, LocalCall) and call.waiting:
-        message = await call.read()
+    if isinstance(call, LocalCall):
+        message = await call.read(within_s=limits.idle_s)
         return None if message is grpc.aio.EOF else message
     try:
         with cloud_errors():

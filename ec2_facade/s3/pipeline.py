@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Mapping
 from typing import Final
 
 from aiohttp import web
@@ -18,7 +17,7 @@ from ec2_facade.backends import Backends
 from ec2_facade.body import HeldBytes
 from ec2_facade.errors import Refused
 from ec2_facade.exchange import Exchange
-from ec2_facade.limits import Limits
+from ec2_facade.limits import Limits, Transfers
 from ec2_facade.protocol import Operation, Response, RestXmlProtocol, Stream
 from ec2_facade.s3 import post
 from ec2_facade.s3.address import Address, read_address, read_query
@@ -57,7 +56,7 @@ class S3Pipeline:
         self._website = Website(protocol, backends, limits)
         # Room of their own, so that strangers take none from those who are known.
         self._held_of_strangers = HeldBytes(limits.strangers_held_bytes)
-        self._transfers = 0
+        self._transfers = Transfers(limits.transfers)
 
     async def answer(self, exchange: Exchange) -> web.StreamResponse:
         wire = exchange.wire
@@ -88,7 +87,7 @@ class S3Pipeline:
                     check_upload(headers, proved.payload)
                     return await self._upload(exchange, operation, parse(), proved)
                 case Stream.DOWNLOAD:
-                    with self._transfer():
+                    with self._transfers:
                         return await download(
                             exchange, self._backends, self._protocol, operation, parse(), self._limits
                         )
@@ -121,7 +120,7 @@ class S3Pipeline:
         self, exchange: Exchange, operation: Operation, header: Message, proved: Proved
     ) -> web.StreamResponse:
         _check_length(proved.payload, self._limits)
-        with self._transfer():
+        with self._transfers:
             content = Content(exchange.body.pieces(), proved.payload, proved.identified)
             invite = exchange.invite_body if exchange.expects_continue else None
             answer = await upload(self._backends, operation, header, content, self._limits, invite=invite)
@@ -140,7 +139,7 @@ class S3Pipeline:
         policy = post.check_fields(fields, bucket, now=utc_now())
         header = post.put_request(self._protocol, operation, bucket, fields)
         content = post.file_content(form, policy, self._limits)
-        with rpc_context.bind(caller=caller), self._transfer():
+        with rpc_context.bind(caller=caller), self._transfers:
             stored = await upload(self._backends, operation, header, content, self._limits, invite=exchange.invite_body)
             await form.read_rest()
         rendered = self._protocol.render(operation, stored, exchange.request_id)
@@ -158,16 +157,6 @@ class S3Pipeline:
         content = Content(once(), proved.payload, proved.identified)
         body = b"".join([chunk async for chunk in content.chunks(self._limits.xml_bytes)])
         return body, content.trailers
-
-    @contextmanager
-    def _transfer(self) -> Iterator[None]:
-        if self._transfers >= self._limits.transfers:
-            raise Refused("SlowDown", "Please reduce your request rate.", status=503)
-        self._transfers += 1
-        try:
-            yield
-        finally:
-            self._transfers -= 1
 
 
 def object_headers(wire: WireRequest, payload: Payload) -> dict[str, str]:

@@ -142,14 +142,16 @@ class LocalCall:
         self._note(kind, payload)
         return ()
 
-    @property
-    def waiting(self) -> bool:
-        """`read` has an answer at once."""
-        return self._frames.waiting
-
-    async def read(self) -> Any:
+    async def read(self, *, within_s: float | None = None) -> Any:
         """A RawHeader, a RawChunk, a RawExtent (answer it with `taken`), or grpc.aio.EOF. Raises CloudError."""
-        kind, payload = await self._take()
+        if within_s is None or self._frames.waiting:
+            kind, payload = await self._take()
+        else:
+            timer = asyncio.get_running_loop().call_later(within_s, self._expire)
+            try:
+                kind, payload = await self._take()
+            finally:
+                timer.cancel()
         match kind:
             case Kind.CHUNK:
                 return RawChunk(payload)
