@@ -53,9 +53,10 @@ class Limits:
         """Of a process beside others: its part of the memory. Connections are counted by each for itself."""
         return replace(
             self,
-            held_bytes=self.held_bytes // processes,
-            strangers_held_bytes=self.strangers_held_bytes // processes,
-            transfers=self.transfers // processes,
+            # The largest body that there may be has room.
+            held_bytes=max(self.xml_bytes, self.held_bytes // processes),
+            strangers_held_bytes=max(self.xml_bytes, self.strangers_held_bytes // processes),
+            transfers=max(1, self.transfers // processes),
         )
 
 
