@@ -63,7 +63,7 @@ def domain_xml(domain: Domain, engine: Engine) -> str:
     root.add("name", domain_name(engine.cloud_id, domain.instance_id))
     root.add("uuid", smbios_uuid(domain.instance_id))
     root.add("memory", str(domain.memory_bytes // 1024), unit="KiB")
-    root.add("vcpu", str(domain.vcpus))
+    _vcpus(root, domain, engine)
     _boot(root, domain)
     _identity(root, domain)
     _machine(root, engine)
@@ -82,6 +82,17 @@ def domain_xml(domain: Domain, engine: Engine) -> str:
     label = root.add("seclabel", type="static", model="dac", relabel="no")
     label.add("label", f"+{engine.uid}:+{engine.gid}")
     return ElementTree.tostring(root.element, encoding="unicode")
+
+
+def _vcpus(root: Element, domain: Domain, engine: Engine) -> None:
+    """TCG leaves the locks of instructions out where a guest can never have a second processor, and with them the
+    barrier between a guest's ring and the threads that serve it: a virtio device then misses a call and hangs for good.
+    """
+    present = str(domain.vcpus)
+    if engine.kind == "qemu" and domain.vcpus == 1:
+        root.add("vcpu", "2", current=present)
+    else:
+        root.add("vcpu", present)
 
 
 def _boot(root: Element, domain: Domain) -> None:

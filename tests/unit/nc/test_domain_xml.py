@@ -84,6 +84,18 @@ def test_the_engine_decides_the_cpu(kind: str, mode: str) -> None:
     assert cpu.get("mode") == mode
 
 
+@pytest.mark.parametrize(
+    ("kind", "vcpus", "most", "current"), [("kvm", 1, "1", None), ("qemu", 2, "2", None), ("qemu", 1, "2", "1")]
+)
+def test_tcg_is_never_told_that_there_can_be_one_processor_alone(
+    kind: str, vcpus: int, most: str, current: str | None
+) -> None:
+    root = tree(dataclasses.replace(DOMAIN, vcpus=vcpus), dataclasses.replace(ENGINE, kind=kind))
+    told = root.find("vcpu")
+    assert told is not None
+    assert (told.text, told.get("current")) == (most, current)
+
+
 def test_names_tell_clouds_apart() -> None:
     assert instance_of("c0de", domain_name("c0de", ID)) == ID
     assert instance_of("c0de", domain_name("beef", ID)) is None
