@@ -104,6 +104,7 @@ PARTIAL = frozenset(
         "DescribeImageAttribute",
         "DescribeInstanceAttribute",
         "DescribeInstanceTypes",
+        "DescribeNetworkInterfaceAttribute",
         "DescribeSnapshotAttribute",
         "DescribeVolumeAttribute",
         "DescribeVpcAttribute",
