@@ -73,7 +73,10 @@ def read_form_claim(fields: Mapping[str, str]) -> Claim:
     It is good for as long as a presigned request can be; the form's policy ends it sooner.
     """
     if fields["x-amz-algorithm"] != ALGORITHM:
-        raise AuthProblem(Reason.MALFORMED, f'X-Amz-Algorithm only supports "{ALGORITHM}"', part="X-Amz-Algorithm")
+        raise AuthProblem(Reason.MALFORMED, f"Only {ALGORITHM} is supported", argument="X-Amz-Algorithm")
+    if parse_timestamp(fields["x-amz-date"]) is None:
+        message = "X-Amz-Date must be formated via ISO8601 Long format"
+        raise AuthProblem(Reason.MALFORMED, message, argument="X-Amz-Date")
     return Claim(
         scope=read_scope(fields["x-amz-credential"]),
         signed_headers=(),

@@ -211,6 +211,8 @@ def _s3_malformed(problem: AuthProblem) -> Refused:
             )
         case _:
             text = problem.detail
+    if facts.get("form") == "yes":
+        return Refused("InvalidArgument", text, status=400, details={"ArgumentName": facts["argument"]})
     if presigned:
         scope_fault = problem.reason in (Reason.WRONG_REGION, Reason.WRONG_SERVICE, Reason.WRONG_DATE)
         text = f"Error parsing the X-Amz-Credential parameter; {text}" if scope_fault else text

@@ -14,6 +14,7 @@ from ec2_facade.auth.claim import read_form_claim
 from ec2_facade.auth.legacy import is_legacy
 from ec2_facade.auth.mechanisms import Authentication
 from ec2_facade.auth.payload import Payload, read_payload, undeclared_payload
+from ec2_facade.auth.problem import AuthProblem
 from ec2_facade.errors import Refused
 from ec2_facade.services import Hosts, bare_host
 from ec2_facade.wire import WireRequest, to_bytes
@@ -70,8 +71,12 @@ class Admission:
         caller, version = Caller(anonymous=True, source_ip=wire.source_ip), ""
         if fields.keys() & {"x-amz-signature", "x-amz-credential", "x-amz-algorithm"}:
             need_fields(fields, "policy", "X-Amz-Algorithm", "X-Amz-Credential", "X-Amz-Date", "X-Amz-Signature")
-            identified = await self._current.identify_claim(read_form_claim(fields), "s3")
-            verify_text(identified, fields["policy"])
+            try:
+                identified = await self._current.identify_claim(read_form_claim(fields), "s3")
+                verify_text(identified, fields["policy"])
+            except AuthProblem as problem:
+                facts = {"argument": "X-Amz-Credential"} | problem.facts | {"form": "yes"}
+                raise AuthProblem(problem.reason, problem.detail, **facts) from None
             caller, version = identified.caller(wire.source_ip), ALGORITHM
         elif fields.keys() & {"awsaccesskeyid", "signature", "policy"}:
             need_fields(fields, "AWSAccessKeyId", "policy", "signature")

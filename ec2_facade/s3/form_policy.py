@@ -6,7 +6,6 @@ https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-HTTPPOSTConstructPolicy.ht
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import re
 from collections.abc import Mapping
@@ -69,8 +68,10 @@ def read_policy(encoded: str) -> FormPolicy:
     document = _document(encoded)
     if "expiration" not in document:
         raise _invalid("Policy missing expiration.")
-    if not isinstance(document.get("conditions"), list):
+    if "conditions" not in document:
         raise _invalid("Policy missing conditions.")
+    if not isinstance(document["conditions"], list):
+        raise _invalid("Invalid 'conditions' value: must be a List.")
     conditions: list[Condition] = []
     least, most = 0, None
     for item in document["conditions"]:
@@ -85,10 +86,16 @@ def read_policy(encoded: str) -> FormPolicy:
 
 
 def _document(encoded: str) -> dict[str, Any]:
+    if not encoded.strip():
+        raise _invalid("Expecting '{' but found End-of-Input")
     try:
-        text = base64.b64decode("".join(encoded.split()), validate=True).decode()
+        raw = base64.b64decode("".join(encoded.split()), validate=True)
+    except ValueError:
+        raise _invalid("invalid Base64 encoding.") from None
+    try:
+        text = raw.decode()
         document = json.loads(_ESCAPE.sub(lambda found: _ESCAPES.get(found[1], found[0]), text))
-    except (binascii.Error, ValueError, RecursionError):
+    except (ValueError, RecursionError):
         raise _invalid("Invalid JSON.") from None
     if not isinstance(document, dict):
         raise _invalid("Invalid JSON.")
@@ -103,13 +110,17 @@ def _condition(item: Any) -> Condition:
         if not isinstance(value, str):
             raise _invalid("Invalid Simple-Condition: value must be a string.")
         return Condition(operator="eq", field=field.lower(), value=value, text=json.dumps(["eq", f"${field}", value]))
-    if not isinstance(item, list) or not all(isinstance(part, str) for part in item):
-        raise _invalid("Invalid Condition: a condition is a list of strings or has one property.")
-    if len(item) != 3 or not item[1].startswith("$"):
-        raise _invalid("Invalid Condition: wrong number of arguments, or a field without $.")
+    if not isinstance(item, list):
+        raise _invalid("Invalid condition test: must be a List or Object.")
+    if not item:
+        raise _invalid("Invalid Condition: missing operation identifier.")
+    if _lower(item[0]) not in ("eq", "starts-with"):
+        raise _invalid(f"Invalid Condition: unknown operation '{item[0]}'.")
+    if len(item) != 3:
+        raise _invalid(f"Invalid {item[0]}: wrong number of arguments.")
     operator, field, value = item
-    if operator.lower() not in ("eq", "starts-with"):
-        raise _invalid(f"Invalid Condition: unknown operation '{operator}'.")
+    if not isinstance(field, str) or not isinstance(value, str) or not field.startswith("$"):
+        raise _invalid(f"Invalid {operator}: a field with $ and a string are expected.")
     return Condition(operator=operator.lower(), field=field[1:].lower(), value=value, text=json.dumps(item))
 
 

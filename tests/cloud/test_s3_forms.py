@@ -65,6 +65,23 @@ def test_a_form_says_what_its_file_is_and_is_held_to_it(fake_cloud: RunningCloud
     assert s3.get_object_tagging(Bucket=BUCKET, Key="held")["TagSet"] == [{"Key": "a b", "Value": "1+2"}]
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("x-amz-algorithm", "AWS5", b"Only AWS4-HMAC-SHA256 is supported"),
+        ("x-amz-date", "yesterday", b"X-Amz-Date must be formated via ISO8601 Long format"),
+        ("x-amz-credential", "me", b"the Credential is mal-formed"),
+        ("x-amz-credential", "me/20300101/nowhere-1/s3/aws4_request", b"the region 'nowhere-1' is wrong"),
+    ],
+)
+def test_a_form_that_does_not_say_who_signed_it_is_refused(
+    fake_cloud: RunningCloud, s3: Any, field: str, value: str, message: bytes
+) -> None:
+    signed = fake_cloud.client("s3", signature_version="s3v4").generate_presigned_post(BUCKET, "k")["fields"]
+    status, answer = post(fake_cloud, signed | {field: value}, b"bytes")
+    assert (status, b"<Code>InvalidArgument</Code>" in answer, message in answer) == (400, True, True), answer
+
+
 def test_a_form_of_nobody_is_refused_where_nothing_is_open(fake_cloud: RunningCloud, s3: Any) -> None:
     status, answer = post(fake_cloud, {"key": "nobodys"}, b"x")
     assert (status, b"<Code>AccessDenied</Code>" in answer) == (403, True)

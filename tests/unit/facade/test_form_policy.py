@@ -103,7 +103,7 @@ def test_escapes_that_json_does_not_have() -> None:
         ({"EXPIRATION": ENDS, "conditions": []}, "Policy missing expiration."),
         ({"expiration": ENDS}, "Policy missing conditions."),
         ({"expiration": ENDS, "CONDITIONS": []}, "Policy missing conditions."),
-        ({"expiration": ENDS, "conditions": {}}, "Policy missing conditions."),
+        ({"expiration": ENDS, "conditions": {}}, "Invalid 'conditions' value: must be a List."),
         ({"expiration": "tomorrow", "conditions": []}, "Invalid 'expiration' value: 'tomorrow'"),
         (
             {"expiration": "2030-01-01 00:00:00Z", "conditions": []},
@@ -119,30 +119,35 @@ def test_what_is_no_policy(document: Any, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "condition",
+    ("condition", "message"),
     [
-        {},
-        {"a": "1", "b": "2"},
-        {"a": 1},
-        [],
-        "acl",
-        ["eq", "$acl"],
-        ["eq", "acl", "private"],
-        ["ends-with", "$key", "x"],
-        ["eq", "$acl", 1],
-        ["content-length-range", 1],
-        ["content-length-range", -1, 5],
-        ["content-length-range", 1, "x"],
-        ["content-length-range", True, 5],
-        None,
+        ({}, "Invalid Simple-Condition: Simple-Conditions must have exactly one property specified."),
+        ({"a": "1", "b": "2"}, "Invalid Simple-Condition: Simple-Conditions must have exactly one property specified."),
+        ({"a": 1}, "Invalid Simple-Condition: value must be a string."),
+        ([], "Invalid Condition: missing operation identifier."),
+        ("acl", "Invalid condition test: must be a List or Object."),
+        (None, "Invalid condition test: must be a List or Object."),
+        (["eq", "$acl"], "Invalid eq: wrong number of arguments."),
+        (["eq", "acl", "private"], "Invalid eq: a field with $ and a string are expected."),
+        (["ends-with", "$key", "x"], "Invalid Condition: unknown operation 'ends-with'."),
+        (["eq", "$acl", 1], "Invalid eq: a field with $ and a string are expected."),
+        (["content-length-range", 1], "Invalid content-length-range: wrong number of arguments."),
+        (["content-length-range", -1, 5], "Invalid content-length-range: not a number of bytes."),
+        (["content-length-range", 1, "x"], "Invalid content-length-range: not a number of bytes."),
+        (["content-length-range", True, 5], "Invalid content-length-range: not a number of bytes."),
     ],
 )
-def test_what_is_no_condition(condition: Any) -> None:
+def test_what_is_no_condition(condition: Any, message: str) -> None:
     with pytest.raises(Refused) as caught:
         policy(condition)
-    assert caught.value.code == "InvalidPolicyDocument"
+    assert (caught.value.code, caught.value.message) == ("InvalidPolicyDocument", f"Invalid Policy: {message}")
 
 
-def test_what_is_no_base64() -> None:
-    with pytest.raises(Refused, match="Invalid Policy: Invalid JSON"):
-        read_policy("$$$")
+@pytest.mark.parametrize(
+    ("encoded", "message"),
+    [("$$$", "invalid Base64 encoding."), ("", "Expecting '{' but found End-of-Input"), ("/w==", "Invalid JSON.")],
+)
+def test_what_is_no_base64(encoded: str, message: str) -> None:
+    with pytest.raises(Refused) as caught:
+        read_policy(encoded)
+    assert caught.value.message == f"Invalid Policy: {message}"
