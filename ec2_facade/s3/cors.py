@@ -39,12 +39,15 @@ class Cors:
         if origin is None:
             message = "Insufficient information. Origin request header needed."
             raise Refused("BadRequest", message, status=400)
+        try:
+            rules = await self._rules(address)
+        except NotFound:
+            raise _forbidden("Bucket not found", method, "BUCKET") from None
+        if rules is None:
+            raise _forbidden("CORS is not enabled for this bucket.", method, _kind(address))
         if method not in _METHODS:
             message = f"Invalid Access-Control-Request-Method: {(method or 'null')[:64]}"
             raise Refused("BadRequest", message, status=400)
-        rules = await self._rules(address)
-        if rules is None:
-            raise _forbidden("CORS is not enabled for this bucket.", method, address)
         headers = allowed(rules, origin=origin, method=method, asked=_asked(wire))
         if headers is None:
             raise _forbidden(
@@ -52,7 +55,7 @@ class Cors:
                 "Access-Control-Request-Method or Access-Control-Request-Headers are not whitelisted by the "
                 "resource's CORS spec.",
                 method,
-                address,
+                _kind(address),
             )
         return await exchange.send(Response(status=200, headers=[*s3_ids(exchange.request_id), *headers]))
 
@@ -74,10 +77,7 @@ class Cors:
     async def _rules(self, address: Address) -> CORSConfiguration | None:
         if address.bucket is None:
             return None
-        try:
-            found = await self._backends.web_configuration(address.bucket)
-        except NotFound:
-            return None
+        found = await self._backends.web_configuration(address.bucket)
         return found.cors if found.HasField("cors") else None
 
 
@@ -121,7 +121,10 @@ def _matches(pattern: str, text: str) -> bool:
     return len(text) >= len(before) + len(after) and text.startswith(before) and text.endswith(after)
 
 
-def _forbidden(message: str, method: str, address: Address) -> Refused:
-    kind = "SERVICE" if address.bucket is None else "BUCKET" if address.key is None else "OBJECT"
-    details = {"Method": method, "ResourceType": kind}
+def _kind(address: Address) -> str:
+    return "SERVICE" if address.bucket is None else "BUCKET" if address.key is None else "OBJECT"
+
+
+def _forbidden(message: str, method: str | None, kind: str) -> Refused:
+    details = {"Method": (method or "OPTIONS")[:64], "ResourceType": kind}
     return Refused("AccessForbidden", f"CORSResponse: {message}", status=403, details=details)

@@ -53,7 +53,10 @@ def check_body(operation: Operation, body: bytes, headers: Mapping[str, str], tr
     declared = False
     if (given := headers.get("content-md5")) is not None:
         declared = True
-        if not _same(_decode(given, 16), hashlib.md5(body, usedforsecurity=False).digest()):
+        if (sent := _decode(given, 16)) is None:
+            details = {"Content-MD5": given[:200]}
+            raise Refused("InvalidDigest", "The Content-MD5 you specified was invalid.", status=400, details=details)
+        if not _same(sent, hashlib.md5(body, usedforsecurity=False).digest()):
             raise Refused("BadDigest", "The Content-MD5 you specified did not match what we received.", status=400)
     rules = operation.model.http_checksum or {}
     if "requestAlgorithmMember" in rules:
@@ -63,7 +66,9 @@ def check_body(operation: Operation, body: bytes, headers: Mapping[str, str], tr
                 continue
             declared = True
             expected = compute(body)
-            if not _same(_decode(given, len(expected)), expected):
+            if (sent := _decode(given, len(expected))) is None:
+                raise Refused("InvalidRequest", f"Value for {_PREFIX}{name} header is invalid.", status=400)
+            if not _same(sent, expected):
                 message = f"The {name.upper()} you specified did not match the calculated checksum."
                 raise Refused("BadDigest", message, status=400)
     if operation.name in _REQUIRED and not declared:
@@ -85,14 +90,12 @@ def check_upload(headers: Mapping[str, str], payload: Payload) -> None:
         )
 
 
-def _decode(text: str, length: int) -> bytes:
+def _decode(text: str, length: int) -> bytes | None:
     try:
         raw = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raw = b""
-    if len(raw) != length:
-        raise Refused("InvalidDigest", "The Content-MD5 or checksum value that you specified is not valid.", status=400)
-    return raw
+        return None
+    return raw if len(raw) == length else None
 
 
 def _same(ours: bytes, theirs: bytes) -> bool:

@@ -84,7 +84,7 @@ def is_asked_for(request: Any) -> bool:
 
 def named(request: Any) -> frozenset[str]:
     """The accounts, by canonical id, that its headers or its body name. Raises InvalidArgument."""
-    found = [grantee.id for _, text in _granted(request) for grantee in _grantees(text)]
+    found = [grantee.id for field, text in _granted(request) for grantee in _grantees(field, text)]
     if "access_control_policy" in request.DESCRIPTOR.fields_by_name:
         found += [grant.grantee.id for grant in request.access_control_policy.grants]
     return frozenset(found) - {"", ANONYMOUS_ID}
@@ -99,8 +99,8 @@ def of_headers(
         raise errors.invalid_request("Specifying both Canned ACLs and Header Grants is not allowed")
     if granted:
         made = AccessControlPolicy(owner=Owner(id=owner_id))
-        for permission, text in granted:
-            made.grants.extend(Grant(grantee=grantee, permission=permission) for grantee in _grantees(text))
+        for field, text in granted:
+            made.grants.extend(Grant(grantee=one, permission=_HEADERS[field]) for one in _grantees(field, text))
         return _checked(made)
     if not request.acl:
         return None
@@ -118,7 +118,7 @@ def of_body(sent: AccessControlPolicy, *, owner_id: str) -> AccessControlPolicy:
     """What the XML of Put…Acl asks for. Raises InvalidArgument (MalformedACLError …), Denied for another owner."""
     if not sent.HasField("owner"):
         raise _malformed()
-    if sent.owner.id != owner_id:
+    if _checked_user(sent.owner.id).id != owner_id:
         raise errors.access_denied()
     made = AccessControlPolicy(owner=Owner(id=owner_id))
     for grant in sent.grants:
@@ -153,25 +153,26 @@ def allows(granted: frozenset[str], action: str, actions: dict[str, frozenset[st
 
 
 def _granted(request: Any) -> list[tuple[str, str]]:
-    """Permission and text of each grant header that was sent."""
+    """Field and text of each grant header that was sent."""
     fields = request.DESCRIPTOR.fields_by_name
-    sent = ((permission, getattr(request, field)) for field, permission in _HEADERS.items() if field in fields)
-    return [(permission, text) for permission, text in sent if text]
+    sent = ((field, getattr(request, field)) for field in _HEADERS if field in fields)
+    return [(field, text) for field, text in sent if text]
 
 
-def _grantees(text: str) -> Iterator[Grantee]:
+def _grantees(field: str, text: str) -> Iterator[Grantee]:
     at = 0
     while at < len(text):
         found = _HEADER_GRANTEE.match(text, at)
         if found is None:
-            raise errors.invalid_argument("Argument format not recognized", name="x-amz-grant", value=text[:200])
+            header = f"x-amz-{field.replace('_', '-')}"
+            raise errors.invalid_argument("Argument format not recognized", name=header, value=text[:200])
         at = found.end()
         value = found[2] if found[3] is None else found[3]
         match found[1].lower():
             case "id":
-                yield _checked_user(value)
+                yield _checked_user(value, name="id")
             case "uri":
-                yield _checked_group(value)
+                yield _checked_group(value, name="uri")
             case _:
                 raise _unresolvable(value)
 
@@ -188,15 +189,15 @@ def _grantee(sent: Grantee) -> Grantee:
             raise _malformed()
 
 
-def _checked_user(user_id: str) -> Grantee:
+def _checked_user(user_id: str, *, name: str = "CanonicalUser/ID") -> Grantee:
     if not _CANONICAL.match(user_id) and user_id != ANONYMOUS_ID:
-        raise errors.invalid_argument("Invalid id", name="CanonicalUser/ID", value=user_id)
+        raise errors.invalid_argument("Invalid id", name=name, value=user_id)
     return Grantee(type="CanonicalUser", id=user_id)
 
 
-def _checked_group(uri: str) -> Grantee:
+def _checked_group(uri: str, *, name: str = "Group/URI") -> Grantee:
     if uri not in (ALL_USERS, AUTHENTICATED_USERS, LOG_DELIVERY):
-        raise errors.invalid_argument("Invalid group uri", name="Group/URI", value=uri)
+        raise errors.invalid_argument("Invalid group uri", name=name, value=uri)
     return Grantee(type="Group", uri=uri)
 
 

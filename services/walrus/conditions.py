@@ -24,9 +24,9 @@ class ReadConditions:
     if_modified_since_s: int | None = None
     if_unmodified_since_s: int | None = None
 
-    def check(self, found: Object) -> None:
+    def check(self, found: Object, *, now_ms: int) -> None:
         """Raises WrongState with the code PreconditionFailed or NotModified."""
-        modified_s = found.modified_ms // 1000
+        modified_s, now_s = found.modified_ms // 1000, now_ms // 1000
         if self.if_match:
             if not matches(self.if_match, found.etag):
                 raise errors.precondition_failed("If-Match")
@@ -35,18 +35,17 @@ class ReadConditions:
         if self.if_none_match:
             if matches(self.if_none_match, found.etag):
                 raise _not_modified(found)
-        elif self.if_modified_since_s is not None and modified_s <= self.if_modified_since_s:
+        elif self.if_modified_since_s is not None and modified_s <= self.if_modified_since_s <= now_s:
+            # What has not been yet is no date to compare with.
             raise _not_modified(found)
 
 
 def expectation(if_match: str, if_none_match: str) -> Expectation:
-    """Of a write. S3 knows `*` alone for If-None-Match there."""
+    """Of a write. S3 knows one condition there, and `*` alone for If-None-Match."""
+    if if_match and if_none_match:
+        raise _unsupported("If-Match,If-None-Match", "Multiple conditional request headers present in the request")
     if if_none_match not in ("", "*"):
-        raise Unsupported(
-            "A header you provided implies functionality that is not implemented: If-None-Match takes * alone here",
-            code="NotImplemented",
-            details={"Header": "If-None-Match"},
-        )
+        raise _unsupported("If-None-Match", "We don't accept the provided value of If-None-Match header for this API")
     return Expectation(if_match=unquoted(if_match) if if_match else None, absent=bool(if_none_match))
 
 
@@ -57,6 +56,14 @@ def matches(condition: str, etag: str) -> bool:
 
 def unquoted(tag: str) -> str:
     return tag.strip().removeprefix("W/").strip('"')
+
+
+def _unsupported(header: str, why: str) -> Unsupported:
+    return Unsupported(
+        "A header you provided implies functionality that is not implemented",
+        code="NotImplemented",
+        details={"Header": header, "additionalMessage": why},
+    )
 
 
 def _not_modified(found: Object) -> WrongState:

@@ -85,7 +85,7 @@ async def _here(
             if isinstance(found.content, Single):
                 stack.enter_context(store.readers.hold([found.content.blob]))
         encryption.of_found(store, ask, found.encryption)
-        _check_conditions(request, found)
+        _check_conditions(request, found, store.now_ms())
         # Named as it was asked for: a version by its id needs another permission.
         exact = object_pb2.GetObjectRequest(if_match=wire.quoted(found.etag))
         exact.MergeFrom(ask)
@@ -223,6 +223,8 @@ def span_of(header: str, size: int) -> Span | None:
             name="x-amz-copy-source-range",
             value=header,
         )
+    if int(found[1]) >= size:
+        raise errors.invalid_request("The specified copy range is invalid for the source object size")
     if int(found[2]) >= size:
         raise errors.invalid_argument(
             f"Range specified is not valid for source object of size: {size}",
@@ -265,7 +267,7 @@ async def _find(store: Store, bucket: Bucket, ask: object_pb2.GetObjectRequest, 
         ) from error
 
 
-def _check_conditions(request: Any, found: Object) -> None:
+def _check_conditions(request: Any, found: Object, now_ms: int) -> None:
     wanted = conditions.ReadConditions(
         if_match=request.copy_source_if_match,
         if_none_match=request.copy_source_if_none_match,
@@ -273,7 +275,7 @@ def _check_conditions(request: Any, found: Object) -> None:
         if_unmodified_since_s=wire.seconds_of(request, "copy_source_if_unmodified_since"),
     )
     try:
-        wanted.check(found)
+        wanted.check(found, now_ms=now_ms)
     except WrongState as error:
         # Of a copy nobody is told that it has not changed.
         condition = error.details.get("Condition", "If-None-Match" if wanted.if_none_match else "If-Modified-Since")

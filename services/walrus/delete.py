@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Final
 
-from common.errors import CloudError
+from common.errors import CloudError, InvalidArgument
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import object_pb2
-from services.walrus import access, conditions, errors, ownership, versioning, wire
+from services.walrus import access, conditions, errors, lock, ownership, versioning, wire
 from services.walrus import object as object_rules
 from services.walrus.drivers.base import Bucket
 from services.walrus.drivers.versions import NULL, Bypass, Deletion, Expectation, Gone, Marker, Removal
@@ -28,7 +28,7 @@ async def delete_object(
         size=request.if_match_size if request.HasField("if_match_size") else None,
         modified_s=wire.seconds_of(request, "if_match_last_modified_time"),
     )
-    deletion = _deletion(store, bucket, request, caller, expect=expect, bypass=_bypass(request))
+    deletion = _deletion(store, bucket, request, caller, expect=expect, bypass=_bypass(bucket, request))
     (outcome,) = await store.index.delete(bucket, [deletion], now_ms=store.now_ms())
     if isinstance(outcome, CloudError):
         raise outcome
@@ -49,6 +49,7 @@ async def delete_objects(
     wanted, quiet = request.delete.objects, request.delete.quiet
     if not 1 <= len(wanted) <= _KEYS_LIMIT:
         raise errors.malformed_xml()
+    bypass = _bypass(bucket, request)
     outcomes: dict[int, Gone | CloudError] = {}
     deletions: dict[int, Deletion] = {}
     for place, one in enumerate(wanted):
@@ -61,7 +62,7 @@ async def delete_objects(
             _check_access(store, bucket, request, one, caller)
             if one.HasField("version_id") and not versioning.is_one(one.version_id):
                 raise errors.no_such_version(object_rules.checked_key(one.key), one.version_id)
-            deletions[place] = _deletion(store, bucket, one, caller, expect=expect, bypass=_bypass(request))
+            deletions[place] = _deletion(store, bucket, one, caller, expect=expect, bypass=bypass)
         except CloudError as refusal:
             outcomes[place] = refusal
     done = await store.index.delete(bucket, list(deletions.values()), now_ms=store.now_ms())
@@ -122,5 +123,12 @@ def _check_access(
     access.check(bucket, alone, caller, store.now_ms())
 
 
-def _bypass(request: Any) -> Bypass:
+def _bypass(bucket: Bucket, request: Any) -> Bypass:
+    if request.HasField("bypass_governance_retention") and not lock.is_locking(bucket):
+        name = "x-amz-bypass-governance-retention"
+        raise InvalidArgument(
+            f"{name} is only applicable to Object Lock enabled buckets.",
+            code="InvalidArgument",
+            details={"ArgumentName": name},
+        )
     return Bypass.GOVERNANCE if request.bypass_governance_retention else Bypass.NONE

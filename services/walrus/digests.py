@@ -101,7 +101,8 @@ def check_md5(expected: str | None, digests: Digests) -> None:
     if expected is None:
         return
     if len(decoded(expected)) != 16:
-        raise InvalidArgument("The Content-MD5 you specified was invalid.", code="InvalidDigest")
+        details = {"Content-MD5": expected[:200]}
+        raise InvalidArgument("The Content-MD5 you specified was invalid.", code="InvalidDigest", details=details)
     if decoded(expected) != digests.md5:
         raise InvalidArgument(
             "The Content-MD5 you specified did not match what we received.",

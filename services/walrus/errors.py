@@ -116,6 +116,11 @@ def invalid_argument(message: str, *, name: str, value: str) -> InvalidArgument:
     return InvalidArgument(message, code="InvalidArgument", details={"ArgumentName": name, "ArgumentValue": value})
 
 
+def not_a_count(name: str, value: int) -> InvalidArgument:
+    message = f"Argument {name} must be an integer between 0 and 2147483647"
+    return invalid_argument(message, name=name, value=str(value))
+
+
 def invalid_request(message: str) -> InvalidArgument:
     return InvalidArgument(message, code="InvalidRequest")
 

@@ -53,7 +53,8 @@ def read_tagging(header: str) -> dict[str, str]:
         raise _not_a_query(header) from None
     # A name alone has an empty value, and nothing between two `&` is no tag.
     names = {name for name, _ in pairs}
-    if "" in names or len(names) < len(pairs) or BAD_ESCAPE.search(header):
+    doubled = any(pair.count("=") > 1 for pair in header.split("&"))
+    if "" in names or len(names) < len(pairs) or doubled or BAD_ESCAPE.search(header):
         raise _not_a_query(header)
     # A query has no order that anybody chose.
     return tag_rules.checked_tags(

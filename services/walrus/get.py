@@ -50,7 +50,7 @@ async def head_object(
     bucket = await store.bucket_for(request, caller)
     found = await reading.find(store, bucket, object_rules.checked_key(request.key), request, caller)
     encryption.of_found(store, request, found.encryption)
-    _conditions(request).check(found)
+    _conditions(request).check(found, now_ms=store.now_ms())
     asked = await _asked(store, found, request)
     answer = _header(object_pb2.HeadObjectOutput(), request, bucket, found, asked, store.calendar)
     encryption.tell(answer, request, found.encryption)
@@ -143,7 +143,7 @@ async def _opened(store: Store, request: object_pb2.GetObjectRequest, caller: Ca
         for _ in range(_TRIES):
             found = await reading.find(store, bucket, key, request, caller)
             encrypted = encryption.of_found(store, request, found.encryption)
-            _conditions(request).check(found)
+            _conditions(request).check(found, now_ms=store.now_ms())
             asked = await _asked(store, found, request)
             pieces = await pieces_of(store, found, asked.span or Span(0, found.size))
             if pieces is not None:

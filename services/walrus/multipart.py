@@ -171,10 +171,9 @@ async def list_parts(
     upload = await find_upload(store, bucket, request, caller)
     encryption.check_brought(store, request, upload)
     limit = request.max_parts if request.HasField("max_parts") else _PAGE
-    if limit < 0 or request.part_number_marker < 0:
-        raise errors.invalid_argument(
-            "Argument max-parts must be an integer between 0 and 2147483647", name="max-parts", value=str(limit)
-        )
+    for name, value in (("max-parts", limit), ("part-number-marker", request.part_number_marker)):
+        if value < 0:
+            raise errors.not_a_count(name, value)
     limit = min(limit, _PAGE)
     found = await store.index.list_parts(upload.id, after=request.part_number_marker, limit=limit + 1)
     answer = multipart_pb2.ListPartsOutput(

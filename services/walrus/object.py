@@ -57,7 +57,11 @@ def checked_attributes(headers: Mapping[str, str], metadata: Mapping[str, str]) 
         )
     storage_class = headers.get("StorageClass") or "STANDARD"
     if storage_class not in _STORAGE_CLASSES:
-        raise InvalidArgument("The storage class you specified is not valid", code="InvalidStorageClass")
+        raise InvalidArgument(
+            "The storage class you specified is not valid",
+            code="InvalidStorageClass",
+            details={"StorageClassRequested": storage_class},
+        )
     check_redirect(headers.get("WebsiteRedirectLocation", ""))
     kept = {name: value for name, value in headers.items() if value}
     return Attributes(headers={**kept, "StorageClass": storage_class}, metadata=dict(metadata))

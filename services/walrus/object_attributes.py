@@ -50,10 +50,9 @@ async def _parts(
     store: Store, request: pb.GetObjectAttributesRequest, found: Object, content: Assembled
 ) -> pb.GetObjectAttributesParts:
     limit = request.max_parts if request.HasField("max_parts") else _PAGE
-    if limit < 0 or request.part_number_marker < 0:
-        raise errors.invalid_argument(
-            "Argument max-parts must be an integer between 0 and 2147483647", name="max-parts", value=str(limit)
-        )
+    for name, value in (("max-parts", limit), ("part-number-marker", request.part_number_marker)):
+        if value < 0:
+            raise errors.not_a_count(name, value)
     limit = min(limit, _PAGE)
     parts = await store.index.list_parts(content.upload_id, after=request.part_number_marker, limit=limit + 1)
     answer = pb.GetObjectAttributesParts(

@@ -132,8 +132,10 @@ def of_new_bucket(request: Any, owner: Caller) -> dict[str, bytes]:
     """The configurations that CreateBucket asks for. Raises InvalidArgument."""
     wanted = request.object_ownership or ENFORCED
     if wanted not in OWNERSHIPS:
-        raise errors.invalid_argument(
-            f"Invalid x-amz-object-ownership header: {wanted}", name="x-amz-object-ownership", value=wanted
+        raise InvalidArgument(
+            f"Invalid x-amz-object-ownership header: {wanted}",
+            code="InvalidArgument",
+            details={"ArgumentName": "x-amz-object-ownership"},
         )
     made: dict[str, bytes] = {}
     if request.object_ownership:

@@ -26,9 +26,12 @@ def checked_tags(tags: Iterable[Tag], *, most: int) -> dict[str, str]:
         if not 0 < len(tag.key) <= _KEY_CHARACTERS or not _TEXT.match(tag.key):
             raise _invalid("The TagKey you have provided is invalid", tag.key)
         if len(tag.value) > _VALUE_CHARACTERS or not _TEXT.match(tag.value):
-            raise _invalid("The TagValue you have provided is invalid", tag.key)
+            raise _invalid("The TagValue you have provided is invalid", tag.key, TagValue=tag.value)
         if tag.key.lower().startswith("aws:"):
-            raise _invalid("System tags cannot be added/updated by requester", tag.key)
+            of_object = "Your TagKey cannot be prefixed with aws:"
+            raise _invalid(
+                of_object if most == OBJECT_TAGS else "System tags cannot be added/updated by requester", tag.key
+            )
         if tag.key in found:
             raise _invalid("Cannot provide multiple Tags with the same key", tag.key)
         found[tag.key] = tag.value
@@ -38,5 +41,7 @@ def checked_tags(tags: Iterable[Tag], *, most: int) -> dict[str, str]:
     return found
 
 
-def _invalid(message: str, key: str) -> InvalidArgument:
-    return InvalidArgument(message, code="InvalidTag", details={"TagKey": key})
+def _invalid(message: str, key: str, **details: str) -> InvalidArgument:
+    # The error travels in a header, which must not grow with what is wrong.
+    shown = {name: text[: 2 * _VALUE_CHARACTERS] for name, text in ({"TagKey": key} | details).items()}
+    return InvalidArgument(message, code="InvalidTag", details=shown)

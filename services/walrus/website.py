@@ -18,9 +18,8 @@ def checked(config: WebsiteConfiguration) -> WebsiteConfiguration:
     """Raises InvalidArgument (MalformedXML, InvalidRequest, InvalidArgument)."""
     if config.HasField("redirect_all_requests_to"):
         if config.HasField("index_document") or config.HasField("error_document") or config.routing_rules:
-            raise errors.invalid_request(
-                "RedirectAllRequestsTo cannot be provided in conjunction with other Routing Rules."
-            )
+            message = "RedirectAllRequestsTo cannot be provided in conjunction with other Routing Rules."
+            raise errors.invalid_argument(message, name="RedirectAllRequestsTo", value="not null")
         if not config.redirect_all_requests_to.host_name:
             raise errors.malformed_xml()
         _check_protocol(config.redirect_all_requests_to.protocol)

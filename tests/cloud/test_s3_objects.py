@@ -137,6 +137,8 @@ def test_conditions_on_reading(s3: Any) -> None:
             with pytest.raises(ClientError) as caught:
                 call(**where, **condition)
             assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == status, condition
+        # What has not been yet is no date to compare with.
+        assert call(**where, IfModifiedSince=changed + timedelta(days=1))
     # Both: If-None-Match counts, If-Modified-Since does not.
     assert s3.get_object(**where, IfNoneMatch='"other"', IfModifiedSince=changed)
     assert s3.get_object(**where, IfMatch=etag, IfUnmodifiedSince=changed - timedelta(days=1))
@@ -156,6 +158,9 @@ def test_conditions_on_writing(s3: Any) -> None:
         s3.put_object(Bucket=BUCKET, Key="never", Body=b"4", IfMatch=etag)
     with refused("NotImplemented", 501):
         s3.put_object(**where, Body=b"4", IfNoneMatch=etag)
+    with refused("NotImplemented", 501) as found:
+        s3.put_object(**where, Body=b"4", IfMatch=etag, IfNoneMatch="*")
+    assert found.response["Error"]["Header"] == "If-Match,If-None-Match"
     assert s3.get_object(**where)["Body"].read() == b"3"
 
 

@@ -92,7 +92,14 @@ def test_a_tag_of_a_header_may_be_a_name_alone_and_no_tag_is_none(s3: Any, heade
 
 
 @pytest.mark.parametrize(
-    ("header", "code"), [("=", "InvalidArgument"), ("key%", "InvalidArgument"), ("key=v?", "InvalidTag")]
+    ("header", "code"),
+    [
+        ("=", "InvalidArgument"),
+        ("key%", "InvalidArgument"),
+        ("a=b,c=d", "InvalidArgument"),
+        ("key=v?", "InvalidTag"),
+        ("aws:key=v", "InvalidTag"),
+    ],
 )
 def test_a_header_that_is_no_list_of_tags_is_refused(s3: Any, header: str, code: str) -> None:
     with refused(code, 400):
@@ -155,3 +162,11 @@ def test_the_parts_of_an_object_are_named_in_full(s3: Any) -> None:
         s3.complete_multipart_upload(**upload, MultipartUpload={"Parts": [part]})
     part["ChecksumSHA256"] = sent["ChecksumSHA256"]
     s3.complete_multipart_upload(**upload, MultipartUpload={"Parts": [part]})
+
+
+def test_only_a_bucket_that_locks_may_be_asked_to_break_a_lock(s3: Any) -> None:
+    said = "only applicable to Object Lock enabled buckets"
+    with refused("InvalidArgument", 400, said):
+        s3.delete_object(Bucket=BUCKET, Key="none", BypassGovernanceRetention=True)
+    with refused("InvalidArgument", 400, said):
+        s3.delete_objects(Bucket=BUCKET, Delete={"Objects": [{"Key": "none"}]}, BypassGovernanceRetention=True)

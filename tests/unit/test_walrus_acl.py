@@ -69,22 +69,22 @@ def test_grant_headers_are_read_as_clients_write_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("members", "code"),
+    ("members", "code", "name"),
     [
-        ({"acl": "mine"}, "InvalidArgument"),
-        ({"acl": "bucket-owner-read"}, "InvalidArgument"),
-        ({"acl": "private", "grant_read": f"id={'b' * 64}"}, "InvalidRequest"),
-        ({"grant_read": "id=xyz"}, "InvalidArgument"),
-        ({"grant_read": "uri=http://x"}, "InvalidArgument"),
-        ({"grant_read": "somebody"}, "InvalidArgument"),
-        ({"grant_read": 'emailAddress="a@b.c"'}, "UnresolvableGrantByEmailAddress"),
-        ({"grant_read": ",".join([f"id={'b' * 64}"] * 101)}, "InvalidRequest"),
+        ({"acl": "mine"}, "InvalidArgument", "x-amz-acl"),
+        ({"acl": "bucket-owner-read"}, "InvalidArgument", "x-amz-acl"),
+        ({"acl": "private", "grant_read": f"id={'b' * 64}"}, "InvalidRequest", None),
+        ({"grant_read": "id=xyz"}, "InvalidArgument", "id"),
+        ({"grant_read": "uri=http://x"}, "InvalidArgument", "uri"),
+        ({"grant_read_acp": "somebody"}, "InvalidArgument", "x-amz-grant-read-acp"),
+        ({"grant_read": 'emailAddress="a@b.c"'}, "UnresolvableGrantByEmailAddress", None),
+        ({"grant_read": ",".join([f"id={'b' * 64}"] * 101)}, "InvalidRequest", None),
     ],
 )
-def test_wrong_acl_headers_are_refused(members: Any, code: str) -> None:
+def test_wrong_acl_headers_are_refused(members: Any, code: str, name: str | None) -> None:
     with pytest.raises(CloudError) as caught:
         acl.of_headers(acl_pb2.PutBucketAclRequest(**members), owner_id="a" * 64, bucket=None, on_bucket=True)
-    assert caught.value.code == code
+    assert (caught.value.code, caught.value.details.get("ArgumentName")) == (code, name)
 
 
 @pytest.mark.parametrize(
@@ -116,3 +116,6 @@ def test_an_acl_in_xml_names_its_owner() -> None:
     with pytest.raises(CloudError) as caught:
         acl.of_body(AccessControlPolicy(), owner_id="a" * 64)
     assert caught.value.code == "MalformedACLError"
+    with pytest.raises(CloudError) as caught:
+        acl.of_body(AccessControlPolicy(owner=bucket_pb2.Owner(id="x")), owner_id="a" * 64)
+    assert caught.value.code == "InvalidArgument"

@@ -98,7 +98,7 @@ def test_websites_that_are_good(config: WebsiteConfiguration) -> None:
         ),
         (
             WebsiteConfiguration(index_document=INDEX, redirect_all_requests_to=RedirectAllRequestsTo(host_name="x")),
-            "InvalidRequest",
+            "InvalidArgument",
             "cannot be provided in conjunction",
         ),
         (WebsiteConfiguration(redirect_all_requests_to=RedirectAllRequestsTo()), "MalformedXML", ""),

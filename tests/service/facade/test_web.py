@@ -73,10 +73,11 @@ async def test_a_browser_may_ask_first(stage: Stage) -> None:
 
 
 async def test_a_browser_is_told_why_not(stage: Stage) -> None:
-    stage.backstage.walrus.web["b"] = CORS
+    stage.backstage.walrus.web |= {"b": CORS, "bare": GetWebConfigurationResponse()}
     get, put = ({"Origin": "x", "Access_Control_Request_Method": method} for method in ("GET", "PUT"))
     for path, headers, said in (
         ("/b/k", {}, "<Message>Insufficient information. Origin request header needed.</Message>"),
+        ("/c/k", {}, "Insufficient information."),
         ("/b/k", {"Origin": "x"}, "<Message>Invalid Access-Control-Request-Method: null</Message>"),
         ("/b/k", get | {"Access_Control_Request_Method": "FOO"}, "Access-Control-Request-Method: FOO"),
     ):
@@ -85,7 +86,9 @@ async def test_a_browser_is_told_why_not(stage: Stage) -> None:
     for path, headers, said in (
         ("/b/k", get, "This CORS request is not allowed."),
         ("/b", get, "<Method>GET</Method><ResourceType>BUCKET</ResourceType>"),
-        ("/c/k", put, "CORS is not enabled for this bucket."),
+        ("/bare/k", put, "CORS is not enabled for this bucket."),
+        ("/bare/k", {"Origin": "x"}, "<Method>OPTIONS</Method><ResourceType>OBJECT</ResourceType>"),
+        ("/c/k", put, "Bucket not found</Message><Method>PUT</Method><ResourceType>BUCKET</ResourceType>"),
         ("/", put, "CORS is not enabled for this bucket."),
     ):
         answer = await in_thread(ask, stage, "OPTIONS", path, **headers)
