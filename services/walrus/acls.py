@@ -65,6 +65,8 @@ def _wanted(request: Any, bucket: Bucket, owner_id: str, *, on_bucket: bool = Fa
                 code="MissingSecurityHeader",
                 details={"MissingHeaderName": "x-amz-acl"},
             )
+        if request.acl not in ("", acl.BUCKET_OWNER_FULL_CONTROL) and ownership.is_enforced(bucket):
+            raise ownership.acls_not_supported()
         return in_headers
     if in_headers is not None:
         raise InvalidArgument("This request does not support content", code="UnexpectedContent")

@@ -107,7 +107,7 @@ def of_new_object(bucket: Bucket, request: Any, caller: Caller) -> tuple[str, by
     """
     if is_enforced(bucket):
         if acl.is_asked_for(request):
-            _check_asks_for_nothing(bucket, request)
+            _check_asks_for_nothing(bucket, request, caller)
         return "", b""
     writer = writer_of(bucket, caller) or bucket.owner_id
     handed_over = ownership_of(bucket) == PREFERRED and request.acl == acl.BUCKET_OWNER_FULL_CONTROL
@@ -120,10 +120,11 @@ def of_new_object(bucket: Bucket, request: Any, caller: Caller) -> tuple[str, by
     return kept_owner, b"" if private or wanted is None else configs.body_of(wanted)
 
 
-def _check_asks_for_nothing(bucket: Bucket, request: Any) -> None:
-    """What holds anyway may be asked for: rclone asks for `private` with every object."""
+def _check_asks_for_nothing(bucket: Bucket, request: Any, caller: Caller) -> None:
+    """What holds anyway may be asked for: the owner's rclone asks for `private` with every object."""
     wanted = acl.of_headers(request, owner_id=bucket.owner_id, bucket=bucket)
-    in_vain = wanted is not None and acl.is_owners_alone(wanted, bucket.owner_id)
+    owners = caller.canonical_user_id == bucket.owner_id or not request.acl
+    in_vain = owners and wanted is not None and acl.is_owners_alone(wanted, bucket.owner_id)
     if not in_vain and request.acl != acl.BUCKET_OWNER_FULL_CONTROL:
         raise acls_not_supported()
 

@@ -33,13 +33,14 @@ def test_what_a_new_object_gets() -> None:
     assert kept_owner == "b" * 64
     shown = [(grant.grantee.id, grant.permission) for grant in acl.read(body, kept_owner).grants]
     assert shown == [("b" * 64, "FULL_CONTROL"), ("a" * 64, "FULL_CONTROL")]
-    for members, code in (
-        ({"acl": "public-read"}, "AccessControlListNotSupported"),
-        ({"grant_read": f'id="{"b" * 64}"'}, "AccessControlListNotSupported"),
-        ({"acl": "mine"}, "InvalidArgument"),
+    for caller, members, code in (
+        (ANN, {"acl": "public-read"}, "AccessControlListNotSupported"),
+        (BOB, {"acl": "private"}, "AccessControlListNotSupported"),
+        (ANN, {"grant_read": f'id="{"b" * 64}"'}, "AccessControlListNotSupported"),
+        (ANN, {"acl": "mine"}, "InvalidArgument"),
     ):
         with pytest.raises(CloudError) as caught:
-            of(ownership.ENFORCED, ANN, **members)
+            of(ownership.ENFORCED, caller, **members)
         assert caught.value.code == code
     with pytest.raises(Denied):
         of(ownership.WRITER, ANN, acl="public-read")
