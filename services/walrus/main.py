@@ -28,7 +28,7 @@ from mallee.walrus.v1.access_log_pb2_grpc import add_AccessLogServiceServicer_to
 from mallee.walrus.v1.service_pb2_grpc import add_WalrusServiceServicer_to_server
 from mallee.walrus.v1.shard_pb2_grpc import add_ShardServiceServicer_to_server
 from mallee.walrus.v1.upkeep_pb2_grpc import add_UpkeepServiceServicer_to_server
-from services.walrus import accounts, observe
+from services.walrus import accounts, holdings, observe
 from services.walrus.access_log import AccessLog
 from services.walrus.access_log_service import AccessLogService
 from services.walrus.backup import Backups
@@ -162,6 +162,8 @@ def _start_workers(ctx: ServiceContext, store: Store, access_log: AccessLog, scr
     _keep(ctx, "tell", teller.run)
     store.logging_changed = access_log.settings_changed
     _keep(ctx, "access log", access_log.run)
+    if store.siblings.others:
+        _keep(ctx, "holdings", functools.partial(holdings.follow, store))
     _keep(ctx, "figures", functools.partial(observe.follow, store))
     if ctx.config.walrus.scrub_bytes_per_s:
         _keep(ctx, "scrub", scrubber.run)

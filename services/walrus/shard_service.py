@@ -41,6 +41,19 @@ class ShardService(shard_pb2_grpc.ShardServiceServicer):
             async for answer in answers:
                 yield answer
 
+    async def DescribeHoldings(
+        self, request: shard_pb2.DescribeHoldingsRequest, context: Any
+    ) -> shard_pb2.DescribeHoldingsResponse:
+        answer = shard_pb2.DescribeHoldingsResponse()
+        for account_id in request.account_ids:
+            each = await self._store.index.quotas.buckets(account_id)
+            answer.holdings.add(
+                account_id=account_id,
+                objects=sum(one.objects for one in each),
+                bytes=sum(one.size + one.part_bytes for one in each),
+            )
+        return answer
+
 
 def _bucket(found: Bucket) -> shard_pb2.ShardBucket:
     return shard_pb2.ShardBucket(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from mallee.s3.v1 import object_pb2
 from mallee.s3.v1.service_pb2_grpc import S3ServiceStub
 from mallee.walrus.v1 import shard_pb2 as pb
 from mallee.walrus.v1.shard_pb2_grpc import ShardServiceStub
+from services.walrus.drivers.quotas import Elsewhere
 
 # A process that brings no byte of a copy's source for so long is given up.
 _IDLE_S: Final = 60.0
@@ -31,6 +32,8 @@ class Siblings:
         self._shards = shards
         self._shard = shard
         self.others = [shards.member(other) for other in range(shards.count) if other != shard]
+        # Member -> account -> what it said last (holdings.py).
+        self.told: dict[str, Mapping[str, Elsewhere]] = {}
         # Known once etcd has answered.
         self.peers: Peers | None = None
 
@@ -48,6 +51,11 @@ class Siblings:
         """Of all others together, in no order; of each so many as were asked for."""
         answers = await asyncio.gather(*(self._stub(other).ListShardBuckets(request) for other in self.others))
         return [bucket for answer in answers for bucket in answer.buckets]
+
+    async def holdings(self, member: str, account_ids: Sequence[str]) -> Mapping[str, Elsewhere]:
+        """What these accounts hold there."""
+        answer = await self._stub(member).DescribeHoldings(pb.DescribeHoldingsRequest(account_ids=account_ids))
+        return {one.account_id: Elsewhere(objects=one.objects, size=one.bytes) for one in answer.holdings}
 
     @asynccontextmanager
     async def copy_source(

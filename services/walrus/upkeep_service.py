@@ -7,8 +7,8 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Final
 
-from common.errors import Unsupported
 from mallee.walrus.v1 import upkeep_pb2, upkeep_pb2_grpc
+from services.walrus import holdings
 from services.walrus.backup import Backups
 from services.walrus.drivers.quotas import UNLIMITED, Quota
 from services.walrus.master_keys import MasterKeys
@@ -74,11 +74,8 @@ class UpkeepService(upkeep_pb2_grpc.UpkeepServiceServicer):
         if request.WhichOneof("scope") == "bucket":
             await self._store.index.quotas.put_bucket(request.bucket, quota)
         else:
-            if self._store.siblings.others and quota != UNLIMITED:
-                raise Unsupported(
-                    "This cloud's buckets are shared out among processes, each of which knows what is its own: "
-                    "limit buckets instead of accounts."
-                )
+            if quota != UNLIMITED:
+                await holdings.refresh(self._store, [request.account_id])
             await self._store.index.quotas.put_account(request.account_id, quota)
         return upkeep_pb2.PutQuotaResponse()
 

@@ -257,17 +257,31 @@ def _is_back(s3: Any, bucket: str) -> bool:
     return True
 
 
-def test_quotas_are_for_buckets(cloud: RunningCloud) -> None:
+def test_an_accounts_quota_is_for_all_its_buckets(cloud: RunningCloud) -> None:
     s3 = cloud.client("s3", "limited")
-    for shard in (0, 1):
-        bucket = name_in(shard, "limited")
+    here, there = name_in(0, "limited"), name_in(1, "limited")
+    for bucket in (here, there):
         s3.create_bucket(Bucket=bucket)
-        cloud.mallee("walrus", "quota", "--bucket", bucket, "--objects", "1")
         s3.put_object(Bucket=bucket, Key="a", Body=b"a")
+    cloud.mallee("walrus", "quota", "limited", "--objects", "2")
+    for bucket in (here, there):
         with refused("QuotaExceeded", 403):
             s3.put_object(Bucket=bucket, Key="b", Body=b"b")
-    refusal = cloud.mallee("walrus", "quota", "limited", "--objects", "1", check=False)
-    assert (refusal.returncode, "limit buckets instead" in " ".join(refusal.stderr.split())) == (1, True)
+    shown = {one["AccountId"]: one for one in cloud.json("walrus", "usage")}[cloud.account("limited").account_id]
+    assert (shown["Objects"], shown["QuotaObjects"]) == (2, 2)
+    s3.delete_object(Bucket=there, Key="a")
+    until(lambda: _takes_one(s3, here), what="room")
+    cloud.mallee("walrus", "quota", "--bucket", there, "--bytes", "0")
+    with refused("QuotaExceeded", 403):
+        s3.put_object(Bucket=there, Key="b", Body=b"b")
+
+
+def _takes_one(s3: Any, bucket: str) -> bool:
+    try:
+        s3.put_object(Bucket=bucket, Key="b", Body=b"b")
+    except ClientError as error:
+        return error.response["Error"]["Code"] != "QuotaExceeded"
+    return True
 
 
 def test_a_backup_is_of_all_stores_and_brings_all_back(cloud: RunningCloud, tmp_path: Path) -> None:

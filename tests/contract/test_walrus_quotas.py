@@ -13,7 +13,7 @@ from common.errors import CloudError
 from services.walrus.drivers.base import Assembled, BlobId, Bucket, Index, Single
 from services.walrus.drivers.embedded.index import SqliteIndex
 from services.walrus.drivers.fake import FakeIndex
-from services.walrus.drivers.quotas import UNLIMITED, Quota
+from services.walrus.drivers.quotas import UNLIMITED, Elsewhere, Quota
 from services.walrus.drivers.versions import ANYTHING, Deletion, Marker, Removal
 from tests.contract.test_walrus_index import a_part, an_object, an_upload, refused
 
@@ -64,6 +64,24 @@ async def test_what_would_be_too_much_is_refused_and_what_makes_less_is_not(
     assert await held(index) == (3, 100, 0)
     await index.delete(bucket, [Deletion(what=Removal(key=b"b"))], now_ms=0)
     await put(index, bucket, b"d", 90)
+
+
+async def test_what_other_stores_hold_counts_for_accounts_alone(index: Index, bucket: Bucket) -> None:
+    await index.quotas.put_account(ACCOUNT, Quota(size=100, objects=3))
+    await index.quotas.put_bucket("bucket", Quota(size=100))
+    assert await index.quotas.limited() == [ACCOUNT]
+    there = {ACCOUNT: Elsewhere(objects=1, size=60), "2" * 12: Elsewhere(objects=9, size=900)}
+    await index.quotas.put_elsewhere(there)
+    assert await index.quotas.elsewhere() == there
+    await refused("QuotaExceeded", put(index, bucket, b"a", 41))
+    await refused("QuotaExceeded", index.quotas.check(bucket, size=41, objects=1))
+    await put(index, bucket, b"a", 40)
+    assert await held(index) == (1, 40, 0)
+    await put(index, bucket, b"b", 0)
+    await refused("QuotaExceeded", put(index, bucket, b"c", 0))
+    await index.quotas.put_elsewhere({ACCOUNT: Elsewhere(objects=0, size=0)})
+    assert list(await index.quotas.elsewhere()) == [ACCOUNT]
+    await put(index, bucket, b"c", 60)
 
 
 async def test_a_step_is_foreseen_without_being_taken(index: Index, bucket: Bucket) -> None:

@@ -72,7 +72,11 @@ async def test_an_older_index_keeps_what_it_has_with_checksums_and_takes_snapsho
         await index.close()
 
 
-@pytest.mark.parametrize("version", range(2, len(MIGRATIONS)))
+# The first version whose rows of snapshots have checksums.
+_SNAPSHOTS_SUMMED = next(number for number, script in enumerate(MIGRATIONS, 1) if "UPDATE snapshots SET crc" in script)
+
+
+@pytest.mark.parametrize("version", range(2, _SNAPSHOTS_SUMMED))
 async def test_snapshots_of_an_older_index_are_read_and_have_checksums(tmp_path: Path, version: int) -> None:
     path = tmp_path / "index.sqlite"
     digests = bytes(range(32)) + bytes(255 * 32)

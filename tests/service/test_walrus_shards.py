@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from common.errors import CloudError, Unavailable, Unsupported
+from common.errors import CloudError, Unavailable
 from common.pki import Identity
 from common.rpc.channel import CloudChannel, connect
 from common.rpc.peers import Peers
@@ -20,7 +20,7 @@ from common.shards import Shards
 from mallee.s3.v1 import bucket_pb2, copy_pb2, object_pb2
 from mallee.walrus.v1 import shard_pb2, upkeep_pb2
 from mallee.walrus.v1.shard_pb2_grpc import ShardServiceStub, add_ShardServiceServicer_to_server
-from services.walrus import buckets, copy, delete
+from services.walrus import buckets, copy, delete, holdings
 from services.walrus.reclaim import Reclaimer
 from services.walrus.shard_service import ShardService
 from services.walrus.siblings import Siblings
@@ -170,12 +170,26 @@ async def test_only_processes_of_walrus_ask_like_that(pair: Pair, tmp_path: Path
         await refused("UnauthorizedOperation", asked)
 
 
-async def test_accounts_have_no_quota_where_stores_are_several(pair: Pair) -> None:
+async def test_an_accounts_quota_counts_what_all_stores_have(pair: Pair) -> None:
     nobody = cast(Any, None)
-    upkeep = UpkeepService(pair.here, nobody, nobody, nobody)
-    limited = upkeep_pb2.PutQuotaRequest(account_id=ALICE.account_id, objects=1)
-    with pytest.raises(Unsupported, match="limit buckets instead"):
-        await upkeep.PutQuota(limited, None)
-    await upkeep.PutQuota(upkeep_pb2.PutQuotaRequest(account_id=ALICE.account_id), None)
-    await upkeep.PutQuota(upkeep_pb2.PutQuotaRequest(bucket=HERE, objects=0), None)
-    await refused("QuotaExceeded", put_bytes(pair.here, "k", b"x", bucket=HERE))
+    await put_bytes(pair.there, "a", b"four", bucket=THERE)
+    limited = upkeep_pb2.PutQuotaRequest(account_id=ALICE.account_id, objects=3, bytes=10)
+    for store in (pair.here, pair.there):
+        await UpkeepService(store, nobody, nobody, nobody).PutQuota(limited, None)
+    await refused("QuotaExceeded", put_bytes(pair.here, "b", b"seven!!", bucket=HERE))
+    await put_bytes(pair.here, "b", b"six!!!", bucket=HERE)
+    await holdings.refresh(pair.there)
+    await refused("QuotaExceeded", put_bytes(pair.there, "c", b"x", bucket=THERE))
+    await put_bytes(pair.there, "c", b"", bucket=THERE)
+    await holdings.refresh(pair.here)
+    await refused("QuotaExceeded", put_bytes(pair.here, "d", b"", bucket=HERE))
+    # What is away takes nothing more: what it said last counts.
+    channel = pair.known.channels.pop("walrus-2")
+    await holdings.refresh(pair.here)
+    await refused("QuotaExceeded", put_bytes(pair.here, "d", b"", bucket=HERE))
+    with pytest.raises(Unavailable):
+        await holdings.refresh(pair.here, [BOB.account_id])
+    pair.known.channels["walrus-2"] = channel
+    await delete.delete_object(pair.there, object_pb2.DeleteObjectRequest(bucket=THERE, key="a"), ALICE)
+    await holdings.refresh(pair.here)
+    await put_bytes(pair.here, "d", b"4444", bucket=HERE)

@@ -37,7 +37,7 @@ from services.walrus.drivers.fake_blocks import BlockStorage, FakeBlockIndex
 from services.walrus.drivers.fake_events import EventStorage, FakeEvents
 from services.walrus.drivers.fake_inspection import FakeInspection
 from services.walrus.drivers.fake_quotas import FakeQuotas
-from services.walrus.drivers.quotas import Quota
+from services.walrus.drivers.quotas import Elsewhere, Quota
 from services.walrus.drivers.versions import ANYTHING, NULL, NULL_SHOWN, Deletion, Expectation, Gone, Marker
 
 Named = TypeVar("Named")
@@ -73,6 +73,7 @@ class Storage:
     events: EventStorage = field(default_factory=EventStorage)
     # By account, and by bucket's id; 0: of the account.
     quotas: dict[tuple[str, int], Quota] = field(default_factory=dict)
+    elsewhere: dict[str, Elsewhere] = field(default_factory=dict)
 
 
 class FakeIndex:

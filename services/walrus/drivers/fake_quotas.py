@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from services.walrus import errors
 from services.walrus.drivers.base import Bucket, Object
-from services.walrus.drivers.quotas import UNLIMITED, Held, Quota
+from services.walrus.drivers.quotas import UNLIMITED, Elsewhere, Held, Quota
 
 if TYPE_CHECKING:
     from services.walrus.drivers.fake import Storage
@@ -33,9 +33,20 @@ class FakeQuotas:
         s = self._storage()
         if bucket.name not in s.buckets:
             return
-        for scope, held in (("account", of_account(s, bucket.account_id)), ("bucket", of_bucket(s, bucket.name))):
+        account = of_account(s, bucket.account_id).with_elsewhere(s.elsewhere.get(bucket.account_id))
+        for scope, held in (("account", account), ("bucket", of_bucket(s, bucket.name))):
             if too_much := held.quota.exceeded(held, size=size, objects=objects):
                 raise errors.quota_exceeded(scope, too_much)
+
+    async def limited(self) -> list[str]:
+        return [account for (account, of), quota in self._storage().quotas.items() if not of and quota != UNLIMITED]
+
+    async def elsewhere(self) -> dict[str, Elsewhere]:
+        return dict(self._storage().elsewhere)
+
+    async def put_elsewhere(self, held: Mapping[str, Elsewhere]) -> None:
+        with self._step() as s:
+            s.elsewhere = dict(held)
 
     async def accounts(self) -> list[Held]:
         s = self._storage()
@@ -82,5 +93,6 @@ def check(before: Storage, after: Storage, bucket_id: int) -> None:
         ("bucket", of_bucket(before, name), of_bucket(after, name)),
     ):
         size = new.size + new.part_bytes - old.size - old.part_bytes
-        if too_much := new.quota.exceeded(old, size=size, objects=new.objects - old.objects):
+        there = before.elsewhere.get(account) if scope == "account" else None
+        if too_much := new.quota.exceeded(old.with_elsewhere(there), size=size, objects=new.objects - old.objects):
             raise errors.quota_exceeded(scope, too_much)

@@ -2,12 +2,14 @@
 
 Versions that are not the newest and delete markers count as objects, parts of open uploads as bytes: all that is kept
 for the owner. Each step of the index that makes more of it is checked in that step itself, so a quota is exact; one
-that makes less, or only a marker, is never refused. Implementations pass tests/contract/test_walrus_quotas.py.
+that makes less, or only a marker, is never refused. What an account holds in other stores counts as they said last.
+Implementations pass tests/contract/test_walrus_quotas.py.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -34,6 +36,15 @@ UNLIMITED = Quota()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Elsewhere:
+    """What an account holds in other stores than this one."""
+
+    objects: int = 0
+    # With those of open uploads.
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
     account_id: str
     # Empty: all of the account.
@@ -43,6 +54,11 @@ class Held:
     # Of open uploads.
     part_bytes: int
     quota: Quota
+
+    def with_elsewhere(self, more: Elsewhere | None) -> Held:
+        if more is None:
+            return self
+        return replace(self, objects=self.objects + more.objects, size=self.size + more.size)
 
 
 class Quotas(Protocol):
@@ -57,6 +73,14 @@ class Quotas(Protocol):
 
         Raises Denied (QuotaExceeded).
         """
+
+    async def limited(self) -> list[str]:
+        """The accounts that have a quota."""
+
+    async def elsewhere(self) -> Mapping[str, Elsewhere]: ...
+
+    async def put_elsewhere(self, held: Mapping[str, Elsewhere]) -> None:
+        """What counts with what is here when an account's quota is checked, in place of what was said before."""
 
     async def accounts(self) -> list[Held]:
         """All that have a bucket or a quota."""

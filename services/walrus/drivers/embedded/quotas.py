@@ -6,14 +6,14 @@ Whoever changes what a bucket holds calls `count` in the same step, or `add` whe
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from services.walrus import errors
 from services.walrus.drivers.base import Bucket
 from services.walrus.drivers.embedded import sums
 from services.walrus.drivers.embedded.block_index import Run
-from services.walrus.drivers.quotas import UNLIMITED, Held, Quota
+from services.walrus.drivers.quotas import UNLIMITED, Elsewhere, Held, Quota
 
 _QUOTA = f"{sums.QUOTA}, crc"
 # Of the bucket ?1: objects, their bytes, those of parts of open uploads.
@@ -41,6 +41,15 @@ class SqliteQuotas:
 
     async def check(self, bucket: Bucket, *, size: int, objects: int) -> None:
         self._glance(lambda db: _check(db, bucket.id, size, objects))
+
+    async def limited(self) -> list[str]:
+        return await self._read(lambda db: [account_id for account_id, _ in _quotas(db, "bucket = 0")])
+
+    async def elsewhere(self) -> dict[str, Elsewhere]:
+        return await self._read(_elsewhere)
+
+    async def put_elsewhere(self, held: Mapping[str, Elsewhere]) -> None:
+        await self._change(lambda db: _put_elsewhere(db, held))
 
     async def accounts(self) -> list[Held]:
         return await self._read(_accounts)
@@ -111,8 +120,21 @@ def _check(db: sqlite3.Connection, bucket: int, size: int, objects: int) -> None
     found = _quotas(db, "account_id = (SELECT account_id FROM buckets WHERE id = ?1) AND bucket IN (0, ?1)", bucket)
     for (account_id, of), quota in found.items():
         held = _together(account_id, held_by(db, "id = ?", of) if of else held_by(db, "account_id = ?", account_id))
+        if not of:
+            held = held.with_elsewhere(_elsewhere(db, "account_id = ?", account_id).get(account_id))
         if too_much := quota.exceeded(held, size=size, objects=objects):
             raise errors.quota_exceeded("bucket" if of else "account", too_much)
+
+
+def _elsewhere(db: sqlite3.Connection, which: str = "TRUE", *values: str) -> dict[str, Elsewhere]:
+    rows = db.execute(f"SELECT account_id, objects, bytes FROM elsewhere WHERE {which}", values).fetchall()
+    return {account_id: Elsewhere(objects=objects, size=size) for account_id, objects, size in rows}
+
+
+def _put_elsewhere(db: sqlite3.Connection, held: Mapping[str, Elsewhere]) -> None:
+    db.execute("DELETE FROM elsewhere")
+    rows = [(account_id, one.objects, one.size) for account_id, one in held.items()]
+    db.executemany("INSERT INTO elsewhere (account_id, objects, bytes) VALUES (?, ?, ?)", rows)
 
 
 def _quotas(db: sqlite3.Connection, which: str, *values: str | int) -> dict[tuple[str, int], Quota]:

@@ -271,6 +271,14 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     UPDATE manifests SET crc = row_crc(snapshot, number, page);
     UPDATE pages SET crc = row_crc(blocks, digests);
     """,
+    # What accounts hold in other stores, as those said last: asked for anew all the time.
+    """
+    CREATE TABLE elsewhere (
+        account_id TEXT PRIMARY KEY,
+        objects INTEGER NOT NULL,
+        bytes INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    """,
 )
 
 
