@@ -201,12 +201,13 @@ def fake_cloud() -> Iterator[RunningCloud]:
 
 @pytest.fixture(scope="session")
 def real_cloud() -> Iterator[RunningCloud]:
-    """Two zones of two nodes with real machines."""
+    """Two zones of two nodes with real machines, with one Walrus on any machine."""
     if not _ROOT:
         pytest.skip("needs root")
+    shape = ["--zones", "2", "--nodes", "2", "--walrus-processes", "1"]
     cloud = RunningCloud(
         home=new_home(REAL_HOMES),
-        options=["--zones", "2", "--nodes", "2", "--no-image", "--port-base", str(free_port_base()), *free_ranges()],
+        options=[*shape, "--no-image", "--port-base", str(free_port_base()), *free_ranges()],
     )
     yield from running(cloud)
 
