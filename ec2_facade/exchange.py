@@ -11,6 +11,7 @@ from aiohttp import HttpVersion11, hdrs, web
 from multidict import CIMultiDict
 
 from common.rpc.uploads import RawExtent
+from ec2_facade.answer import WRITTEN, is_everyday, rendered
 from ec2_facade.body import BodyReader, HeldBytes
 from ec2_facade.limits import Limits
 from ec2_facade.protocol import Response
@@ -67,9 +68,11 @@ class Exchange:
 
     async def send(self, answer: Response) -> web.StreamResponse:
         """A whole answer. A HEAD has the headers alone; its Content-Length is the answer's own header if it has one."""
-        response = self._begin(answer)
         bodiless = self.wire.method == "HEAD" or answer.status in (204, 304)
         body = b"" if bodiless else answer.body
+        if self._can_write_at_once(answer, body):
+            return self._write_at_once(answer, None if bodiless else body)
+        response = self._begin(answer)
         if not bodiless:
             response.content_length = len(body)
         await response.prepare(self._request)
@@ -93,12 +96,42 @@ class Exchange:
         if self._request.transport is not None:
             self._request.transport.abort()
 
-    def _begin(self, answer: Response) -> web.StreamResponse:
+    def _can_write_at_once(self, answer: Response, body: bytes) -> bool:
+        """It is small, there is room for it, and the connection goes on after it."""
+        request = self._request
+        return (
+            len(body) <= _SMALL_BYTES
+            and is_everyday(answer.status, answer.headers, body)
+            and request.content.is_eof()
+            and request.keep_alive
+            and request.version == HttpVersion11
+            and self._has_sent_all()
+        )
+
+    def _write_at_once(self, answer: Response, body: bytes | None) -> web.StreamResponse:
+        self._note_begun(answer)
+        whole = rendered(answer.status, [*answer.headers, *self.headers], self._server, body)
+        transport = self._request.transport
+        if transport is None:
+            raise ConnectionResetError("the client is gone")
+        transport.write(whole)
+        self._request.writer.output_size += len(whole)
+        self.sent_bytes += len(body or b"")
+        return WRITTEN
+
+    def _note_begun(self, answer: Response) -> None:
         self.status = answer.status
         self.answer_headers = answer.headers
         self.turnaround_s = time.monotonic() - self._began
+
+    @property
+    def _server(self) -> str:
+        return _SERVERS.get(self.service, "Mallee")
+
+    def _begin(self, answer: Response) -> web.StreamResponse:
+        self._note_begun(answer)
         headers: CIMultiDict[str] = CIMultiDict([*answer.headers, *self.headers])
-        headers.setdefault(hdrs.SERVER, _SERVERS.get(self.service, "Mallee"))
+        headers.setdefault(hdrs.SERVER, self._server)
         response = web.StreamResponse(status=answer.status, headers=headers)
         if not self._request.content.is_eof() and not self._rest_is_short():
             # What is left of the body is in doubt: it must not be taken for the next request.
@@ -136,7 +169,7 @@ class Exchange:
 
     def _has_sent_all(self) -> bool:
         transport = self._request.transport
-        return transport is not None and not transport.get_write_buffer_size()
+        return transport is not None and not transport.is_closing() and not transport.get_write_buffer_size()
 
     async def _send_file(self, response: web.StreamResponse, extent: RawExtent) -> None:
         """By the kernel alone. A client that has stopped reading is cut off."""
