@@ -97,6 +97,8 @@ class XmlRenderer:
             return False
         if member == "Tags":
             return self._keep_tags or structure in _TAGS_KEPT
+        if self._keep_tags and (structure, member) == ("Volume", "Attachments"):
+            return False
         return (structure, member) not in _LEFT_OUT
 
     def _element(self, member: str, shape: Shape, field: FieldDescriptor) -> Element:

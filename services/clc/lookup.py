@@ -35,6 +35,8 @@ class Kind:
     words: str
     # It writes '[ami-…]' there.
     in_brackets: bool = False
+    # The request's parameter that EC2 calls invalid when it is given an id of something else. Empty: that is malformed.
+    parameter: str = ""
 
     def fits(self, given: str) -> bool:
         """It looks like an id of this noun (8 digits are old ids, which are no more)."""
@@ -42,6 +44,10 @@ class Kind:
 
     def check(self, given: str) -> None:
         """Raises InvalidArgument unless it fits."""
+        if self.parameter and not given.startswith(f"{self.prefixes[0]}-"):
+            raise InvalidArgument(
+                f"Value ({given}) for parameter {self.parameter} is invalid. Expected: '{self.prefixes[0]}-...'."
+            )
         if not self.fits(given):
             expected = "" if given.startswith(f"{self.prefixes[0]}-") else f' (expecting "{self.prefixes[0]}-...")'
             raise InvalidArgument(f'Invalid id: "{given}"{expected}', code=self.malformed_code)
@@ -133,6 +139,7 @@ VOLUME: Final = Noun(
     malformed_code="InvalidVolumeID.Malformed",
     not_found_code="InvalidVolume.NotFound",
     words="volume",
+    parameter="volumeId",
 )
 SNAPSHOT: Final = Noun(
     record=record_pb2.SnapshotRecord,
@@ -141,6 +148,7 @@ SNAPSHOT: Final = Noun(
     malformed_code="InvalidSnapshotID.Malformed",
     not_found_code="InvalidSnapshot.NotFound",
     words="snapshot",
+    parameter="snapshotId",
 )
 IMPORT_SNAPSHOT_TASK: Final = Noun(
     record=record_pb2.TaskRecord,

@@ -83,7 +83,7 @@ def test_what_is_not_there_is_refused(ec2: Any) -> None:
             "InvalidNetworkInterfaceID.NotFound",
         ),
         ("describe_volumes", {"VolumeIds": [f"vol-{DIGITS}"]}, "InvalidVolume.NotFound"),
-        ("describe_volumes", {"VolumeIds": ["vol"]}, "InvalidVolumeID.Malformed"),
+        ("describe_volumes", {"VolumeIds": ["vol"]}, "InvalidParameterValue"),
         ("describe_snapshots", {"SnapshotIds": [f"snap-{DIGITS}"]}, "InvalidSnapshot.NotFound"),
         ("describe_snapshots", {"OwnerIds": ["nobody"]}, "InvalidUserID.Malformed"),
         ("describe_prefix_lists", {"PrefixListIds": [f"pl-{DIGITS}"]}, "InvalidPrefixListId.NotFound"),

@@ -187,7 +187,8 @@ def test_attributes_are_kept(ec2: Any, volume: Callable[..., str]) -> None:
     ec2.modify_volume_attribute(VolumeId=volume_id, AutoEnableIO={"Value": True})
     assert ec2.describe_volume_attribute(**asked)["AutoEnableIO"] == {"Value": True}
     assert ec2.describe_volume_attribute(VolumeId=volume_id, Attribute="productCodes")["ProductCodes"] == []
-    ec2.enable_volume_io(VolumeId=volume_id)
+    with refused("IncorrectState", words="already has IO enabled"):
+        ec2.enable_volume_io(VolumeId=volume_id)
 
 
 def test_what_is_wrong_is_refused_by_its_own_code(ec2: Any, instances: list[str], volume: Callable[..., str]) -> None:

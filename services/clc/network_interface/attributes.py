@@ -36,7 +36,7 @@ async def describe_network_interface_attribute(
         case "attachment":
             answer.attachment.CopyFrom(view.attachment)
         case "":
-            raise InvalidArgument("The request must contain the parameter attribute", code="MissingParameter")
+            raise InvalidArgument("No attributes specified.", code="InvalidParameterCombination")
         case given:
             raise InvalidArgument(f"Value ({given}) for parameter attribute is invalid. Unknown attribute.")
     end_dry_run(request)
@@ -84,6 +84,12 @@ def _given(request: ec2.ModifyNetworkInterfaceAttributeRequest) -> str:
             f"Fields for multiple attribute types specified: {', '.join(sorted(given))}",
             code="InvalidParameterCombination",
         )
+    if given[0] in ("description", "sourceDestCheck") and not _has_value(request):
+        raise InvalidArgument("The attribute value must be specified.", code="MissingParameter")
     if len(request.description.value) > MAX_DESCRIPTION:
         raise InvalidArgument(f"Description may have {MAX_DESCRIPTION} characters")
     return given[0]
+
+
+def _has_value(request: ec2.ModifyNetworkInterfaceAttributeRequest) -> bool:
+    return request.description.HasField("value") or request.source_dest_check.HasField("value")

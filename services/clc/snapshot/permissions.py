@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from common.errors import InvalidArgument, Unsupported
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import snapshot_pb2 as ec2
@@ -19,7 +17,8 @@ _PERMISSION = "createVolumePermission"
 async def describe_snapshot_attribute(
     cloud: Cloud, call: Call, request: ec2.DescribeSnapshotAttributeRequest
 ) -> ec2.DescribeSnapshotAttributeResult:
-    _check_attribute(request.attribute, (_PERMISSION, "productCodes"))
+    if request.attribute not in (_PERMISSION, "productCodes"):
+        raise InvalidArgument("The request received was invalid.", code="InvalidRequest")
     snapshot = own_snapshot(cloud.store, call.account_id, request.snapshot_id).record
     end_dry_run(request)
     answer = ec2.DescribeSnapshotAttributeResult(snapshot_id=snapshot.snapshot_id)
@@ -36,8 +35,7 @@ async def describe_snapshot_attribute(
 async def modify_snapshot_attribute(
     cloud: Cloud, call: Call, request: ec2.ModifySnapshotAttributeRequest
 ) -> ec2.ModifySnapshotAttributeResponse:
-    if request.attribute:
-        _check_attribute(request.attribute, (_PERMISSION,))
+    _check_asked(request)
 
     async def attempt() -> ec2.ModifySnapshotAttributeResponse:
         snapshot = own_snapshot(cloud.store, call.account_id, request.snapshot_id)
@@ -54,7 +52,8 @@ async def modify_snapshot_attribute(
 async def reset_snapshot_attribute(
     cloud: Cloud, call: Call, request: ec2.ResetSnapshotAttributeRequest
 ) -> ec2.ResetSnapshotAttributeResponse:
-    _check_attribute(request.attribute, (_PERMISSION,))
+    if request.attribute != _PERMISSION:
+        raise InvalidArgument("The request received was invalid.", code="InvalidRequest")
 
     async def attempt() -> ec2.ResetSnapshotAttributeResponse:
         snapshot = own_snapshot(cloud.store, call.account_id, request.snapshot_id)
@@ -75,13 +74,25 @@ async def _replace(cloud: Cloud, snapshot: Snapshot, draft: record_pb2.SnapshotR
         await cloud.store.commit(changes)
 
 
-def _check_attribute(attribute: str, known: Sequence[str]) -> None:
-    if not attribute:
-        raise InvalidArgument("The request must contain the parameter attribute", code="MissingParameter")
-    if attribute == "productCodes" and attribute not in known:
+def _check_asked(request: ec2.ModifySnapshotAttributeRequest) -> None:
+    """Raises InvalidArgument unless one operation on the permission is asked for."""
+    if request.attribute == "productCodes":
         raise Unsupported("Product codes are not supported: this cloud has no marketplace.")
-    if attribute not in known:
-        raise InvalidArgument(f"Value ({attribute}) for parameter attribute is invalid: {', '.join(known)}")
+    if request.attribute not in ("", _PERMISSION):
+        raise InvalidArgument(f"Value ({request.attribute}) for parameter attribute is invalid. Unknown attribute.")
+    asked = request.create_volume_permission
+    if asked.add and asked.remove:
+        raise InvalidArgument(
+            f"One and only one operation type may be specified for {_PERMISSION}s", code="InvalidParameterCombination"
+        )
+    if asked.add or asked.remove:
+        return
+    if not (request.attribute or request.operation_type or request.user_ids or request.group_names):
+        raise InvalidArgument("No attributes specified.", code="InvalidParameterCombination")
+    if request.operation_type not in ("add", "remove"):
+        raise InvalidArgument(
+            f"No operation specified for {_PERMISSION} attribute.", code="InvalidParameterCombination"
+        )
 
 
 def _share(snapshot: record_pb2.SnapshotRecord, request: ec2.ModifySnapshotAttributeRequest) -> None:
@@ -95,4 +106,7 @@ def _share(snapshot: record_pb2.SnapshotRecord, request: ec2.ModifySnapshotAttri
 
 
 def _malformed(given: str) -> InvalidArgument:
-    return InvalidArgument(f"Invalid value '{given}' for {_PERMISSION}: neither `all` nor an account id.")
+    return InvalidArgument(
+        f"Invalid value '{given}' for {_PERMISSION}: neither `all` nor an account id.",
+        code="InvalidAMIAttributeItemValue",
+    )

@@ -148,8 +148,7 @@ def _target(volume: record_pb2.VolumeRecord, request: ec2.ModifyVolumeRequest) -
     said = (request.HasField(name) for name in _WISHES)
     if not any(said):
         raise InvalidArgument(
-            "The request must contain at least one of the parameters size, volumeType, iops, throughput",
-            code="InvalidParameterCombination",
+            "Invalid input: Must specify at least one of size, type, iops, throughput or multi-attach."
         )
     return target
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common.errors import InvalidArgument
+from common.errors import InvalidArgument, WrongState
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import volume_pb2 as ec2
 from mallee.sc.v1 import volume_pb2 as sc
@@ -54,8 +54,10 @@ async def describe_volume_status(
 
 @use_case("ec2.EnableVolumeIO")
 async def enable_volume_io(cloud: Cloud, call: Call, request: ec2.EnableVolumeIORequest) -> ec2.EnableVolumeIOResponse:
-    own(cloud.store, VOLUME, call.account_id, request.volume_id)
+    volume = own(cloud.store, VOLUME, call.account_id, request.volume_id).record
     end_dry_run(request)
+    if _item(cloud, volume).volume_status.status == "ok":
+        raise WrongState(f"Volume {volume.volume_id} already has IO enabled.", code="IncorrectState")
     return ec2.EnableVolumeIOResponse()
 
 
@@ -70,6 +72,8 @@ async def describe_volume_attribute(
             answer.auto_enable_io.value = volume.auto_enable_io
         case "productCodes":
             pass
+        case "":
+            raise InvalidArgument("No attributes specified.", code="InvalidParameterCombination")
         case other:
             raise InvalidArgument(f"Value ({other}) for parameter attribute is invalid. Unknown attribute.")
     end_dry_run(request)
@@ -83,7 +87,7 @@ async def modify_volume_attribute(
     async def attempt() -> ec2.ModifyVolumeAttributeResponse:
         volume = own(cloud.store, VOLUME, call.account_id, request.volume_id)
         if not request.HasField("auto_enable_io") or not request.auto_enable_io.HasField("value"):
-            raise InvalidArgument("The request must contain the parameter autoEnableIO", code="MissingParameter")
+            raise InvalidArgument("No attributes specified.", code="InvalidParameterCombination")
         draft = volume.draft()
         draft.auto_enable_io = request.auto_enable_io.value
         end_dry_run(request)

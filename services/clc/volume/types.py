@@ -31,11 +31,12 @@ class Range:
 class VolumeType:
     name: str
     size_gib: Range
-    # What may be provisioned. None: nothing.
+    # What may be asked for. None: nothing.
     iops: Range | None = None
-    # 0: it has to be said.
+    # What every volume of the type has, asked for or not. 0: it has to be said.
     default_iops: int = 0
     iops_per_gib: int = 0
+    # As `iops`: what every volume of the type has, and at most.
     throughput_mibps: Range | None = None
 
 
@@ -46,7 +47,7 @@ TYPES: Final = {
         VolumeType(
             name="gp3",
             size_gib=Range(low=1, high=65_536),
-            iops=Range(low=3000, high=80_000),
+            iops=Range(low=100, high=80_000),
             default_iops=3000,
             iops_per_gib=500,
             throughput_mibps=Range(low=125, high=2000),
@@ -95,19 +96,24 @@ def check_shape(
         )
     if iops is None and not its.default_iops:
         raise _contradiction(f"The parameter iops must be specified for {its.name} volumes.")
-    provisioned = its.default_iops if iops is None else iops
-    _check_iops(its, provisioned, size_gib)
+    asked = its.default_iops if iops is None else iops
+    _check_iops(its, asked, size_gib)
+    provisioned = max(asked, its.default_iops)
     if its.throughput_mibps is None:
         return Shape(size_gib=size_gib, volume_type=its.name, iops=provisioned, throughput_mibps=0)
-    throughput = its.throughput_mibps.low if throughput_mibps is None else throughput_mibps
+    throughput = max(throughput_mibps or 0, its.throughput_mibps.low)
+    if throughput_mibps is not None and throughput_mibps < 0:
+        raise InvalidArgument(f"Value ({throughput_mibps}) for parameter throughput is invalid: it is not positive.")
     _check_throughput(its.throughput_mibps, throughput, provisioned)
     return Shape(size_gib=size_gib, volume_type=its.name, iops=provisioned, throughput_mibps=throughput)
 
 
 def type_of(name: str) -> VolumeType:
-    if name not in TYPES:
-        raise InvalidArgument(f"Value ({name}) for parameter volumeType is invalid. Unknown volume type.")
-    return TYPES[name]
+    """In upper case, too. Raises InvalidArgument (UnknownVolumeType)."""
+    its = TYPES.get(name.lower())
+    if its is None:
+        raise InvalidArgument(f"Unsupported volume type '{name}' for volume creation.", code="UnknownVolumeType")
+    return its
 
 
 def limits_of(shape: Shape) -> volume_pb2.VolumeLimits:
@@ -163,15 +169,13 @@ def _check_iops(its: VolumeType, iops: int, size_gib: int) -> None:
     if iops > its.iops.high:
         raise InvalidArgument(f"Volume iops of {iops} is too high; maximum is {its.iops.high}.")
     # What every volume of the type has anyway is no matter of its size.
-    if iops > its.default_iops and iops > its.iops_per_gib * size_gib:
+    if iops != its.default_iops and iops > its.iops_per_gib * size_gib:
         raise InvalidArgument(
             f"Iops to volume size ratio of {iops / size_gib:f} is too high; maximum is {its.iops_per_gib}"
         )
 
 
 def _check_throughput(allowed: Range, throughput: int, iops: int) -> None:
-    if throughput < allowed.low:
-        raise InvalidArgument(f"Throughput (MiBps) of {throughput} is too low; minimum is {allowed.low}.")
     if throughput > allowed.high:
         raise InvalidArgument(f"Throughput (MiBps) of {throughput} is too high; maximum is {allowed.high}.")
     if throughput > _MOST_MIBPS_PER_IOPS * iops:

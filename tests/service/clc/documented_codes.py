@@ -23,6 +23,7 @@ InvalidSubnetID.Malformed InvalidSubnetID.NotFound InvalidUserData.Malformed Inv
 InvalidVolume.NotFound InvalidVolumeID.Malformed InvalidVpcID.Malformed InvalidVpcID.NotFound
 IncorrectState InvalidAttachment.NotFound InvalidAttachmentID.NotFound InvalidVolume.ZoneMismatch
 InvalidVolumeModification.NotFound InvalidZone.NotFound
-MalformedQueryString MissingParameter TagLimitExceeded UnknownParameter UnsupportedOperation
+MalformedQueryString MissingParameter TagLimitExceeded UnknownParameter UnknownVolumeType
+UnsupportedOperation
 """
 DOCUMENTED: Final = frozenset(_CODES.split())

@@ -224,7 +224,7 @@ async def test_a_change_that_finds_no_room_fails_and_leaves_the_volume_as_it_was
         ({"size": 20_000}, "InvalidParameterValue"),
         ({"iops": 4000}, "InvalidParameterCombination"),
         ({"volume_type": "st1"}, "InvalidParameterValue"),
-        ({}, "InvalidParameterCombination"),
+        ({}, "InvalidParameterValue"),
     ],
 )
 async def test_a_change_that_its_type_does_not_take_is_refused(

@@ -110,6 +110,35 @@ async def asked(stage: Stage, action: str, **parameters: str) -> ElementTree.Ele
             "The request must contain the parameter value",
         ),
         (
+            "CreateSnapshot",
+            {"VolumeId": "nonsense"},
+            "InvalidParameterValue",
+            "Value (nonsense) for parameter volumeId is invalid. Expected: 'vol-...'.",
+        ),
+        *(
+            (f"{verb}SnapshotAttribute", {"SnapshotId": "snap-0123456789abcdef0"} | given, code, words)
+            for verb, given, code, words in (
+                ("Describe", {"Attribute": "nonsense"}, "InvalidRequest", "The request received was invalid."),
+                ("Reset", {"Attribute": "productCodes"}, "InvalidRequest", "The request received was invalid."),
+                ("Modify", {}, "InvalidParameterCombination", "No attributes specified."),
+                (
+                    "Modify",
+                    {"Attribute": "createVolumePermission", "UserId.1": "123456789012"},
+                    "InvalidParameterCombination",
+                    "No operation specified for createVolumePermission attribute.",
+                ),
+                (
+                    "Modify",
+                    {
+                        "CreateVolumePermission.Add.1.Group": "all",
+                        "CreateVolumePermission.Remove.1.UserId": "123456789012",
+                    },
+                    "InvalidParameterCombination",
+                    "One and only one operation type may be specified for createVolumePermissions",
+                ),
+            )
+        ),
+        (
             "ModifyInstanceAttribute",
             {"InstanceId": "i-0123456789abcdef0", "Attribute": "nonsense"},
             "InvalidParameterValue",

@@ -134,7 +134,9 @@ def test_empty_lists_are_empty_elements_except_tags() -> None:
     ],
 )
 def test_what_was_just_made_shows_that_it_has_no_tags(action: str, made: Message) -> None:
-    assert b"<tagSet/>" in EC2.render(EC2.contract.operations[action], made, "id").body
+    body = EC2.render(EC2.contract.operations[action], made, "id").body
+    assert b"<tagSet/>" in body
+    assert b"attachmentSet" not in body
 
 
 def test_an_ec2_answer_to_the_byte() -> None:
