@@ -230,9 +230,9 @@ def _check_changes(
     same_bucket = source.bucket is not None and source.bucket.id == bucket.id
     onto_itself = same_bucket and found.key == key and "?versionId=" not in request.copy_source
     same_algorithm = request.checksum_algorithm.upper() in ("", _algorithm(found))
-    # Said anew even if it is what the object has.
-    encryption_said = bool(request.server_side_encryption or request.sse_customer_algorithm)
-    if encryption_said:
+    # Said anew even if it is what the object has; by the bucket, too.
+    encryption_said = request.server_side_encryption or request.sse_customer_algorithm
+    if encryption_said or request.storage_class or encryption.is_said(bucket):
         return
     if onto_itself and request.metadata_directive != "REPLACE" and attributes == found.attributes and same_algorithm:
         raise errors.invalid_request(

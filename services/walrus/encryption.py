@@ -60,13 +60,18 @@ def of_new(store: Store, bucket: Bucket, request: Any) -> Encryption | None:
             )
         return Encryption(key=brought, record=_BY_CLIENT + _mark(secrets.token_bytes(_SALT_BYTES), brought))
     check_method(method)
-    if not method and configs.find(bucket, ServerSideEncryptionConfiguration) is None:
+    if not method and not is_said(bucket):
         return None
     key = secrets.token_bytes(KEY_BYTES)
     try:
         return Encryption(key=key, record=_BY_STORE + store.keyring.seal(key))
     except KeyUnknown as error:
         raise CloudError(f"Objects cannot be encrypted: {error}", code="InternalError") from error
+
+
+def is_said(bucket: Bucket) -> bool:
+    """Its owner wants what it holds encrypted."""
+    return configs.find(bucket, ServerSideEncryptionConfiguration) is not None
 
 
 def of_found(store: Store, request: Any, record: bytes) -> Encryption | None:

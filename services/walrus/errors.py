@@ -70,8 +70,8 @@ def locked() -> Denied:
 
 def no_such_upload(upload_id: str) -> NotFound:
     return NotFound(
-        "The specified multipart upload does not exist. The upload ID may be invalid, or the upload may have been "
-        "aborted or completed.",
+        "The specified upload does not exist. The upload ID may be invalid, or the upload may have been aborted or "
+        "completed.",
         code="NoSuchUpload",
         details={"UploadId": upload_id},
     )

@@ -261,10 +261,11 @@ async def _asked(store: Store, found: Object, request: Any) -> _Asked:
             return _Asked(span=Span(part.start, part.start + part.size), checksum=_checksum_of(part, found))
     elif number == 1:
         return _Asked(span=Span(0, found.size) if found.size else None, checksum=found.checksum)
+    count = found.content.part_count if isinstance(found.content, Assembled) else 1
     raise InvalidArgument(
         "The requested partnumber is not satisfiable",
         code="InvalidPartNumber",
-        details={"PartNumberRequested": str(number)},
+        details={"PartNumberRequested": str(number), "ActualPartCount": str(count)},
     )
 
 

@@ -221,6 +221,8 @@ def _check_filter(rule: LifecycleRule) -> None:
     together = _given(both, "prefix", "object_size_greater_than", "object_size_less_than") + len(both.tags)
     if chosen.HasField("and_value") and together < 2:
         raise errors.malformed_xml()
+    if len({tag.key for tag in both.tags}) < len(both.tags):
+        raise errors.invalid_request("Duplicate Tag Keys are not allowed.")
     tags.checked_tags([chosen.tag] if chosen.HasField("tag") else both.tags, most=tags.OBJECT_TAGS)
     greater, less = _bound(chosen, "object_size_greater_than"), _bound(chosen, "object_size_less_than")
     if (greater is not None and greater < 0) or (less is not None and less < 1):
@@ -238,7 +240,8 @@ def _check_expiration(rule: LifecycleRule) -> None:
     if expiration.HasField("days") and expiration.days <= 0:
         raise _argument("'Days' for Expiration action must be a positive integer", rule_id=rule.id)
     if expiration.HasField("date") and (expiration.date.seconds * 1000 + expiration.date.nanos) % DAY_MS:
-        raise _argument("'Date' must be at midnight GMT", rule_id=rule.id)
+        date = expiration.date.ToJsonString()
+        raise errors.invalid_argument("'Date' must be at midnight GMT", name="Date", value=date)
     if expiration.expired_object_delete_marker and _names_objects(rule):
         raise errors.invalid_request(f"{_filter_of(rule)} cannot be used with ExpiredObjectDeleteMarker action.")
 
@@ -247,6 +250,8 @@ def _check_noncurrent(rule: LifecycleRule) -> None:
     if not rule.HasField("noncurrent_version_expiration"):
         return
     expiration = rule.noncurrent_version_expiration
+    if not _given(expiration, "noncurrent_days", "newer_noncurrent_versions"):
+        raise errors.malformed_xml()
     if expiration.noncurrent_days <= 0:
         raise _argument(
             "'NoncurrentDays' for NoncurrentVersionExpiration action must be a positive integer", rule_id=rule.id

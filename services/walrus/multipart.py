@@ -231,6 +231,8 @@ async def find_upload(store: Store, bucket: Bucket, request: Any, caller: Caller
 
 def _wanted(request: multipart_pb2.CompleteMultipartUploadRequest) -> Sequence[multipart_pb2.CompletedPart]:
     wanted = request.multipart_upload.parts
+    if request.HasField("multipart_upload") and not wanted:
+        raise errors.invalid_request("You must specify at least one part")
     if not 1 <= len(wanted) <= object_rules.PART_COUNT or not all(part.e_tag for part in wanted):
         raise errors.malformed_xml()
     if (first := wanted[0].part_number) < 1:

@@ -121,7 +121,7 @@ def test_a_bad_completion_is_refused_and_the_upload_stays(s3: Any) -> None:
         ([first, first], "InvalidPartOrder"),
         ([first | {"ETag": '"0123456789abcdef0123456789abcdef"'}], "InvalidPart"),
         ([first | {"PartNumber": 7}], "InvalidPart"),
-        ([], "MalformedXML"),
+        ([], "InvalidRequest"),
     ):
         with refused(code):
             s3.complete_multipart_upload(**upload, MultipartUpload={"Parts": given})

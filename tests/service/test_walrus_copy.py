@@ -99,7 +99,9 @@ async def test_what_was_uploaded_in_parts_is_copied_as_one(store: Store) -> None
 async def test_metadata_and_tags_are_copied_or_replaced(store: Store) -> None:
     await put_bytes(store, "k", b"x", content_type="x/y", metadata={"m": "1"}, tagging="t=1")
     await refused("InvalidRequest", copied(store, "bucket/k", "k"))
-    await copied(store, "bucket/k", "k", storage_class="GLACIER_IR")
+    # Said anew even if it is what the object has.
+    for _ in range(2):
+        await copied(store, "bucket/k", "k", storage_class="GLACIER_IR")
     header, _ = await get_object(store, "k")
     assert (header.storage_class, dict(header.metadata)) == ("GLACIER_IR", {"m": "1"})
     replaced = {"metadata_directive": "REPLACE", "tagging_directive": "REPLACE"}

@@ -75,7 +75,8 @@ async def test_a_part_of_the_object_is_read_by_its_number(store: Store) -> None:
     assert body == SECOND
     assert (header.parts_count, header.content_range) == (3, "bytes 150-249/257")
     head = object_pb2.HeadObjectRequest(bucket="bucket", key="k", part_number=4)
-    await refused("InvalidPartNumber", get.head_object(store, head, ALICE))
+    error = await refused("InvalidPartNumber", get.head_object(store, head, ALICE))
+    assert error.details == {"PartNumberRequested": "4", "ActualPartCount": "3"}
 
 
 async def test_a_part_of_the_object_is_told_with_its_own_checksum(store: Store) -> None:

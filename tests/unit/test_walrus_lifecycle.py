@@ -130,7 +130,12 @@ def test_nothing_expires_before_its_days_are_over(days: int, start: int) -> None
             "InvalidRequest",
         ),
         ({"abort_incomplete_multipart_upload": {}}, "InvalidArgument"),
-        ({"noncurrent_version_expiration": {}}, "InvalidArgument"),
+        ({"noncurrent_version_expiration": {}}, "MalformedXML"),
+        ({"noncurrent_version_expiration": {"noncurrent_days": 0}}, "InvalidArgument"),
+        (
+            {"expiration": {"days": 1}, "filter": {"and_value": {"tags": [{"key": "k"}, {"key": "k"}]}}},
+            "InvalidRequest",
+        ),
         (
             {"noncurrent_version_expiration": {"noncurrent_days": 1, "newer_noncurrent_versions": 101}},
             "InvalidArgument",
