@@ -19,6 +19,8 @@ from ec2_facade.protocol.text import parse_date
 
 # A recipient must ignore these when they are no dates (RFC 9110, 13.1.3 and 13.1.4).
 _CONDITIONS: Final = frozenset({"if-modified-since", "if-unmodified-since"})
+# Numbers that S3 takes for not sent where nothing is written after their `=`.
+_MAY_BE_EMPTY: Final = frozenset({"max-parts", "part-number-marker"})
 
 # Presigned requests carry S3's own headers in the query.
 _S3_PREFIX: Final = "x-amz-"
@@ -142,6 +144,8 @@ def _put(name: str, shape: Shape, field: FieldDescriptor | None) -> Put:
     is_list = isinstance(shape, ListShape)
 
     def put(message: Message, value: str) -> None:
+        if not value and name in _MAY_BE_EMPTY:
+            return
         try:
             if is_list:
                 getattr(message, attribute).extend(convert(item, name) for item in _items(value))

@@ -23,7 +23,7 @@ async def list_objects(
 ) -> listing_pb2.ListObjectsOutput:
     bucket = await store.bucket_for(request, caller)
     _check_optional(request)
-    shown = _shower(request.encoding_type)
+    shown = _shower(request)
     limit = _limit(request, "max_keys", "max-keys")
     scan = Scan(
         prefix=request.prefix.encode(),
@@ -52,7 +52,7 @@ async def list_objects_v2(
 ) -> listing_pb2.ListObjectsV2Output:
     bucket = await store.bucket_for(request, caller)
     _check_optional(request)
-    shown = _shower(request.encoding_type)
+    shown = _shower(request)
     limit = _limit(request, "max_keys", "max-keys")
     after = request.start_after.encode() or None
     if request.HasField("continuation_token"):
@@ -82,7 +82,7 @@ async def list_object_versions(
 ) -> listing_pb2.ListObjectVersionsOutput:
     bucket = await store.bucket_for(request, caller)
     _check_optional(request)
-    shown = _shower(request.encoding_type)
+    shown = _shower(request)
     limit = _limit(request, "max_keys", "max-keys")
     if request.version_id_marker and not request.key_marker:
         raise errors.invalid_argument(
@@ -123,7 +123,7 @@ async def list_multipart_uploads(
     store: Store, request: multipart_pb2.ListMultipartUploadsRequest, caller: Caller | None
 ) -> multipart_pb2.ListMultipartUploadsOutput:
     bucket = await store.bucket_for(request, caller)
-    shown = _shower(request.encoding_type)
+    shown = _shower(request)
     limit = _limit(request, "max_uploads", "max-uploads")
     scan = Scan(
         prefix=request.prefix.encode(),
@@ -149,10 +149,11 @@ async def list_multipart_uploads(
             answer.common_prefixes.add(prefix=shown(entry))
         else:
             answer.uploads.append(_upload(entry, bucket, shown))
-    if page.truncated:
-        last = page.entries[-1]
-        answer.next_key_marker = shown(last if isinstance(last, bytes) else last.key)
-        answer.next_upload_id_marker = "" if isinstance(last, bytes) else last.id
+    # Unlike other lists this one says where it ends even if nothing follows.
+    ends = page.entries if page.truncated else [entry for entry in page.entries if not isinstance(entry, bytes)]
+    last = ends[-1] if ends else b""
+    answer.next_key_marker = shown(last if isinstance(last, bytes) else last.key)
+    answer.next_upload_id_marker = "" if isinstance(last, bytes) else last.id
     return answer
 
 
@@ -251,9 +252,10 @@ def _check_optional(request: Any) -> None:
             )
 
 
-def _shower(encoding: str) -> Callable[[bytes], str]:
+def _shower(request: Any) -> Callable[[bytes], str]:
     """Names go out as they are: the facade writes them in the encoding asked for."""
-    if encoding not in ("", "url"):
+    encoding = request.encoding_type
+    if request.HasField("encoding_type") and encoding != "url":
         raise errors.invalid_argument(
             "Invalid Encoding Method specified in Request", name="encoding-type", value=encoding
         )

@@ -112,6 +112,6 @@ async def test_owners_are_shown_by_v1_and_by_v2_when_asked(store: Store) -> None
 async def test_nothing_asked_is_nothing_truncated_and_nonsense_is_refused(store: Store) -> None:
     page = await listing.list_objects_v2(store, listing_pb2.ListObjectsV2Request(bucket="bucket", max_keys=0), ALICE)
     assert (page.is_truncated, page.key_count) == (False, 0)
-    for members in ({"max_keys": -1}, {"continuation_token": "?"}, {"encoding_type": "html"}):
+    for members in ({"max_keys": -1}, {"continuation_token": "?"}, {"encoding_type": "html"}, {"encoding_type": ""}):
         request = listing_pb2.ListObjectsV2Request(bucket="bucket", **members)
         await refused("InvalidArgument", listing.list_objects_v2(store, request, ALICE))

@@ -67,6 +67,13 @@ def test_what_is_not_served_is_refused(
     assert named in caught.value.message
 
 
+def test_a_list_of_parts_takes_empty_numbers_for_none() -> None:
+    query = {"uploadId": "u", "max-parts": "", "part-number-marker": ""}
+    parsed = S3.parse(S3.route("GET", "b", "k", query, {}), "b", "k", query, {})
+    assert not parsed.HasField("max_parts")
+    assert not parsed.HasField("part_number_marker")
+
+
 @pytest.mark.parametrize(
     ("query", "headers", "code", "status"),
     [
