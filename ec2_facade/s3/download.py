@@ -6,7 +6,6 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import replace
 from typing import Any, Final
 
 import grpc
@@ -53,7 +52,7 @@ async def download(
             body = await _whole(call, limits)
             if len(body) != first.header.content_length:
                 raise Unavailable("The store sent another number of bytes than it told.")
-            return await exchange.send(replace(answer, body=body))
+            return await exchange.send(Response(status=answer.status, headers=answer.headers, body=body))
         try:
             async with aclosing(_chunks(call, limits)) as chunks:
                 return await exchange.send_stream(answer, chunks)
