@@ -3,8 +3,9 @@
 python -m bench.s3 [--seconds S] [--rounds N] [--only GROUP …] [--beside rgw|nothing]
 
 One run on one machine: a fake cloud and a Ceph of its own (`bench/rgw.py`) are asked the same by the same generator,
-in turns, each round the other one first; who is not asked idles, and what that takes is told. Medians of the rounds are
-held against each other. Where Ceph is not installed, the figures of one that ran elsewhere stand in.
+in turns, each round the other one first; who is not asked idles, and what that takes is told. Medians are held against
+each other, of those rounds in which nobody else took half a core. Where Ceph is not installed, the figures of one that
+ran elsewhere stand in.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Final
 from bench import rgw
 from bench.figures import report
 from bench.s3_load import Signer
-from bench.s3_rounds import LINES, Asked, Group, Line, Sample, Server, machine_cpu_s, resident_mb
+from bench.s3_rounds import DISTURBED, LINES, Asked, Group, Line, Sample, Server, machine_cpu_s, resident_mb
 from tests.cloud_fixture import RunningCloud, new_home
 from tests.ports import free_port_base
 
@@ -64,6 +65,10 @@ def measure(asked: Sequence[Asked], rounds: int, lines: Sequence[Line]) -> bool:
     for one in asked:
         one.prepare(lines)
     mallee = asked[0]
+
+    def strangers_cpu_s() -> float:
+        return machine_cpu_s() - time.process_time() - sum(one.cpu_s() for one in asked)
+
     before = {name: resident_mb(pid) for name, pid in mallee.server.pids.items() if name.startswith(_WATCHED)}
     idle = {one.server.name: Share() for one in asked}
     strangers = Share()
@@ -73,8 +78,8 @@ def measure(asked: Sequence[Asked], rounds: int, lines: Sequence[Line]) -> bool:
                 for other in asked:
                     if other is not one:
                         watching.enter_context(idle[other.server.name].of(other.cpu_s))
-                watching.enter_context(strangers.of(lambda: machine_cpu_s() - _known_cpu_s(asked)))
-                one.round(number, lines)
+                watching.enter_context(strangers.of(strangers_cpu_s))
+                one.round(number, lines, strangers_cpu_s)
     shares = [f"{name} took {share} of a core while it was not asked" for name, share in idle.items() if share.wall_s]
     print("; ".join([*shares, f"what is no part of this took {strangers}"]))
     met = [compare(line, mallee, asked[1] if asked[1:] else None) for line in lines]
@@ -102,17 +107,15 @@ class Share:
         return f"{self.cpu_s / self.wall_s:.0%}"
 
 
-def _known_cpu_s(asked: Sequence[Asked]) -> float:
-    return time.process_time() + sum(one.cpu_s() for one in asked)
-
-
 def compare(line: Line, ours: Asked, theirs: Asked | None) -> bool:
     """One row: how many times as good, by the medians, and what they are."""
-    mine, other = ours.median(line), theirs.median(line) if theirs else Sample(line.elsewhere, 0.0)
+    mine, other = ours.median(line), theirs.median(line) if theirs else Sample(line.elsewhere)
     beside = f"  {mine.figure:,.0f} and {other.figure:,.0f} {line.unit}"
     if theirs:
         beside += f", best {ours.best(line):,.0f} and {theirs.best(line):,.0f}"
         beside += f"; CPU {mine.cpu_ms_per_request:.2f} and {other.cpu_ms_per_request:.2f} ms"
+    if max(mine.strangers, other.strangers) >= DISTURBED:
+        beside += "; disturbed"
     return report(f"S3: {line}", line.times_of(mine.figure, other.figure), "x", least=line.times, beside=beside)
 
 

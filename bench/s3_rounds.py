@@ -14,6 +14,8 @@ from typing import Final
 
 from bench.s3_load import Answer, Load, Outcome, Request, Signer
 
+# So many cores of others', and a figure says less of the server than of them.
+DISTURBED: Final = 0.5
 _SMALL: Final = os.urandom(4096)
 _LARGE: Final = os.urandom(64 << 20)
 _UPLOAD_BYTES: Final = 512 << 20
@@ -81,7 +83,14 @@ LINES: Final = (
 class Sample:
     figure: float
     # Of all the server's processes.
-    cpu_ms_per_request: float
+    cpu_ms_per_request: float = 0.0
+    # What had no part in it took so many cores meanwhile; the kernel's own threads are among it.
+    strangers: float = 0.0
+
+
+def undisturbed(samples: Sequence[Sample]) -> Sequence[Sample]:
+    """Those that strangers left in peace; all, where there are none."""
+    return [sample for sample in samples if sample.strangers < DISTURBED] or samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +130,7 @@ class Asked:
             empty = (Request(self._signer.request("PUT", f"{self._bucket}/L/{n:06d}", 0)) for n in range(_KEYS))
             self._load.run(16, empty, _LONG_S)
 
-    def round(self, number: int, lines: Sequence[Line]) -> None:
+    def round(self, number: int, lines: Sequence[Line], strangers_cpu_s: Callable[[], float]) -> None:
         """Small objects have names of their own in each round: nothing is overwritten."""
         if any(line.group is Group.SMALL for line in lines):
             self._names = [f"{self._bucket}/o{number}/{n % 256:02x}/{n:06d}" for n in range(_NAMES)]
@@ -129,10 +138,11 @@ class Asked:
             self._stored = 0
         os.sync()
         for line in lines:
-            spent = self.cpu_s()
+            began, spent, others = time.monotonic(), self.cpu_s(), strangers_cpu_s()
             figure, requests = self._steps[line.what](line)
-            sample = Sample(figure, (self.cpu_s() - spent) * 1000 / requests)
-            self.samples.setdefault(line, []).append(sample)
+            cpu_ms = (self.cpu_s() - spent) * 1000 / requests
+            strangers = (strangers_cpu_s() - others) / (time.monotonic() - began)
+            self.samples.setdefault(line, []).append(Sample(figure, cpu_ms, strangers))
 
     def cpu_s(self) -> float:
         return sum(cpu_s(pid) for pid in self.server.pids.values())
@@ -142,10 +152,12 @@ class Asked:
         return min(figures) if line.unit == "ms" else max(figures)
 
     def median(self, line: Line) -> Sample:
-        samples = self.samples[line]
+        """Of the rounds that were not disturbed."""
+        samples = undisturbed(self.samples[line])
         return Sample(
             statistics.median(sample.figure for sample in samples),
             statistics.median(sample.cpu_ms_per_request for sample in samples),
+            statistics.median(sample.strangers for sample in samples),
         )
 
     # The steps: a figure in the line's unit, and how many requests it took.

@@ -9,7 +9,7 @@ import pytest
 
 from bench.figures import is_row, report
 from bench.rgw import configuration
-from bench.s3_rounds import LINES, Line, busy_ticks, cpu_ticks
+from bench.s3_rounds import LINES, Line, Sample, busy_ticks, cpu_ticks, undisturbed
 
 LIST = next(line for line in LINES if line.unit == "ms")
 RATE = next(line for line in LINES if line.unit == "op/s")
@@ -26,6 +26,12 @@ def test_cores_that_idle_or_wait_for_disks_are_not_busy() -> None:
 @pytest.mark.parametrize(("line", "ours", "theirs", "times"), [(RATE, 300.0, 100.0, 3.0), (LIST, 50.0, 100.0, 2.0)])
 def test_more_is_better_but_of_milliseconds(line: Line, ours: float, theirs: float, times: float) -> None:
     assert line.times_of(ours, theirs) == times
+
+
+def test_disturbed_rounds_count_where_there_are_no_others() -> None:
+    calm, disturbed = Sample(2.0, strangers=0.1), Sample(1.0, strangers=0.9)
+    assert undisturbed([disturbed, calm]) == [calm]
+    assert undisturbed([disturbed]) == [disturbed]
 
 
 def test_every_line_is_measured_under_a_name_of_its_own() -> None:
