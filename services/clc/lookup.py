@@ -19,8 +19,6 @@ from services.clc.store import Store, Stored
 
 R = TypeVar("R", bound=Message)
 
-_HEX: Final = "(?:[0-9a-f]{8}|[0-9a-f]{17})"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
@@ -37,10 +35,13 @@ class Kind:
     in_brackets: bool = False
     # The request's parameter that EC2 calls invalid when it is given an id of something else. Empty: that is malformed.
     parameter: str = ""
+    # Hexadecimal digits of old ids, which are no more: from here to eight.
+    shortest: int = 8
 
     def fits(self, given: str) -> bool:
-        """It looks like an id of this noun (8 digits are old ids, which are no more)."""
-        return re.fullmatch(f"(?:{'|'.join(self.prefixes)})-{_HEX}", given) is not None
+        """It looks like an id of this noun."""
+        digits = f"(?:[0-9a-f]{{{self.shortest},8}}|[0-9a-f]{{17}})"
+        return re.fullmatch(f"(?:{'|'.join(self.prefixes)})-{digits}", given) is not None
 
     def check(self, given: str) -> None:
         """Raises InvalidArgument unless it fits."""
@@ -73,6 +74,7 @@ INSTANCE: Final = Noun(
     malformed_code="InvalidInstanceID.Malformed",
     not_found_code="InvalidInstanceID.NotFound",
     words="instance ID",
+    shortest=1,
 )
 IMAGE: Final = Noun(
     record=record_pb2.ImageRecord,

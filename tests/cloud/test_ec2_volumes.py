@@ -204,7 +204,7 @@ def test_what_is_wrong_is_refused_by_its_own_code(ec2: Any, instances: list[str]
         ("InvalidZone.NotFound", lambda: ec2.create_volume(AvailabilityZone="us-east-1z", Size=1)),
         ("MissingParameter", lambda: ec2.create_volume(**zone)),
         ("InvalidParameterValue", lambda: ec2.create_volume(**zone, Size=0)),
-        ("InvalidParameterValue", lambda: ec2.create_volume(**zone, Size=1, VolumeType="gp9")),
+        ("UnknownVolumeType", lambda: ec2.create_volume(**zone, Size=1, VolumeType="gp9")),
         ("InvalidParameterCombination", lambda: ec2.create_volume(**zone, Size=4, VolumeType="io1")),
         ("InvalidSnapshot.NotFound", lambda: ec2.create_volume(**zone, SnapshotId="snap-0123456789abcdef0")),
         ("UnsupportedOperation", lambda: ec2.create_volume(**zone, Size=1, Encrypted=True)),

@@ -9,6 +9,7 @@ from services.clc.filters import FilterTable
 from services.clc.image.record import SHOWN, is_lately_gone, visible
 from services.clc.listing import max_results_of, shown_page
 from services.clc.lookup import IMAGE, check_accounts, visible_all
+from services.clc.paging import refuse_pages_of_named
 from services.clc.store import sorted_by_creation
 from services.clc.tag.view import as_mapping, shown
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
@@ -72,7 +73,8 @@ _FILTERS = FilterTable[ec2.Image](
 
 @use_case("ec2.DescribeImages")
 async def describe_images(cloud: Cloud, call: Call, request: ec2.DescribeImagesRequest) -> ec2.DescribeImagesResult:
-    matches, limit = _FILTERS.matcher(request.filters), max_results_of(request, low=1)
+    matches, limit = _FILTERS.matcher(request.filters), max_results_of(request)
+    refuse_pages_of_named(request, request.image_ids, "imageIdsSet")
     check_accounts(request.owners, words=("self", "amazon", "aws-marketplace", "aws-backup-vault"))
     check_accounts(request.executable_users, words=("self", "all"))
     # No image is ever deprecated or disabled here, so both change nothing.

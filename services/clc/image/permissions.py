@@ -134,7 +134,7 @@ def _attribute(request: ec2.ModifyImageAttributeRequest) -> str:
         raise InvalidArgument(f"Parameter {attribute} is invalid. It cannot be modified.", code="InvalidParameter")
     if attribute not in _MODIFIABLE:
         raise InvalidArgument("No attributes specified.", code="InvalidParameterCombination")
-    if attribute == "description" and not (request.HasField("description") or request.HasField("value")):
+    if attribute == "description" and not (request.description.value or request.value):
         raise InvalidArgument("The request must contain the parameter description", code="MissingParameter")
     if attribute == "launchPermission" and not (request.HasField("launch_permission") or request.operation_type):
         raise InvalidArgument(

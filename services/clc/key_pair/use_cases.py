@@ -12,7 +12,7 @@ from mallee.ec2.v1 import key_pair_pb2 as ec2
 from services.clc.clock import timestamp
 from services.clc.filters import FilterTable
 from services.clc.key_pair import material
-from services.clc.lookup import KEY_PAIR, own_all
+from services.clc.lookup import KEY_PAIR
 from services.clc.store import Changes, Store, Stored, sorted_by_creation, until_committed
 from services.clc.tag import rules as tags
 from services.clc.tag.view import as_mapping, shown
@@ -72,11 +72,19 @@ async def describe_key_pairs(
     cloud: Cloud, call: Call, request: ec2.DescribeKeyPairsRequest
 ) -> ec2.DescribeKeyPairsResult:
     matches = _FILTERS.matcher(request.filters)
+    if request.key_pair_ids and request.key_names:
+        raise InvalidArgument(
+            "The parameter 'keyPairId' may not be used in combination with 'keyName'",
+            code="InvalidParameterCombination",
+        )
     end_dry_run(request)
     found: Iterable[Stored[record_pb2.KeyPairRecord]]
-    if request.key_pair_ids or request.key_names:
-        found = own_all(cloud.store, KEY_PAIR, call.account_id, request.key_pair_ids)
-        found = {k.key: k for k in (*found, *named(cloud.store, call.account_id, request.key_names))}.values()
+    if request.key_pair_ids:
+        found = _of_ids(cloud.store, call.account_id, request.key_pair_ids)
+    elif request.key_names:
+        if not all(name.strip() for name in request.key_names):
+            raise InvalidArgument("Invalid value '' for keyPairNames. It should not be blank")
+        found = named(cloud.store, call.account_id, request.key_names)
     else:
         found = cloud.store.owned(record_pb2.KeyPairRecord, call.account_id)
     views = [_view(key.record, with_public_key=request.include_public_key) for key in sorted_by_creation(found)]
@@ -124,6 +132,17 @@ def named(store: Store, account_id: str, names: Iterable[str]) -> list[Stored[re
     return found
 
 
+def _of_ids(store: Store, account_id: str, ids: Iterable[str]) -> list[Stored[record_pb2.KeyPairRecord]]:
+    """EC2 calls an id that the account has no key pair of an invalid value, whatever it looks like."""
+    found = []
+    for given in dict.fromkeys(ids):
+        key = store.get(record_pb2.KeyPairRecord, given) if KEY_PAIR.fits(given) else None
+        if key is None or key.record.account_id != account_id:
+            raise InvalidArgument(f"Invalid value '{given}' for keyPairId.")
+        found.append(key)
+    return found
+
+
 async def _store(
     cloud: Cloud, call: Call, name: str, public: material.PublicKey, given_tags: dict[str, str]
 ) -> record_pb2.KeyPairRecord:
@@ -154,6 +173,8 @@ def _check_name(name: str) -> None:
         raise InvalidArgument("The request must contain the parameter KeyName", code="MissingParameter")
     if len(name) > _MAX_NAME or not name.isascii() or not name.isprintable():
         raise InvalidArgument(f"Value ({name}) for parameter KeyName is invalid: at most {_MAX_NAME} ASCII characters.")
+    if name.strip() != name:
+        raise InvalidArgument(f"Invalid value '{name}' for keyName. It should be trimmed")
 
 
 def _check_free(store: Store, account_id: str, name: str) -> None:
@@ -172,6 +193,6 @@ def _view(key: record_pb2.KeyPairRecord, *, with_public_key: bool) -> ec2.KeyPai
         key_name=key.name,
         key_fingerprint=key.fingerprint,
         create_time=key.created,
-        public_key=f"{key.public_key} {key.name}" if with_public_key else None,
+        public_key=f"{key.public_key} {key.name}\n" if with_public_key else None,
         tags=shown(key.tags),
     )

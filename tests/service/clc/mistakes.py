@@ -44,6 +44,7 @@ _ID: Final = re.compile(
 # Codes for an id that does not look like one, and for one that stands for nothing that the caller may know of.
 MALFORMED: Final = re.compile(r".*\.Malformed|InvalidParameterValue|InvalidID|Invalid.*\.NotFound|MissingParameter")
 ABSENT: Final = re.compile(r"Invalid\w+\.NotFound|InvalidConversionTaskId|AuthFailure|UnsupportedOperation")
+_ABSENT_KEY: Final = re.compile(f"InvalidParameterValue|{ABSENT.pattern}")
 LONG: Final = 70_000
 
 
@@ -122,9 +123,10 @@ def _wrong(right: Parameters, path: str, value: str, shape: Shape, foreign: str)
         for given in (prefix, f"{prefix}-", digits, f"{prefix}-{digits[:-1]}", f"{value}0", value.upper(), f" {value}",
                       f"{prefix}-{'g' * 17}", f"{value}\n", "nonsense", f"other-{digits}"):  # fmt: skip
             yield put(given, pattern=MALFORMED)
-        yield put(f"{prefix}-{'f' * 17}", what="absent", pattern=ABSENT)
+        absent = _ABSENT_KEY if prefix == "key" else ABSENT
+        yield put(f"{prefix}-{'f' * 17}", what="absent", pattern=absent)
     if foreign != value:
-        yield put(foreign, what="foreign", pattern=ABSENT if _ID.fullmatch(value) else None)
+        yield put(foreign, what="foreign", pattern=absent if _ID.fullmatch(value) else None)
     for given in ("\0", "a\x1f", "\ufffe"):
         yield put(given, codes=frozenset({"InvalidCharacter"}))
     for given in ("", " ", "\n", "ü" * 300, "%00", "../../x", "<a>&", "*", "nan", "😀"):

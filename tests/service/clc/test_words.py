@@ -110,6 +110,18 @@ async def asked(stage: Stage, action: str, **parameters: str) -> ElementTree.Ele
             "The request must contain the parameter value",
         ),
         (
+            "RebootInstances",
+            {"InstanceId.1": "i-0"},
+            "InvalidInstanceID.NotFound",
+            "The instance ID 'i-0' does not exist",
+        ),
+        (
+            "CreateKeyPair",
+            {"KeyName": " a"},
+            "InvalidParameterValue",
+            "Invalid value ' a' for keyName. It should be trimmed",
+        ),
+        (
             "CreateSnapshot",
             {"VolumeId": "nonsense"},
             "InvalidParameterValue",
