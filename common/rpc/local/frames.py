@@ -95,6 +95,12 @@ class Frames:
         """`now`: nothing follows that could go out with it. Raises ConnectionResetError."""
         if self.closed:
             raise ConnectionResetError("the connection is closed")
+        if now and not self._out and len(payload) <= _SMALL_READ_BYTES:
+            # Most frames: alone, and there is room for them.
+            self._out.append(_HEAD.pack(len(payload), kind) + payload)
+            self._unsent = len(self._out[0])
+            self._flush()
+            return
         self._out.append(_HEAD.pack(len(payload), kind))
         if payload:
             self._out.append(payload)
@@ -195,6 +201,14 @@ class Frames:
 
     def _split(self) -> bool:
         """Takes whole frames out of what has arrived. False: the other end does not speak this."""
+        if len(self._parts) == 1 and self._arrived >= _HEAD.size:
+            length, kind = _HEAD.unpack_from(self._parts[0])
+            if self._arrived == _HEAD.size + length:
+                # Most frames: one that came alone and whole.
+                self._read.append((kind, self._parts.pop()[_HEAD.size :]))
+                self._unread -= _HEAD.size
+                self._arrived = 0
+                return True
         while self._arrived >= _HEAD.size:
             if len(self._parts[0]) < _HEAD.size:
                 self._parts = [b"".join(self._parts)]
@@ -221,7 +235,7 @@ class Frames:
         self._flushing = False
         while self._out and not self.closed and not self._blocked:
             try:
-                sent = self._sock.sendmsg(self._out[:64])
+                sent = self._sock.sendmsg(self._out[:64]) if len(self._out) > 1 else self._sock.send(self._out[0])
             except (BlockingIOError, InterruptedError):
                 self._block()
                 break
@@ -236,6 +250,9 @@ class Frames:
             self._writer = None
 
     def _forget(self, sent: int) -> None:
+        if not self._unsent:
+            self._out.clear()
+            return
         done = 0
         while done < len(self._out) and sent >= len(self._out[done]):
             sent -= len(self._out[done])
