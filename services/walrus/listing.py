@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from services.walrus.drivers.versions import Marker
 from services.walrus.store import Store
 
 _PAGE: Final = 1000
+_UPLOAD_ID: Final = re.compile(r"[0-9a-f]{52}\Z")
 
 
 async def list_objects(
@@ -133,6 +135,9 @@ async def list_multipart_uploads(
         after_id=request.upload_id_marker if request.key_marker else "",
         limit=limit,
     )
+    # An upload that is over marks its place, too.
+    if scan.after_id and not _UPLOAD_ID.match(scan.after_id):
+        raise errors.invalid_argument("Invalid uploadId marker", name="upload-id-marker", value=scan.after_id)
     none: Page[Upload] = Page([], False)
     page = await store.index.list_uploads(bucket, scan) if limit else none
     answer = multipart_pb2.ListMultipartUploadsOutput(

@@ -210,6 +210,8 @@ async def test_uploads_are_listed_by_key_and_then_by_age(store: Store) -> None:
         request.key_marker, request.upload_id_marker = page.next_key_marker, page.next_upload_id_marker
     assert seen == sorted(ids)
     assert (page.next_key_marker, page.next_upload_id_marker) == seen[-1]
+    request.upload_id_marker = "never"
+    await refused("InvalidArgument", listing.list_multipart_uploads(store, request, ALICE))
     by_folder = multipart_pb2.ListMultipartUploadsRequest(bucket="bucket", delimiter="/")
     page = await listing.list_multipart_uploads(store, by_folder, ALICE)
     assert [one.prefix for one in page.common_prefixes] == ["a/"]
