@@ -133,6 +133,7 @@ def bring_up(site: Site, config: CloudConfig, code: Code, tell: Tell) -> None:
     if not fake:
         tell("Making the network of the virtual hosts")
         machine.allow_kvm()
+        machine.widen_sockets()
         fabric.ensure(config)
         for zone in config.zones:
             for node in zone.nodes:

@@ -26,6 +26,9 @@ _ANSWER_S: Final = 10.0
 _END_S: Final = 2.0
 _AGAIN_S: Final = 0.05
 _LOCKED: Final = "lock pid file"
+# Every request has a buffer of its own: in huge pages the kernel finds and pins it in one step instead of page by page.
+# https://www.gnu.org/software/libc/manual/html_node/Memory-Allocation-Tunables.html
+_MEMORY: Final = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
 class Refused(CloudError):
@@ -88,6 +91,7 @@ class Daemon:
                 stderr=subprocess.PIPE,
                 # What is sent to a controller's process group does not concern the volumes.
                 start_new_session=True,
+                env={**os.environ, **_MEMORY},
                 timeout=_START_S,
                 check=False,
             )
