@@ -54,7 +54,8 @@ def main() -> int:
         if beside:
             servers.append(stack.enter_context(ceph()))
         else:
-            print(f"beside figures of another machine; to measure here: {rgw.HOW_TO_INSTALL}")
+            advice = "" if rgw.is_installed() else f"; to measure here: {rgw.HOW_TO_INSTALL}"
+            print(f"beside figures of another machine{advice}")
         print(f"load of this machine before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
         met = measure([Asked(server, arguments.seconds) for server in servers], arguments.rounds, lines)
     print(f"load of this machine after: {os.getloadavg()[0]:.1f}")
