@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -114,7 +115,7 @@ class XmlRenderer:
         inside = self._inside(shape, field)
         attributes = _attributes(shape, field)
         if not attributes:
-            return _wrap(tag, inside)
+            return _wrap(tag, inside, few=bool(getattr(shape, "enum", ())))
 
         def element(message: Message) -> str:
             given = "".join([text(message) for text in attributes])
@@ -127,7 +128,7 @@ class XmlRenderer:
         tag = shape.member.serialization.get("name", name if flattened else "member")
         item = self._whole(tag, shape.member, field)
         if flattened:
-            return lambda values: "".join([item(value) for value in values])
+            return lambda values: item(values[0]) if len(values) == 1 else "".join([item(value) for value in values])
         return lambda values: f"<{name}>{''.join([item(value) for value in values])}</{name}>"
 
     def _map(self, name: str, shape: MapShape, field: FieldDescriptor) -> Element:
@@ -173,8 +174,13 @@ def scalar(shape: Shape, field: FieldDescriptor) -> Inside:
             return str
 
 
-def _wrap(name: str, inside: Inside) -> Element:
+def _wrap(name: str, inside: Inside, *, few: bool) -> Element:
+    """`few`: the values are those of an enumeration, and each of them comes again and again."""
     start, end = f"<{name}>", f"</{name}>"
+    if inside is str:
+        return lambda value: f"{start}{value}{end}"
+    if inside is escape and few:
+        return lru_cache(maxsize=256)(lambda text: start + escape(text) + end)
     if inside is escape:
         # Most values are plain text: one call less for each.
         return lambda text: (

@@ -35,7 +35,8 @@ def element(name: str, text: str) -> str:
 
 def iso8601(moment: Timestamp) -> str:
     """2026-01-31T12:00:00.000Z, in UTC, milliseconds cut off."""
-    return f"{_iso_second(moment.seconds)}.{moment.nanos // 1_000_000:03d}Z"
+    whole, nanos = _iso_second(moment.seconds), moment.nanos
+    return f"{whole}.{nanos // 1_000_000:03d}Z" if nanos else whole + ".000Z"
 
 
 @lru_cache(maxsize=4096)

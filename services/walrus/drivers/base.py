@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, Self, TypeVar
 
 from common.errors import CloudError
 from services.walrus.drivers.events import NO_EVENTS, Event, EventQueue
@@ -116,9 +116,8 @@ class Object(Extras):
     version_id: str = NULL
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Summary:
-    """A version of an object as listings show it."""
+class Summary(NamedTuple):
+    """A version of an object as listings show it. A page has a thousand: a tuple is made in a third of the time."""
 
     key: bytes
     size: int

@@ -91,7 +91,7 @@ def _take(versions: Versions, place: tuple[int, bytes], version_id: str, drop: D
 
 
 def shown(one: Object | Marker, *, latest: bool) -> Summary | Marker:
-    return replace(summary(one) if isinstance(one, Object) else one, latest=latest)
+    return summary(one)._replace(latest=latest) if isinstance(one, Object) else replace(one, latest=latest)
 
 
 def summary(one: Object) -> Summary:

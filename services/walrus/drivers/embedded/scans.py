@@ -117,7 +117,7 @@ def _collect(
                     break
                 if len(entries) >= scan.limit:
                     return Page(entries, True)
-                common = common_prefix(key, scan.prefix, scan.delimiter)
+                common = common_prefix(key, scan.prefix, scan.delimiter) if scan.delimiter else b""
                 steps = 0
                 entries.append(common or entry_of(row))
     return Page(entries, False)
