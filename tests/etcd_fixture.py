@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 import urllib.request
@@ -17,6 +16,7 @@ import pytest
 
 from common.etcd.client import Etcd
 from etcdrpc import rpc_pb2
+from tests.ports import free_ports
 
 ETCD = shutil.which("etcd") or "/usr/bin/etcd"
 
@@ -129,15 +129,6 @@ def running_cluster(folder: Path, tls: Path) -> Iterator[list[EtcdServer]]:
     finally:
         for server in servers:
             server.kill()
-
-
-def free_ports(count: int) -> list[int]:
-    """Held until all are known, so that no two are the same."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for s in sockets:
-            s.bind(("127.0.0.1", 0))
-        return [s.getsockname()[1] for s in sockets]
 
 
 @pytest.fixture(scope="session")

@@ -8,13 +8,19 @@ from typing import Final
 
 # From one cloud's base to the next one's.
 _PORTS: Final = 200
+# Below those of clouds, and of clients.
+_ANY: Final = range(10000, 20000)
 
 
-def free_port(host: str = "127.0.0.1") -> int:
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_port() -> int:
+    return free_ports(1)[0]
+
+
+def free_ports(count: int) -> list[int]:
+    """Different ones, of those that no client is given for its own end: another's connection may take such a one before
+    it is listened on, or while a process is away between its death and its restart."""
+    free = [port for port in random.sample(_ANY, count + 100) if _is_free(port)]
+    return free[:count]
 
 
 def free_port_base() -> int:

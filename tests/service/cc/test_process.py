@@ -17,8 +17,9 @@ from common.pki import Identity
 from common.rpc.peers import Peers
 from mallee.cc.v1 import service_pb2 as cc
 from mallee.cc.v1.service_pb2_grpc import ClusterControllerServiceStub
-from tests.etcd_fixture import EtcdServer, free_ports
+from tests.etcd_fixture import EtcdServer
 from tests.eventually import eventually
+from tests.ports import free_ports
 from tests.service.cc.fake_node import ZONE, FakeNode, NodeProcess
 from tests.service.cc.stage import spec
 from tests.service.zone_process import etcd_of, make_pki, running

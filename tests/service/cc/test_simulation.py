@@ -20,6 +20,7 @@ from common.config import PlacementPolicy
 from common.errors import NoCapacity, Unavailable
 from common.etcd.client import Etcd
 from mallee.cc.v1 import service_pb2 as cc
+from mallee.cc.v1.record_pb2 import PlacementRecord
 from mallee.nc.v1 import instance_pb2
 from services.cc.placement import NOTHING, Room
 from services.cc.term import ZoneRules
@@ -84,6 +85,14 @@ class Simulation:
 
     async def describe(self) -> list[cc.NodeCapacity]:
         return list((await self.zone.stub.DescribeNodes(cc.DescribeNodesRequest())).nodes)
+
+    async def told(self) -> tuple[dict[str, PlacementRecord], list[cc.NodeCapacity]]:
+        """What is written down and what the controller says of it, at one moment."""
+        while True:
+            records = self.world.stage.records()
+            described = await self.describe()
+            if self.world.stage.records() == records:
+                return records, described
 
     async def launch(self, minimum: int, maximum: int, *, vcpus: int) -> int | None:
         """How many were ordered; None: fewer than the minimum are admitted."""
@@ -167,11 +176,10 @@ class Simulation:
         assert not {i: names for i, names in homes.items() if len(names) > 1}, "placed twice"
         assert not {i for i, name in self.placed.items() if i not in self.ending and homes[i] != [name]}
         assert not self.refused & homes.keys(), "refused, and there all the same"
-        records = self.world.stage.records()
+        records, described = await self.told()
         used: defaultdict[str, Room] = defaultdict(Room)
         for record in records.values():
             used[record.node] += Room.of(record.resources)
-        described = await self.describe()
         assert sum(node.instances for node in described) == len(records)
         for told in described:
             left = Room.of(told.total) - used[told.node]

@@ -26,7 +26,8 @@ from deploy.guests import end_storage
 from mallee.sc.v1 import service_pb2 as sc
 from mallee.sc.v1 import volume_pb2
 from mallee.sc.v1.service_pb2_grpc import StorageControllerServiceStub
-from tests.etcd_fixture import EtcdServer, free_ports
+from tests.etcd_fixture import EtcdServer
+from tests.ports import free_ports
 from tests.service.sc.stage import AVAILABLE, ZONE, spec, volume_id
 from tests.service.zone_process import etcd_of, make_pki, running
 
