@@ -35,6 +35,11 @@ class Accepting(AsyncIterator[Frame]):
         return message
 
     @property
+    def waiting(self) -> bool:
+        """The next message is there; False also where that is not known."""
+        return bool(getattr(self._context, "waiting", False))
+
+    @property
     def takes_file(self) -> bool:
         """The sender may be given a file to write into, instead of sending chunks."""
         return bool(getattr(self._context, "takes_file", False)) and not self._accepted

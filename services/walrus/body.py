@@ -315,6 +315,9 @@ async def _take(store: Store, incoming: _Incoming, digests: Digests, chunk: byte
 
 async def next_message(store: Store, messages: AsyncIterator[Any]) -> Any:
     try:
+        if isinstance(messages, Accepting) and messages.waiting:
+            # A timer costs more than a message that is there.
+            return await anext(messages)
         async with asyncio.timeout(store.limits.idle_s):
             return await anext(messages)
     except StopAsyncIteration:

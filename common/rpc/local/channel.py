@@ -108,6 +108,10 @@ class LocalCall:
         else:
             await self._send(Kind.MESSAGE, message.SerializeToString())
 
+    def has_room_for(self, chunk: bytes) -> bool:
+        """To `write` it waits for nobody."""
+        return self._frames.has_room_for(len(chunk))
+
     @property
     def has_file(self) -> bool:
         """The body is to be written by `write_file`; known when the header is accepted."""

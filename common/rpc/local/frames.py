@@ -91,6 +91,10 @@ class Frames:
         """A frame can be read at once."""
         return bool(self._read)
 
+    def has_room_for(self, size: int) -> bool:
+        """A frame of so many bytes may be put, and `drained` does not wait."""
+        return self._unsent + _HEAD.size + size <= _UNSENT_BYTES
+
     def put(self, kind: Kind, payload: bytes | memoryview = b"", *, now: bool = False) -> None:
         """`now`: nothing follows that could go out with it. Raises ConnectionResetError."""
         if self.closed:

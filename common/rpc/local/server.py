@@ -237,6 +237,11 @@ class _Context:
         self.ended = False
 
     @property
+    def waiting(self) -> bool:
+        """The next message can be read at once."""
+        return self._frames.waiting
+
+    @property
     def takes_file(self) -> bool:
         return self.asked
 
