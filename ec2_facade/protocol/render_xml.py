@@ -84,14 +84,17 @@ class XmlRenderer:
             if shape is not None and self._kept_empty(shape.name, member, member_shape):
                 empty.append((field.name, f"<{_name(member, member_shape)}/>"))
 
+        def alone(message: Message) -> str:
+            return "".join([elements[field](value) for field, value in message.ListFields()])
+
         def inside(message: Message) -> str:
-            text = "".join([elements[field](value) for field, value in message.ListFields()])
+            text = alone(message)
             for name, element in empty:
                 if not getattr(message, name):
                     text += element
             return text
 
-        return inside
+        return inside if empty else alone
 
     def _kept_empty(self, structure: str, member: str, shape: Shape) -> bool:
         if not isinstance(shape, (ListShape, MapShape)) or shape.serialization.get("flattened"):

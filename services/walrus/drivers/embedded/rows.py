@@ -47,17 +47,10 @@ def bucket(row: Row) -> Bucket:
 
 
 def summary(row: Row, *, latest: bool = True) -> Summary:
+    """SUMMARY has its columns in this order, but for `latest`."""
+    key, size, etag, modified_ms, algorithm, composite, storage_class, version_id, owner_id = row[:9]
     return Summary(
-        key=row[0],
-        size=row[1],
-        etag=row[2],
-        modified_ms=row[3],
-        algorithm=row[4],
-        composite=bool(row[5]),
-        storage_class=row[6],
-        version_id=row[7],
-        owner_id=row[8],
-        latest=latest,
+        key, size, etag, modified_ms, algorithm, bool(composite), storage_class, version_id, owner_id, latest
     )
 
 
