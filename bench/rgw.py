@@ -2,7 +2,7 @@
 
 It runs on 127.0.0.1 in a folder that goes with it; its processes follow this one into death, and a killed run's folder
 goes with the next run. It is as durable as Ceph is by default, one copy of everything, and gets what an operator who
-wants it fast would give it: see `configuration`, and `_Ceph.osd` on what lies below its store.
+wants it fast would give it: see `_TUNED`, and `_Ceph.osd` on what lies below its store; or only what it needs to run.
 
 Ceph is set up by hand as in https://docs.ceph.com/en/pacific/install/manual-deployment/. A manager (statistics,
 balancing) is left out: RGW needs none, and it would only take time from the others.
@@ -41,6 +41,26 @@ _CAPABILITIES: Final = {
 }
 
 
+_Section = dict[str, Any]
+# What an operator gives a Ceph that is to be fast on few cores.
+_TUNED: Final[dict[str, _Section]] = {
+    "global": {
+        # Nothing is gathered for a log that nobody reads.
+        f"debug {part}": "0/0"
+        for part in ("ms", "osd", "bluestore", "bluefs", "bdev", "rocksdb", "objecter")
+    },
+    "client.rgw": {
+        # A line per request, as Mallee has it, but no more gathered in memory.
+        "debug rgw": "1/1",
+        # As many threads as clients: 512 take a third more CPU on few cores.
+        "rgw thread pool size": 64,
+        "objecter inflight ops": 24576,
+        "rgw get obj window size": 64 << 20,
+        "rgw put obj min window size": 64 << 20,
+    },
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rgw:
     endpoint_url: str
@@ -54,20 +74,20 @@ def is_installed() -> bool:
 
 
 @contextmanager
-def rgw() -> Iterator[Rgw]:
+def rgw(*, tuned: bool = True) -> Iterator[Rgw]:
     """Raises RuntimeError with what Ceph said when it does not come up."""
     with ExitStack() as stack:
         folder = _new_folder()
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        ceph = _Ceph(folder, mon_port=free_port(), rgw_port=free_port())
+        ceph = _Ceph(folder, tuned, mon_port=free_port(), rgw_port=free_port())
         stack.callback(ceph.stop)
         ceph.monitor()
         ceph.osd()
         yield ceph.gateway()
 
 
-def configuration(folder: Path, fsid: str, mon_port: int, rgw_port: int) -> str:
-    sections: dict[str, dict[str, Any]] = {
+def configuration(folder: Path, fsid: str, mon_port: int, rgw_port: int, *, tuned: bool) -> str:
+    sections: dict[str, _Section] = {
         "global": {
             "fsid": fsid,
             "mon host": f"[v2:127.0.0.1:{mon_port}]",
@@ -87,23 +107,16 @@ def configuration(folder: Path, fsid: str, mon_port: int, rgw_port: int) -> str:
             "paxos propose interval": 0.1,
             "osd pool default pg num": 32,
             "mon max pg per osd": 1000,
-            # Nothing is gathered for a log that nobody reads.
-            **{f"debug {part}": "0/0" for part in ("ms", "osd", "bluestore", "bluefs", "bdev", "rocksdb", "objecter")},
         },
         "mon.a": {"mon data": folder / "mon"},
         "osd.0": {"osd data": folder / "osd", "bluestore block size": _STORE_MIB << 20},
         "client.rgw": {
             "rgw data": folder,
             "rgw frontends": f"beast endpoint=127.0.0.1:{rgw_port} tcp_nodelay=1",
-            # A line per request, as Mallee has it, but no more gathered in memory.
-            "debug rgw": "1/1",
-            # As many threads as clients: 512 take a third more CPU on few cores.
-            "rgw thread pool size": 64,
-            "objecter inflight ops": 24576,
-            "rgw get obj window size": 64 << 20,
-            "rgw put obj min window size": 64 << 20,
         },
     }
+    for name, keys in _TUNED.items() if tuned else ():
+        sections[name] |= keys
     lines = ((f"[{name}]", *(f"{key} = {value}" for key, value in keys.items())) for name, keys in sections.items())
     return "\n".join(line for section in lines for line in section) + "\n"
 
@@ -111,6 +124,7 @@ def configuration(folder: Path, fsid: str, mon_port: int, rgw_port: int) -> str:
 @dataclass
 class _Ceph:
     folder: Path
+    tuned: bool
     mon_port: int
     rgw_port: int
     _fsid: str = field(default_factory=lambda: str(uuid.uuid4()))
@@ -119,7 +133,7 @@ class _Ceph:
     def monitor(self) -> None:
         (self.folder / "mon").mkdir(parents=True)
         (self.folder / "osd").mkdir()
-        text = configuration(self.folder, self._fsid, self.mon_port, self.rgw_port)
+        text = configuration(self.folder, self._fsid, self.mon_port, self.rgw_port, tuned=self.tuned)
         self._configuration.write_text(text)
         keyring, monmap = str(self.folder / "keyring"), str(self.folder / "monmap")
         _run("ceph-authtool", "--create-keyring", keyring)

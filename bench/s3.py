@@ -1,6 +1,6 @@
 """S3 through the facade beside Ceph's RGW: op/s of small objects, MB/s of large ones, listings, and the CPU they take.
 
-python -m bench.s3 [--seconds S] [--rounds N] [--only GROUP …] [--beside rgw|nothing]
+python -m bench.s3 [--seconds S] [--rounds N] [--only GROUP …] [--beside rgw|packaged-rgw|nothing]
 
 One run on one machine: a fake cloud and a Ceph of its own (`bench/rgw.py`) are asked the same by the same generator,
 in turns, each round the other one first; who is not asked idles, and what that takes is told. Medians are held against
@@ -40,9 +40,10 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3.0, help="of each line of small objects")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=[group.value for group in Group], help="some of the lines")
-    parser.add_argument("--beside", choices=["rgw", "nothing"], help="rgw, where it is installed")
+    known = ["rgw", "packaged-rgw", "nothing"]
+    parser.add_argument("--beside", choices=known, help="rgw, where it is installed; or one that nobody has tuned")
     arguments = parser.parse_args()
-    if arguments.beside == "rgw" and not rgw.is_installed():
+    if (arguments.beside or "").endswith("rgw") and not rgw.is_installed():
         parser.error(f"there is no Ceph here: {rgw.HOW_TO_INSTALL}")
     beside = arguments.beside != "nothing" and rgw.is_installed()
     # Who is told to end removes what it made.
@@ -52,7 +53,7 @@ def main() -> int:
     with ExitStack() as stack:
         servers = [stack.enter_context(mallee())]
         if beside:
-            servers.append(stack.enter_context(ceph()))
+            servers.append(stack.enter_context(ceph(tuned=arguments.beside != "packaged-rgw")))
         else:
             advice = "" if rgw.is_installed() else f"; to measure here: {rgw.HOW_TO_INSTALL}"
             print(f"beside figures of another machine{advice}")
@@ -135,8 +136,8 @@ def mallee() -> Iterator[Server]:
 
 
 @contextmanager
-def ceph() -> Iterator[Server]:
-    with rgw.rgw() as running:
+def ceph(*, tuned: bool) -> Iterator[Server]:
+    with rgw.rgw(tuned=tuned) as running:
         signer = Signer(running.endpoint_url, running.access_key, running.secret_key, _REGION)
         yield Server("RGW", signer, running.pids)
 

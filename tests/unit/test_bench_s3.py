@@ -46,13 +46,15 @@ def test_a_row_says_what_its_figure_was_made_of(capsys: pytest.CaptureFixture[st
     assert "150 and 100 op/s" in row
 
 
-def test_ceph_listens_on_this_host_alone_and_writes_into_its_folder() -> None:
+@pytest.mark.parametrize("tuned", [True, False])
+def test_ceph_listens_on_this_host_alone_and_writes_into_its_folder(tuned: bool) -> None:
     parsed = ConfigParser(interpolation=None)
-    parsed.read_string(configuration(Path("/f"), "id", 1234, 5678))
+    parsed.read_string(configuration(Path("/f"), "id", 1234, 5678, tuned=tuned))
     everywhere = parsed["global"]
     assert everywhere["mon host"] == "[v2:127.0.0.1:1234]"
     assert everywhere["public addr"] == everywhere["cluster addr"] == "127.0.0.1"
     assert "endpoint=127.0.0.1:5678" in parsed["client.rgw"]["rgw frontends"]
+    assert ("rgw thread pool size" in parsed["client.rgw"]) == tuned
     paths = [value for section in parsed.values() for value in section.values() if value.startswith("/")]
     assert paths
     assert all(Path(path).is_relative_to("/f") for path in paths)
