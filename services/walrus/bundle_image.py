@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
@@ -60,7 +61,8 @@ class Bundles:
                 return await self._store(order, image, parts)
         finally:
             image.unlink(missing_ok=True)
-            await self.store.in_thread(lambda: _remove(parts))
+            if parts.exists():
+                await self.store.in_thread(shutil.rmtree, parts)
 
     def _check_ticket(self, order: nc.BundleOrder, *, node: str, now_s: float) -> None:
         wide = ticket.mint_bundle(
@@ -148,10 +150,3 @@ class Bundles:
         for key in keys:
             with suppress(NotFound, Denied):
                 await delete.delete_object(self.store, object_pb2.DeleteObjectRequest(bucket=bucket, key=key), caller)
-
-
-def _remove(folder: Path) -> None:
-    if folder.exists():
-        for path in folder.iterdir():
-            path.unlink()
-        folder.rmdir()

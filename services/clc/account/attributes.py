@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from common.errors import InvalidArgument
 from mallee.ec2.v1 import account_attribute_pb2 as ec2
+from services.clc import attribute as attribute_errors
 from services.clc.instance.request import MAX_COUNT
 from services.clc.security_group.groups import MAX_GROUPS
 from services.clc.use_case import Call, Cloud, end_dry_run, use_case
@@ -23,7 +23,7 @@ async def describe_account_attributes(
     }
     for name in request.attribute_names:
         if name not in known:
-            raise InvalidArgument(f"Value ({name}) for parameter attributeName is invalid. Unknown attribute.")
+            raise attribute_errors.unknown(name, parameter="attributeName")
     end_dry_run(request)
     return ec2.DescribeAccountAttributesResult(
         account_attributes=[

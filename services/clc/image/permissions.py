@@ -7,6 +7,7 @@ from typing import Final
 from common.errors import InvalidArgument, Unsupported
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import image_pb2 as ec2
+from services.clc import attribute as attribute_errors
 from services.clc.image.describe import mapping_view
 from services.clc.image.use_cases import own_image
 from services.clc.sharing import asked_changes, share
@@ -133,7 +134,7 @@ def _attribute(request: ec2.ModifyImageAttributeRequest) -> str:
     if attribute in _FIXED:
         raise InvalidArgument(f"Parameter {attribute} is invalid. It cannot be modified.", code="InvalidParameter")
     if attribute not in _MODIFIABLE:
-        raise InvalidArgument("No attributes specified.", code="InvalidParameterCombination")
+        raise attribute_errors.none_given()
     if attribute == "description" and not (request.description.value or request.value):
         raise InvalidArgument("The request must contain the parameter description", code="MissingParameter")
     if attribute == "launchPermission" and not (request.HasField("launch_permission") or request.operation_type):

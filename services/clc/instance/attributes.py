@@ -9,6 +9,7 @@ from common.errors import InvalidArgument, WrongState
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import image_pb2
 from mallee.ec2.v1 import instance_pb2 as ec2
+from services.clc import attribute as attribute_errors
 from services.clc.instance import rules
 from services.clc.instance.describe import views_of
 from services.clc.lookup import INSTANCE, own
@@ -101,7 +102,7 @@ def _show(cloud: Cloud, instance: Instance, name: str, answer: ec2.InstanceAttri
         case "":
             raise InvalidArgument("The request must contain the parameter attribute", code="MissingParameter")
         case _:
-            raise InvalidArgument(f"Value ({name}) for parameter attribute is invalid. Unknown attribute.")
+            raise attribute_errors.unknown(name)
 
 
 def _user_data(cloud: Cloud, record: record_pb2.InstanceRecord) -> str:

@@ -9,6 +9,7 @@ from typing import Final
 from common.errors import InvalidArgument, Unsupported, WrongState
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import instance_pb2 as ec2
+from services.clc import attribute as attribute_errors
 from services.clc.image.use_cases import launchable
 from services.clc.instance import rules
 from services.clc.instance.attributes import WHILE_STOPPED, not_stopped
@@ -96,7 +97,7 @@ def _given(request: ec2.ModifyInstanceAttributeRequest) -> tuple[str, str | byte
             raise InvalidArgument("The request must contain the parameter value", code="MissingParameter")
         given[request.attribute] = request.value
     if not given:
-        raise InvalidArgument("No attributes specified.", code="InvalidParameterCombination")
+        raise attribute_errors.none_given()
     if len(given) > 1:
         raise InvalidArgument(
             f"Fields for multiple attribute types specified: {', '.join(sorted(given))}",
@@ -106,7 +107,7 @@ def _given(request: ec2.ModifyInstanceAttributeRequest) -> tuple[str, str | byte
 
 
 def _unknown(attribute: str) -> InvalidArgument:
-    return InvalidArgument(f"Value ({attribute}) for parameter attribute is invalid. Unknown attribute.")
+    return attribute_errors.unknown(attribute)
 
 
 def set_groups(

@@ -6,6 +6,7 @@ from typing import Final
 
 from common.errors import InvalidArgument, NotFound
 from mallee.ec2.v1 import network_interface_pb2 as ec2
+from services.clc import attribute as attribute_errors
 from services.clc.instance.interface import MAX_DESCRIPTION
 from services.clc.instance.modify import set_groups
 from services.clc.network_interface.describe import having, view_of
@@ -36,9 +37,9 @@ async def describe_network_interface_attribute(
         case "attachment":
             answer.attachment.CopyFrom(view.attachment)
         case "":
-            raise InvalidArgument("No attributes specified.", code="InvalidParameterCombination")
+            raise attribute_errors.none_given()
         case given:
-            raise InvalidArgument(f"Value ({given}) for parameter attribute is invalid. Unknown attribute.")
+            raise attribute_errors.unknown(given)
     end_dry_run(request)
     return answer
 
@@ -78,7 +79,7 @@ def _given(request: ec2.ModifyNetworkInterfaceAttributeRequest) -> str:
     if request.groups:
         given.append("groupSet")
     if not given:
-        raise InvalidArgument("No attributes specified.", code="InvalidParameterCombination")
+        raise attribute_errors.none_given()
     if len(given) > 1:
         raise InvalidArgument(
             f"Fields for multiple attribute types specified: {', '.join(sorted(given))}",

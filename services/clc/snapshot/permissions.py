@@ -5,6 +5,7 @@ from __future__ import annotations
 from common.errors import InvalidArgument, Unsupported
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import snapshot_pb2 as ec2
+from services.clc import attribute as attribute_errors
 from services.clc.sharing import asked_changes, share
 from services.clc.snapshot.find import Snapshot, own_snapshot
 from services.clc.store import Changes, until_committed
@@ -79,7 +80,7 @@ def _check_asked(request: ec2.ModifySnapshotAttributeRequest) -> None:
     if request.attribute == "productCodes":
         raise Unsupported("Product codes are not supported: this cloud has no marketplace.")
     if request.attribute not in ("", _PERMISSION):
-        raise InvalidArgument(f"Value ({request.attribute}) for parameter attribute is invalid. Unknown attribute.")
+        raise attribute_errors.unknown(request.attribute)
     asked = request.create_volume_permission
     if asked.add and asked.remove:
         raise InvalidArgument(
@@ -88,7 +89,7 @@ def _check_asked(request: ec2.ModifySnapshotAttributeRequest) -> None:
     if asked.add or asked.remove:
         return
     if not (request.attribute or request.operation_type or request.user_ids or request.group_names):
-        raise InvalidArgument("No attributes specified.", code="InvalidParameterCombination")
+        raise attribute_errors.none_given()
     if request.operation_type not in ("add", "remove"):
         raise InvalidArgument(
             f"No operation specified for {_PERMISSION} attribute.", code="InvalidParameterCombination"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from common.errors import InvalidArgument, WrongState
+from common.errors import WrongState
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import volume_pb2 as ec2
 from mallee.sc.v1 import volume_pb2 as sc
+from services.clc import attribute as attribute_errors
 from services.clc.filters import FilterTable
 from services.clc.listing import max_results_of, select, shown_page
 from services.clc.lookup import VOLUME, own
@@ -73,9 +74,9 @@ async def describe_volume_attribute(
         case "productCodes":
             pass
         case "":
-            raise InvalidArgument("No attributes specified.", code="InvalidParameterCombination")
+            raise attribute_errors.none_given()
         case other:
-            raise InvalidArgument(f"Value ({other}) for parameter attribute is invalid. Unknown attribute.")
+            raise attribute_errors.unknown(other)
     end_dry_run(request)
     return answer
 
@@ -87,7 +88,7 @@ async def modify_volume_attribute(
     async def attempt() -> ec2.ModifyVolumeAttributeResponse:
         volume = own(cloud.store, VOLUME, call.account_id, request.volume_id)
         if not request.HasField("auto_enable_io") or not request.auto_enable_io.HasField("value"):
-            raise InvalidArgument("No attributes specified.", code="InvalidParameterCombination")
+            raise attribute_errors.none_given()
         draft = volume.draft()
         draft.auto_enable_io = request.auto_enable_io.value
         end_dry_run(request)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from common.errors import InvalidArgument
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import dhcp_options_pb2, image_pb2, vpc_pb2
+from services.clc import attribute as attribute_errors
 from services.clc.filters import FilterTable
 from services.clc.listing import max_results_of
 from services.clc.lookup import VPC, own
@@ -41,7 +42,7 @@ async def describe_vpc_attribute(
         case "":
             raise InvalidArgument("The request must contain the parameter attribute", code="MissingParameter")
         case other:
-            raise InvalidArgument(f"Value ({other}) for parameter attribute is invalid. Unknown attribute.")
+            raise attribute_errors.unknown(other)
     end_dry_run(request)
     return answer
 
