@@ -16,7 +16,11 @@ Result = TypeVar("Result")
 
 async def to_the_end(function: Callable[[], Result], *, executor: Executor | None = None) -> Result:
     """As loop.run_in_executor, and a caller that is cancelled still waits for the thread's end."""
-    running = asyncio.get_running_loop().run_in_executor(executor, function)
+    return await ended(asyncio.get_running_loop().run_in_executor(executor, function))
+
+
+async def ended(running: asyncio.Future[Result]) -> Result:
+    """Its result. A caller that is cancelled, however often, leaves only when it is done."""
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:

@@ -7,7 +7,7 @@ share an fsync.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from typing import Final, TypeVar
 
@@ -18,6 +18,7 @@ from common.metrics import counter
 from mallee.walrus.v1 import service_pb2
 from services.walrus.drivers.blobs import BlobDamaged, BlobMissing, Staged
 from services.walrus.drivers.blocks import StoredBlock
+from services.walrus.settle import settled
 from services.walrus.store import Store
 
 _PACK_BYTES: Final = 16 << 20
@@ -112,18 +113,6 @@ class _Pack:
         await settled(self._store, self._staged, step)
         _STORED.inc(self.length)
         return self.length
-
-
-async def settled(store: Store, staged: Staged, step: Awaitable[bool]) -> None:
-    """Takes the step that may name the blob, and keeps it exactly if the index does."""
-    try:
-        named = await step
-    except asyncio.CancelledError:
-        if await store.index.named([staged.blob]):
-            staged.keep()
-        raise
-    if named:
-        staged.keep()
 
 
 async def fetch_blocks(store: Store, digests: Sequence[bytes]) -> AsyncGenerator[service_pb2.Block, None]:

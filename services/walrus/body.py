@@ -23,6 +23,7 @@ from services.walrus.digests import Digests
 from services.walrus.drivers.base import Checksum, Inline, Object, Single
 from services.walrus.drivers.blobs import Staged
 from services.walrus.encryption import Encryption, is_by_client
+from services.walrus.settle import settled
 from services.walrus.store import IN_PLACE_BYTES, Store
 
 # Bodies from this size on may be written into their blob by who sends them.
@@ -63,15 +64,12 @@ class Body:
     content: Inline | Single
     _staged: Staged | None = field(default=None, repr=False)
 
-    def keep(self) -> None:
-        """The index names it now."""
-        if self._staged is not None:
-            self._staged.keep()
-
-    async def keep_if_named(self, store: Store) -> None:
-        """For an index step that was cancelled: whether it took place is known only there."""
-        if self._staged is not None and await store.index.named([self._staged.blob]):
-            self._staged.keep()
+    async def settle(self, store: Store, step: Awaitable[None]) -> None:
+        """Takes the step that names the body, and keeps its blob exactly if the step took place."""
+        if self._staged is None:
+            await step
+        else:
+            await settled(store, self._staged, step)
 
 
 def announced(request: Any, *, stored_algorithm: str = "") -> Announced:

@@ -41,7 +41,7 @@ from services.walrus.drivers.base import Attributes, Bucket, Object, Part, Singl
 from services.walrus.encryption import Encryption
 from services.walrus.extras import extras_of
 from services.walrus.multipart import checked_part_number, find_upload
-from services.walrus.put import check_quota, committed
+from services.walrus.put import check_quota
 from services.walrus.ranges import Span
 from services.walrus.store import Store
 from services.walrus.tell import created
@@ -121,7 +121,7 @@ async def _put_copy(
         new = lock.with_default(bucket, extras.onto(copy))
         events = created(store, bucket, "Copy", caller, new)
         expect = conditions.expectation(request.if_match, request.if_none_match)
-        await committed(store, body, store.index.put_object(bucket, new, expect, events))
+        await body.settle(store, store.index.put_object(bucket, new, expect, events))
     store.changed(events)
     return new
 
@@ -143,7 +143,7 @@ async def _put_part(
             checksum=body.checksum,
             blob=body.content.blob,
         )
-        await committed(store, body, store.index.put_part(upload, part))
+        await body.settle(store, store.index.put_part(upload, part))
     return part
 
 

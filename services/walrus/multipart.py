@@ -26,7 +26,7 @@ from services.walrus import object as object_rules
 from services.walrus.body import announced, received
 from services.walrus.drivers.base import Assembled, Bucket, Checksum, Object, Part, Single, Upload
 from services.walrus.extras import extras_of
-from services.walrus.put import committed, header_of
+from services.walrus.put import header_of
 from services.walrus.store import Store
 from services.walrus.tell import created
 
@@ -102,7 +102,7 @@ async def upload_part(
             checksum=body.checksum,
             blob=body.content.blob,
         )
-        await committed(store, body, store.index.put_part(upload, part))
+        await body.settle(store, store.index.put_part(upload, part))
     store.reclaim()
     answer = multipart_pb2.UploadPartOutput(e_tag=wire.quoted(part.etag))
     wire.set_checksum(answer, body.verified or (body.checksum if upload.algorithm_chosen else None), with_kind=False)

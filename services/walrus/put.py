@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from typing import Any
 
 from common.errors import Denied
@@ -12,7 +11,7 @@ from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import object_pb2
 from services.walrus import accounts, conditions, encryption, lifecycle, lock, payment, versioning, wire
 from services.walrus import object as object_rules
-from services.walrus.body import Body, announced, next_message, received
+from services.walrus.body import announced, next_message, received
 from services.walrus.drivers.base import Bucket, Object
 from services.walrus.drivers.versions import ANYTHING, NULL, Expectation
 from services.walrus.errors import invalid_request
@@ -54,7 +53,7 @@ async def put_object(
         )
         new = lock.with_default(bucket, extras.onto(new))
         events = created(store, bucket, "Put", caller, new)
-        await committed(store, body, store.index.put_object(bucket, new, expect, events))
+        await body.settle(store, store.index.put_object(bucket, new, expect, events))
     store.changed(events)
     version_id = versioning.told(bucket, new.version_id)
     answer = object_pb2.PutObjectOutput(
@@ -74,16 +73,6 @@ async def header_of(store: Store, messages: AsyncIterator[Any]) -> Any:
     if message.WhichOneof("part") != "header":
         raise invalid_request("The stream does not begin with its header.")
     return message
-
-
-async def committed(store: Store, body: Body, step: Awaitable[None]) -> None:
-    """Takes the step that names the body, and keeps its blob exactly if the step took place."""
-    try:
-        await step
-    except asyncio.CancelledError:
-        await body.keep_if_named(store)
-        raise
-    body.keep()
 
 
 async def _check_early(store: Store, bucket: Bucket, key: bytes, expect: Expectation, length: int | None) -> None:

@@ -10,9 +10,10 @@ from typing import Final
 from common.errors import CloudError, DataLoss
 from common.log import get_logger
 from common.metrics import counter
-from services.walrus.blocks import settled, stored_bytes
+from services.walrus.blocks import stored_bytes
 from services.walrus.drivers.base import BlobId
 from services.walrus.drivers.blocks import StoredBlock
+from services.walrus.settle import settled
 from services.walrus.store import Store
 
 _AT_ONCE: Final = 16

@@ -263,6 +263,24 @@ async def test_a_cancelled_change_has_a_known_outcome(index: Index, bucket: Buck
     assert await index.find_object(bucket, b"k") is not None
 
 
+async def test_whoever_leaves_during_a_change_of_a_bucket_leaves_no_other_than_was_stored(engine: Engine) -> None:
+    async with engine() as index:
+        bucket = await index.create_bucket("b", account_id="1", owner_id="2", created_ms=3)
+        for turns in range(20):
+            change = asyncio.ensure_future(index.put_config(bucket, "k", b"%d" % turns))
+            for _ in range(turns + 1):
+                await asyncio.sleep(0)
+            while not change.done():
+                change.cancel()
+                await asyncio.sleep(0)
+            found = await index.find_bucket("b")
+            assert found is not None
+            assert found.configs.get("k") == b"%d" % turns
+        await index.delete_bucket(bucket)
+    async with engine() as index:
+        assert await index.find_bucket("b") is None
+
+
 async def test_names_are_in_byte_order_and_prefixes_are_skipped(index: Index, bucket: Bucket) -> None:
     names = [
         b"a",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import threading
 import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from mallee.s3.v1 import bucket_pb2, object_pb2
 from services.walrus import buckets, delete, get, put
+from services.walrus.drivers.base import Object
 from services.walrus.store import Limits, Store
 from tests.walrus_store import (
     ALICE,
@@ -96,6 +98,44 @@ async def test_a_cancelled_upload_leaves_no_file(store: Store, tmp_path: Path) -
     with pytest.raises(asyncio.CancelledError):
         await task
     assert files_of(tmp_path / "walrus") == []
+
+
+async def test_an_upload_that_is_cancelled_twice_while_it_is_committed_keeps_what_the_index_names(
+    store: Store, tmp_path: Path
+) -> None:
+    goes_on, writing, committing = threading.Event(), asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def now_ms() -> int:
+        """The last thing that is asked for before the step, once the blob is sealed."""
+        if any(path.is_file() for path in (tmp_path / "walrus" / "blobs").rglob("*")):
+            committing.set()
+        return 1000
+
+    def hold(now: Object) -> Object:
+        """What the index does meanwhile waits for it."""
+        loop.call_soon_threadsafe(writing.set)
+        goes_on.wait(15)
+        return now
+
+    await put_bytes(store, "k", SMALL)
+    bucket = await store.index.find_bucket("bucket")
+    assert bucket is not None
+    held = asyncio.ensure_future(store.index.change_object(bucket, b"k", None, hold))
+    await writing.wait()
+    store.now_ms = now_ms
+    upload = asyncio.ensure_future(put_bytes(store, "k", LARGE))
+    await committing.wait()
+    for _ in range(3):
+        upload.cancel()
+        await asyncio.sleep(0)
+    goes_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await upload
+    await held
+    # Behind its step.
+    await put_bytes(store, "other", SMALL)
+    assert await get_bytes(store, "k") == LARGE
 
 
 async def test_a_stalled_upload_is_given_up(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ from common.rpc.local.calls import LENGTH, SPAN, Call
 from common.rpc.local.frames import Frames, Kind
 from common.rpc.local.server import is_ours
 from common.rpc.uploads import ACCEPTED_KEY, RawChunk, RawExtent, RawHeader
+from common.threads import to_the_end
 
 # Connections that are kept while nobody uses them.
 _IDLE: Final = 256
@@ -121,14 +123,9 @@ class LocalCall:
         """Raises asyncio.InvalidStateError as `write` does, OSError, CloudError."""
         if self._frames.waiting:
             raise asyncio.InvalidStateError("the server has answered")
-        loop = asyncio.get_running_loop()
-        running = loop.run_in_executor(self._channel.threads, _write_all, self._file, parts, self._written)
-        try:
-            length = await asyncio.shield(running)
-        except asyncio.CancelledError:
-            # The descriptor must stay while it is written to.
-            await asyncio.wait([running])
-            raise
+        # The descriptor must stay while it is written to.
+        write = partial(_write_all, self._file, parts, self._written)
+        length = await to_the_end(write, executor=self._channel.threads)
         self._written += length
         self._put(Kind.WRITTEN, LENGTH.pack(length))
 

@@ -61,8 +61,10 @@ class FileBlobs:
         try:
             yield file
         finally:
-            await self.run(file.discard)
-            self._staging.discard(blob)
+            try:
+                await self.run(file.discard)
+            finally:
+                self._staging.discard(blob)
 
     async def read(self, blob: BlobId, *, start: int, end: int) -> AsyncGenerator[bytes, None]:
         file = self._sealed(blob)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from common.errors import CloudError
+from common.threads import to_the_end
 from services.walrus.drivers.base import (
     NOTHING,
     Assembled,
@@ -212,11 +213,15 @@ class SqliteIndex:
             try:
                 return await self._writer.submit(step)
             finally:
-                now = await self._read(lambda db: objects.standing(db, name))
-                if now is None:
-                    self._buckets.pop(name, None)
-                else:
-                    self._buckets[name] = now
+                # A caller who left now would leave in memory what holds no more.
+                await to_the_end(lambda: self._query(lambda db: self._remember(db, name)), executor=self._readers)
+
+    def _remember(self, db: sqlite3.Connection, name: str) -> None:
+        now = objects.standing(db, name)
+        if now is None:
+            self._buckets.pop(name, None)
+        else:
+            self._buckets[name] = now
 
     async def _read(self, query: Callable[[sqlite3.Connection], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._query, query)

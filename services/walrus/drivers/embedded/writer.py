@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from common.errors import CloudError
+from common.threads import ended
 from services.walrus import errors
 from services.walrus.drivers.embedded.schema import migrate
 
@@ -77,11 +78,7 @@ class Writer:
             raise errors.store_failed("it is not open")
         future: asyncio.Future[Result] = self._loop.create_future()
         self._queue.put(_Waiting(step, future))
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            await asyncio.wait([future])
-            raise
+        return await ended(future)
 
     def _connect(self) -> sqlite3.Connection:
         db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, cached_statements=256)
