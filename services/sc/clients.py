@@ -75,8 +75,9 @@ class Sources(Protocol):
         Raises NotFound if Walrus has no such snapshot, Unavailable.
         """
 
-    async def stop(self, snapshot_id: SnapshotId) -> None:
-        """Nothing of it is left on this host. Unknown: nothing."""
+    async def stop(self, snapshot_id: SnapshotId, *, unless: Callable[[], bool]) -> None:
+        """Nothing of it is left on this host. Unknown: nothing. `unless`: asked when no `serve` of it is under way and
+        none can begin; somebody needs it again, and it is left alone."""
 
     async def serving(self) -> frozenset[SnapshotId]:
         """Those that `serve` was called for and `stop` was not, by earlier processes too."""

@@ -25,7 +25,7 @@ class ManifestWriter:
 
     def __init__(self, path: Path, size_bytes: int) -> None:
         self._path = path
-        self._draft = path.with_name(f"{path.name}.new")
+        self._draft = draft_of(path)
         self._file = self._draft.open("wb")
         self._file.write(_HEADER.pack(_MAGIC, size_bytes))
         self._file.truncate(_FIRST + _count(size_bytes) * DIGEST_BYTES)
@@ -57,9 +57,11 @@ class Manifest:
 
     def __init__(self, path: Path) -> None:
         with path.open("rb") as file:
-            magic, self.size_bytes = _HEADER.unpack(file.read(_HEADER.size))
-            if magic != _MAGIC:
+            head = file.read(_HEADER.size)
+            # Empty: it is noted, and yet to be read from Walrus.
+            if len(head) < _HEADER.size or not head.startswith(_MAGIC):
                 raise ValueError(f"{path} is no manifest of a snapshot")
+            _, self.size_bytes = _HEADER.unpack(head)
             self.count = _count(self.size_bytes)
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
@@ -84,6 +86,11 @@ class Manifest:
             start += step
         if run:
             yield run, was_zero
+
+
+def draft_of(path: Path) -> Path:
+    """Of a manifest that is being written."""
+    return path.with_name(f"{path.name}.new")
 
 
 def _count(size_bytes: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from common.errors import CloudError, InvalidArgument, NoCapacity, NotFound, Unavailable
@@ -219,15 +220,20 @@ class VolumeReconciler:
 
     async def _tidy(self, key: str) -> None:
         """A source is needed until all of it was fetched."""
-        serving = await self._sources.serving()
+        for snapshot_id in await self._sources.serving() - self._needed():
+            await self._sources.stop(snapshot_id, unless=partial(self._is_needed, snapshot_id))
+
+    def _is_needed(self, snapshot_id: str) -> bool:
+        return snapshot_id in self._needed()
+
+    def _needed(self) -> frozenset[str]:
         needed = set(self._also_needed())
         for volume_id, record in self._volumes.all().items():
             seen = self._engine.seen.get(VolumeId(volume_id))
             wants = State(record.state) is not State.FAILED and (seen is None or seen.missing_bytes)
             if record.spec.snapshot_id and wants:
                 needed.add(record.spec.snapshot_id)
-        for snapshot_id in serving - needed:
-            await self._sources.stop(snapshot_id)
+        return frozenset(needed)
 
 
 def _view(seen: ObservedVolume | None) -> EngineView | None:

@@ -26,7 +26,7 @@ from common.log import get_logger
 from common.rpc.errors import cloud_errors
 from mallee.walrus.v1 import service_pb2
 from services.sc.drivers.base import NbdSource
-from services.sc.manifest_file import Manifest, ManifestWriter
+from services.sc.manifest_file import Manifest, ManifestWriter, draft_of
 from services.sc.nbd.client import connected
 from services.sc.source_files import SourceFiles
 
@@ -86,9 +86,15 @@ class WalrusSources:
         await self._answers(snapshot_id)
         return NbdSource(socket=self._socket, name=snapshot_id, size_bytes=manifest.size_bytes)
 
-    async def stop(self, snapshot_id: SnapshotId) -> None:
-        await self._walrus().ForgetSnapshot(service_pb2.ForgetSnapshotRequest(snapshot_id=self._held(snapshot_id)))
-        await asyncio.to_thread(self._files.manifest(snapshot_id).unlink, missing_ok=True)
+    async def stop(self, snapshot_id: SnapshotId, *, unless: Callable[[], bool]) -> None:
+        async with self._reading[snapshot_id]:
+            if unless():
+                return
+            held = self._held(snapshot_id)
+            await self._walrus().ForgetSnapshot(service_pb2.ForgetSnapshotRequest(snapshot_id=held))
+            path = self._files.manifest(snapshot_id)
+            for file in (draft_of(path), path):
+                await asyncio.to_thread(file.unlink, missing_ok=True)
         if not self._files.serving():
             self._needed.clear()
             await asyncio.to_thread(self._end)
@@ -100,7 +106,7 @@ class WalrusSources:
         for snapshot_id in self._files.serving():
             # Walrus may be gone already, with all that it had.
             with contextlib.suppress(Unavailable):
-                await self.stop(snapshot_id)
+                await self.stop(snapshot_id, unless=lambda: False)
         self._needed.clear()
         await asyncio.to_thread(self._end)
         await asyncio.to_thread(shutil.rmtree, self._files.folder, ignore_errors=True)

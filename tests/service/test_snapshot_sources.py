@@ -123,7 +123,7 @@ async def test_it_outlives_its_controller_and_comes_back_after_kill_9(
             assert await waiting == BODY[19 * BLOCK_BYTES :][:1000]
             await walrus_is_there(stub)
             for _ in range(2):
-                await sources.stop(ONE)
+                await sources.stop(ONE, unless=lambda: False)
             await eventually(lambda: files.holder() is None)
             assert list(files.blocks.glob("??/*")) == []
         with pytest.raises(NotFound):

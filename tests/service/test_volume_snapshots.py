@@ -160,7 +160,7 @@ async def test_a_volume_of_a_snapshot_is_what_the_other_was_whatever_dies(
         assert b"".join(parts) == then + bytes(SIZE)
         await reader.close()
         await becomes(is_filled)
-        await sources.stop(SECOND)
+        await sources.stop(SECOND, unless=lambda: False)
         await eventually(lambda: files.holder() is None)
         reader = await bench.connect(place, NODE)
         assert await reader.read(0, 8 * BLOCK_BYTES) == then[: 8 * BLOCK_BYTES]

@@ -198,8 +198,9 @@ class Blocks:
         nowhere = NbdSource(socket=Path("/nowhere"), name=snapshot_id, size_bytes=0)
         return self.places.get(snapshot_id, nowhere)
 
-    async def stop(self, snapshot_id: SnapshotId) -> None:
-        self.served.discard(snapshot_id)
+    async def stop(self, snapshot_id: SnapshotId, *, unless: Callable[[], bool]) -> None:
+        if not unless():
+            self.served.discard(snapshot_id)
 
     async def serving(self) -> frozenset[SnapshotId]:
         return frozenset(self.served)
