@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 
 from ec2_facade.errors import Refused
 from ec2_facade.services import Hosts, bare_host
@@ -17,6 +17,8 @@ class Address:
     bucket: str | None
     # None: the bucket itself.
     key: str | None
+    # The host names the bucket, not the path.
+    in_host: bool = False
 
 
 def read_address(request: WireRequest, hosts: Hosts) -> Address:
@@ -24,13 +26,20 @@ def read_address(request: WireRequest, hosts: Hosts) -> Address:
     bucket = hosts.bucket_of(bare_host(request.host))
     rest = request.raw_path.removeprefix("/")
     if bucket is not None:
-        return Address(bucket=bucket, key=decode_path(rest) if rest else None)
+        return Address(bucket=bucket, key=decode_path(rest) if rest else None, in_host=True)
     first, _, key = rest.partition("/")
     if not first:
         if key:
             raise Refused("InvalidBucketName", "The specified bucket is not valid.", status=400)
         return Address(bucket=None, key=None)
     return Address(bucket=decode_path(first), key=decode_path(key) if key else None)
+
+
+def url_of(request: WireRequest, address: Address) -> str:
+    """An object's, as its client spoke to it."""
+    path = quote(address.key or "", safe="/-_.~")
+    inside = path if address.in_host else f"{quote(address.bucket or '')}/{path}"
+    return f"{'https' if request.secure else 'http'}://{quote(request.host, safe='.:-[]')}/{inside}"
 
 
 def read_query(request: WireRequest) -> Mapping[str, str]:

@@ -20,7 +20,7 @@ from ec2_facade.exchange import Exchange
 from ec2_facade.limits import Limits, Transfers
 from ec2_facade.protocol import Operation, Response, RestXmlProtocol, Stream
 from ec2_facade.s3 import post
-from ec2_facade.s3.address import Address, read_address, read_query
+from ec2_facade.s3.address import Address, read_address, read_query, url_of
 from ec2_facade.s3.admission import Admission, Proved, names_nobody
 from ec2_facade.s3.content import Content
 from ec2_facade.s3.cors import Cors
@@ -31,6 +31,7 @@ from ec2_facade.s3.upload import upload
 from ec2_facade.s3.website import Website, website_of_host
 from ec2_facade.services import Endpoint, bare_host
 from ec2_facade.wire import WireRequest
+from mallee.s3.v1.multipart_pb2 import CompleteMultipartUploadOutput
 
 _CHUNKED: Final = "aws-chunked"
 _READS: Final = ("GetObject", "HeadObject")
@@ -95,10 +96,14 @@ class S3Pipeline:
                     await exchange.invite_body()
                     body, trailers = await self._read_xml(exchange, proved)
                     check_body(operation, body, headers, trailers)
-                    return await self._answer(exchange, operation, parse(body))
+                    return await self._answer(exchange, operation, parse(body), address)
 
-    async def _answer(self, exchange: Exchange, operation: Operation, request: Message) -> web.StreamResponse:
+    async def _answer(
+        self, exchange: Exchange, operation: Operation, request: Message, address: Address
+    ) -> web.StreamResponse:
         def render(answer: Message) -> Response:
+            if isinstance(answer, CompleteMultipartUploadOutput):
+                answer.location = url_of(exchange.wire, address)
             return self._protocol.render(operation, answer, exchange.request_id)
 
         if operation.name in TAKE_LONG:

@@ -6,6 +6,7 @@ https://docs.aws.amazon.com/AmazonS3/latest/API/RESTObjectPOST.html. Walrus sees
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 from urllib.parse import quote, urlencode, urlsplit
@@ -19,7 +20,7 @@ from ec2_facade.exchange import Exchange
 from ec2_facade.limits import Limits
 from ec2_facade.protocol import Operation, Response, RestXmlProtocol
 from ec2_facade.protocol.text import element
-from ec2_facade.s3.address import Address
+from ec2_facade.s3.address import Address, url_of
 from ec2_facade.s3.admission import need_fields
 from ec2_facade.s3.content import Content
 from ec2_facade.s3.form import FIELDS_BYTES, Form, boundary_of
@@ -160,7 +161,7 @@ def answer(stored: Response, wire: WireRequest, address: Address, fields: Mappin
         told = urlencode({"bucket": bucket, "key": key, "etag": etag}, quote_via=quote)
         location = f"{target}{'&' if urlsplit(target).query else '?'}{told}"
         return Response(status=303, headers=[*headers, ("Location", location)])
-    location = _location(wire, bucket, key)
+    location = url_of(wire, replace(address, key=key))
     headers.append(("Location", location))
     status = _STATUSES.get(fields.get("success_action_status", ""), 204)
     if status != 201:
@@ -171,13 +172,6 @@ def answer(stored: Response, wire: WireRequest, address: Address, fields: Mappin
         f"{element('ETag', etag)}</PostResponse>"
     )
     return Response(status=status, headers=[*headers, ("Content-Type", "application/xml")], body=body.encode())
-
-
-def _location(wire: WireRequest, bucket: str, key: str) -> str:
-    """The host names the bucket, or the path does."""
-    path = quote(key, safe="/-_.~")
-    inside = f"{quote(bucket)}/{path}" if wire.raw_path.strip("/") else path
-    return f"{'https' if wire.secure else 'http'}://{quote(wire.host, safe='.:-[]')}/{inside}"
 
 
 def _is_address(text: str) -> bool:

@@ -373,7 +373,6 @@ def _completion(
     version_id: str,
 ) -> multipart_pb2.CompleteMultipartUploadOutput:
     answer = multipart_pb2.CompleteMultipartUploadOutput(
-        location=f"/{bucket.name}/{request.key}",
         bucket=bucket.name,
         key=request.key,
         e_tag=wire.quoted(etag),

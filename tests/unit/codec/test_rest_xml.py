@@ -124,11 +124,19 @@ def test_a_member_of_s3s_that_we_lack_is_refused_by_name() -> None:
 
 
 def test_presigned_headers_travel_in_the_query() -> None:
-    query = {"X-Amz-Signature": "s", "x-amz-acl": "private", "x-amz-meta-Colour": "red", "x-amz-checksum-crc32": "c"}
+    query = {"X-Amz-Signature": "s", "x-amz-acl": "private", "x-amz-meta-Colour": "red"}
     operation = S3.route("PUT", "b", "k", query, {})
     message = S3.parse(operation, "b", "k", query, {})
-    assert isinstance(message, object_pb2.PutObjectRequest)
-    assert (message.acl, message.checksum_crc32, dict(message.metadata)) == ("private", "c", {"colour": "red"})
+    assert message == object_pb2.PutObjectRequest(bucket="b", key="k", acl="private", metadata={"colour": "red"})
+
+
+def test_a_digest_in_the_query_says_nothing_of_the_body() -> None:
+    query = {"x-amz-checksum-crc32": "AAAAAA==", "x-amz-sdk-checksum-algorithm": "CRC32", "X-Amz-Checksum-Sha256": "x"}
+    operation = S3.route("PUT", "b", "k", query, {})
+    assert S3.parse(operation, "b", "k", query, {}) == object_pb2.PutObjectRequest(bucket="b", key="k")
+    headers = {"x-amz-checksum-crc32": "iNYV8A=="}
+    message = S3.parse(operation, "b", "k", query, headers)
+    assert message == object_pb2.PutObjectRequest(bucket="b", key="k", checksum_crc32="iNYV8A==")
 
 
 def test_a_condition_that_is_no_date_is_ignored() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ec2_facade.errors import Refused
-from ec2_facade.s3.address import Address, read_address, read_query
+from ec2_facade.s3.address import read_address, read_query, url_of
 from ec2_facade.services import Endpoint, Hosts, find_service
 from ec2_facade.wire import WireRequest, split_target
 from tests.unit.facade.signing import ENDPOINT, sign_headers
@@ -47,7 +47,21 @@ def request(target: str = "/", *, host: str = "10.0.0.1:8773", method: str = "GE
     ],
 )
 def test_bucket_and_key(target: str, host: str, bucket: str | None, key: str | None) -> None:
-    assert read_address(request(target, host=host), _HOSTS) == Address(bucket=bucket, key=key)
+    found = read_address(request(target, host=host), _HOSTS)
+    assert (found.bucket, found.key) == (bucket, key)
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "url"),
+    [
+        ("/b/a//%C3%BC%20+", "10.0.0.1:8773", "http://10.0.0.1:8773/b/a//%C3%BC%20%2B"),
+        ("/k", "b.localhost:8773", "http://b.localhost:8773/k"),
+        ("/b/k", "localhost", "http://localhost/b/k"),
+    ],
+)
+def test_an_objects_url_is_as_its_client_spoke_to_it(target: str, host: str, url: str) -> None:
+    asked = request(target, host=host)
+    assert url_of(asked, read_address(asked, _HOSTS)) == url
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
