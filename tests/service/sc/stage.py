@@ -199,8 +199,7 @@ class Blocks:
         return self.places.get(snapshot_id, nowhere)
 
     async def stop(self, snapshot_id: SnapshotId, *, unless: Callable[[], bool]) -> None:
-        if not unless():
-            self.served.discard(snapshot_id)
+        self.served -= frozenset() if unless() else {snapshot_id}
 
     async def serving(self) -> frozenset[SnapshotId]:
         return frozenset(self.served)
