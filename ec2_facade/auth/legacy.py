@@ -16,7 +16,7 @@ from ec2_facade.auth.authenticate import utc_now
 from ec2_facade.auth.claim import parse_timestamp
 from ec2_facade.auth.problem import AuthProblem, Reason
 from ec2_facade.auth.version2 import Claim, SecretHolder, prove
-from ec2_facade.wire import WireRequest
+from ec2_facade.wire import WireRequest, to_text
 from mallee.common.v1 import caller_pb2
 
 # Query arguments that are part of what is signed.
@@ -56,6 +56,29 @@ _SUBRESOURCES: Final = frozenset(
         "versioning",
         "versions",
         "website",
+    }
+)
+# They choose an action as well, and nobody signs them: whoever was given a URL would change with them what it does.
+_UNSIGNED: Final = frozenset(
+    {
+        "abac",
+        "annotation",
+        "annotationName",
+        "attributes",
+        "encryption",
+        "intelligent-tiering",
+        "legal-hold",
+        "metadataAnnotationTable",
+        "metadataConfiguration",
+        "metadataInventoryTable",
+        "metadataJournalTable",
+        "metadataTable",
+        "ownershipControls",
+        "policyStatus",
+        "publicAccessBlock",
+        "renameObject",
+        "retention",
+        "session",
     }
 )
 _MECHANISM: Final = "AWS "
@@ -167,33 +190,42 @@ def string_to_sign(request: WireRequest, *, moment: str, host_bucket: str | None
         return (request.header(name) or (by_query and request.query_value(name)) or "").strip()
 
     lines = [request.method, given("content-md5"), given("content-type"), moment]
-    return "\n".join([*lines, *_amz_headers(request, by_query=by_query), _resource(request, host_bucket)])
+    lines += _amz_headers(request, by_query=by_query)
+    if any("\n" in line for line in lines):
+        # Two lines in one would be signed like one and another.
+        raise AuthProblem(Reason.MALFORMED, "A header has a line break in it.")
+    return "\n".join([*lines, _resource(request, host_bucket, by_query=by_query)])
 
 
 def _amz_headers(request: WireRequest, *, by_query: bool) -> list[str]:
     """Those in the query stand for headers that a browser cannot send."""
-    found = {
-        key.decode("utf-8", "surrogateescape").lower(): value.decode("utf-8", "surrogateescape")
-        for key, value in request.query
-        if by_query and key.lower().startswith(b"x-amz-")
-    }
+    found: dict[str, list[str]] = {}
+    for key, value in request.query if by_query else ():
+        if key.lower().startswith(b"x-amz-"):
+            # One that is given twice is signed twice: which of them counts is not for who adds it.
+            found.setdefault(to_text(key).lower(), []).append(to_text(value))
     for name in request.header_names:
         if name.startswith("x-amz-"):
-            found[name] = ",".join(value.strip() for value in request.header_values(name))
-    return [f"{name}:{found[name]}" for name in sorted(found)]
+            found[name] = [value.strip() for value in request.header_values(name)]
+    return [f"{name}:{','.join(found[name])}" for name in sorted(found)]
 
 
-def _resource(request: WireRequest, host_bucket: str | None) -> str:
+def _resource(request: WireRequest, host_bucket: str | None, *, by_query: bool) -> str:
     path = f"/{host_bucket}{request.raw_path}" if host_bucket else request.raw_path
     if path != "/" and path.count("/") == 1:
         # A bucket alone is signed with a slash behind it, sent or not.
         path += "/"
+    signed = _SUBRESOURCES | _UNSIGNED if by_query else _SUBRESOURCES
+    # Names as the action is found by them, however they are written.
     arguments = sorted(
-        (name, unquote(value) if equals else None)
-        for name, equals, value in (pair.partition("=") for pair in request.raw_query.split("&"))
-        if name in _SUBRESOURCES
+        (name, unquote(value) if equals else "", bool(equals))
+        for name, equals, value in (
+            (unquote(name), equals, value)
+            for name, equals, value in (pair.partition("=") for pair in request.raw_query.split("&"))
+        )
+        if name in signed
     )
-    query = "&".join(name if value is None else f"{name}={value}" for name, value in arguments)
+    query = "&".join(f"{name}={value}" if equals else name for name, value, equals in arguments)
     return f"{path}?{query}" if query else path
 
 

@@ -7,8 +7,9 @@ import dataclasses
 import hmac
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote
 
+import botocore.session
 import pytest
 from botocore.auth import HmacV1Auth, HmacV1QueryAuth
 from botocore.awsrequest import AWSRequest
@@ -22,6 +23,8 @@ from ec2_facade.auth.problem import AuthProblem, Reason
 from ec2_facade.wire import WireRequest
 from mallee.common.v1 import caller_pb2
 from tests.unit.facade.signing import ACCESS_KEY, ENDPOINT, SECRET, wire_of
+
+MODEL = botocore.session.get_session().get_service_model("s3")
 
 
 class Holder:
@@ -99,6 +102,43 @@ async def test_what_was_changed_is_refused(change: dict[str, object], reason: Re
     with pytest.raises(AuthProblem) as caught:
         await admit(request)
     assert caught.value.reason is reason
+
+
+def everything_that_chooses_an_action() -> list[str]:
+    uris = [model.http["requestUri"] for model in map(MODEL.operation_model, MODEL.operation_names)]
+    names = {name for uri in uris for name, _ in parse_qsl(uri.partition("?")[2], keep_blank_values=True)}
+    # Ordinary members beside what chooses, and of listings.
+    return sorted(names - {"id", "list-type", "x-id"})
+
+
+@pytest.mark.parametrize("name", everything_that_chooses_an_action())
+@pytest.mark.parametrize("written", [lambda name: name, lambda name: f"%{ord(name[0]):02X}{name[1:]}"])
+async def test_what_chooses_another_action_is_not_added_to_a_presigned_url(
+    name: str, written: Callable[[str], str]
+) -> None:
+    request = presigned("PUT", "/bucket/key")
+    for change in (f"&{written(name)}", f"&{written(name)}=1"):
+        with pytest.raises(AuthProblem) as caught:
+            await admit(dataclasses.replace(request, raw_query=request.raw_query + change))
+        assert caught.value.reason is Reason.WRONG_SIGNATURE
+
+
+@pytest.mark.parametrize("added", ["x-amz-acl=public-read&{}", "{}&x-amz-acl=public-read", "X-Amz-Acl=public-read&{}"])
+async def test_a_header_in_the_query_is_not_given_once_more_with_another_value(added: str) -> None:
+    request = presigned("PUT", "/bucket/key", headers={"x-amz-acl": "private"})
+    with pytest.raises(AuthProblem):
+        await admit(dataclasses.replace(request, raw_query=added.format(request.raw_query)))
+
+
+async def test_a_signed_header_is_not_made_part_of_another_one() -> None:
+    signed = {"x-amz-meta-a": "1", "x-amz-server-side-encryption": "AES256"}
+    request = presigned("PUT", "/bucket/key", headers=signed)
+    apart = "x-amz-meta-a=1", "x-amz-server-side-encryption=AES256"
+    kept = [pair for pair in request.raw_query.split("&") if pair not in apart]
+    assert len(kept) == len(request.raw_query.split("&")) - 2
+    query = "&".join([*kept, "x-amz-meta-a=1%0Ax-amz-server-side-encryption:AES256"])
+    with pytest.raises(AuthProblem):
+        await admit(dataclasses.replace(request, raw_query=query))
 
 
 async def test_it_ends_with_its_time() -> None:
