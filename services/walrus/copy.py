@@ -20,7 +20,6 @@ from services.walrus import (
     encryption,
     errors,
     lifecycle,
-    lock,
     versioning,
     wire,
 )
@@ -39,7 +38,7 @@ from services.walrus.copy_source import (
 )
 from services.walrus.drivers.base import Attributes, Bucket, Object, Part, Single, Upload
 from services.walrus.encryption import Encryption
-from services.walrus.extras import extras_of
+from services.walrus.extras import extras_of, version_of
 from services.walrus.multipart import checked_part_number, find_upload
 from services.walrus.put import check_quota
 from services.walrus.ranges import Span
@@ -116,9 +115,8 @@ async def _put_copy(
             checksum=body.checksum,
             attributes=attributes,
             content=body.content,
-            version_id=versioning.new_id(bucket),
         )
-        new = lock.with_default(bucket, extras.onto(copy))
+        bucket, new = await version_of(store, bucket, copy, extras)
         events = created(store, bucket, "Copy", caller, new)
         expect = conditions.expectation(request.if_match, request.if_none_match)
         await body.settle(store, store.index.put_object(bucket, new, expect, events))

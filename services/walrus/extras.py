@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1.tagging_pb2 import Tag
-from services.walrus import errors, lock, ownership
+from services.walrus import errors, lock, ownership, versioning
 from services.walrus import tags as tag_rules
-from services.walrus.drivers.base import Bucket
+from services.walrus.drivers.base import Bucket, Object
 from services.walrus.drivers.versions import Extras
-from services.walrus.encryption import Encryption, record_of
+from services.walrus.encryption import Encryption, record_of, resealed
+from services.walrus.store import Store
 
 # Of what is encoded like a URL.
 BAD_ESCAPE: Final = re.compile("%(?![0-9A-Fa-f]{2})")
@@ -41,6 +43,24 @@ def extras_of(
         legal_hold=lock.legal_hold_sent(bucket, request),
         encryption=record_of(encryption),
     )
+
+
+async def version_of(store: Store, bucket: Bucket, new: Object, extras: Extras) -> tuple[Bucket, Object]:
+    """The bucket as it is when the version is written, and the version with what stands beside it: the request was let
+    in before its bytes came, and since then the bucket may keep versions or lock them, and master keys may be others.
+
+    To be asked for immediately before the step of the index. Raises NotFound (NoSuchBucket).
+    """
+    now = await store.index.find_bucket(bucket.name)
+    if now is None or now.id != bucket.id:
+        raise errors.no_such_bucket(bucket.name)
+    record = resealed(store.keyring, extras.encryption)
+    made = replace(
+        extras.onto(new),
+        version_id=versioning.new_id(now),
+        encryption=extras.encryption if record is None else record,
+    )
+    return now, lock.with_default(now, made)
 
 
 def read_tagging(header: str) -> dict[str, str]:

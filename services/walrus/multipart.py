@@ -17,7 +17,6 @@ from services.walrus import (
     encryption,
     errors,
     lifecycle,
-    lock,
     payment,
     versioning,
     wire,
@@ -25,7 +24,7 @@ from services.walrus import (
 from services.walrus import object as object_rules
 from services.walrus.body import announced, received
 from services.walrus.drivers.base import Assembled, Bucket, Checksum, Object, Part, Single, Upload
-from services.walrus.extras import extras_of
+from services.walrus.extras import extras_of, version_of
 from services.walrus.put import header_of
 from services.walrus.store import Store
 from services.walrus.tell import created
@@ -134,8 +133,9 @@ async def complete_upload(
             return await _completed_before(store, bucket, request, key, wanted)
         encryption.check_brought(store, request, upload)
         parts = await _chosen(store, upload, wanted)
-        new = _assembled(store, bucket, upload, parts)
+        new = _assembled(store, upload, parts)
         _check_whole(request, new)
+        bucket, new = await version_of(store, bucket, new, upload)
         events = created(store, bucket, "CompleteMultipartUpload", caller, new)
         try:
             await store.index.complete_upload(bucket, upload, parts, new, expect, events)
@@ -282,10 +282,10 @@ async def _chosen(store: Store, upload: Upload, wanted: Sequence[multipart_pb2.C
     return chosen
 
 
-def _assembled(store: Store, bucket: Bucket, upload: Upload, parts: Sequence[Part]) -> Object:
+def _assembled(store: Store, upload: Upload, parts: Sequence[Part]) -> Object:
     size = sum(part.size for part in parts)
     object_rules.check_size(size, object_rules.OBJECT_BYTES)
-    new = Object(
+    return Object(
         key=upload.key,
         size=size,
         etag=digests.etag_of_parts([part.etag for part in parts]),
@@ -295,9 +295,7 @@ def _assembled(store: Store, bucket: Bucket, upload: Upload, parts: Sequence[Par
         ),
         attributes=upload.attributes,
         content=Assembled(upload_id=upload.id, part_count=len(parts)),
-        version_id=versioning.new_id(bucket),
     )
-    return lock.with_default(bucket, upload.onto(new))
 
 
 def _check_whole(request: multipart_pb2.CompleteMultipartUploadRequest, new: Object) -> None:

@@ -9,13 +9,13 @@ from typing import Any
 from common.errors import Denied
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import object_pb2
-from services.walrus import accounts, conditions, encryption, lifecycle, lock, payment, versioning, wire
+from services.walrus import accounts, conditions, encryption, lifecycle, payment, versioning, wire
 from services.walrus import object as object_rules
 from services.walrus.body import announced, next_message, received
 from services.walrus.drivers.base import Bucket, Object
 from services.walrus.drivers.versions import ANYTHING, NULL, Expectation
 from services.walrus.errors import invalid_request
-from services.walrus.extras import extras_of
+from services.walrus.extras import extras_of, version_of
 from services.walrus.store import Store
 from services.walrus.tell import created
 
@@ -49,9 +49,8 @@ async def put_object(
             checksum=body.checksum,
             attributes=attributes,
             content=body.content,
-            version_id=versioning.new_id(bucket),
         )
-        new = lock.with_default(bucket, extras.onto(new))
+        bucket, new = await version_of(store, bucket, new, extras)
         events = created(store, bucket, "Put", caller, new)
         await body.settle(store, store.index.put_object(bucket, new, expect, events))
     store.changed(events)

@@ -179,6 +179,20 @@ async def test_a_locked_version_stays(index: Index, bucket: Bucket) -> None:
     assert await remove(Bypass.ALL) == []
 
 
+async def test_a_locked_null_version_is_not_replaced(index: Index, bucket: Bucket) -> None:
+    retention = Retention(mode="GOVERNANCE", until_ms=NOW_MS)
+    locked = replace(version(b"k", NULL), retention=retention)
+    await index.put_object(bucket, locked)
+    again = replace(version(b"k", NULL), modified_ms=NOW_MS - 1)
+    await refused("AccessDenied", index.put_object(bucket, again))
+    assert await do(index, bucket, replace(marker(b"k", NULL), modified_ms=NOW_MS - 1)) == ["AccessDenied"]
+    await index.put_object(bucket, version(b"k", "a"))
+    await refused("AccessDenied", index.put_object(bucket, again))
+    assert await index.find_object(bucket, b"k", NULL) == locked
+    await index.put_object(bucket, replace(again, modified_ms=NOW_MS))
+    assert await stack(index, bucket) == [NULL, "a"]
+
+
 async def test_extras_change_and_nothing_else(index: Index, bucket: Bucket) -> None:
     old, new = version(b"k", "a"), version(b"k", "b")
     await index.put_object(bucket, old)

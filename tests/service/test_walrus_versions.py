@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from services.walrus import buckets, delete, get, listing, object_lock, object_t
 from services.walrus.account import delete_account_data
 from services.walrus.drivers.fake import FakeIndex
 from services.walrus.drivers.fake_blobs import FakeBlobs
+from services.walrus.put import put_object
 from services.walrus.store import Store
 from tests.walrus_store import (
     ALICE,
@@ -249,6 +251,33 @@ async def test_a_default_retention_holds_until_the_clock_says_so(store: Store, c
     await remove(store, "k", version_id)
     await remove(store, "u", uploaded)
     assert not (await versions(store)).versions
+
+
+async def test_a_version_is_kept_and_locked_as_the_bucket_says_when_its_bytes_have_come(
+    store: Store, clock: Clock
+) -> None:
+    began, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> AsyncIterator[object_pb2.PutObjectStream]:
+        yield object_pb2.PutObjectStream(header=object_pb2.PutObjectRequest(bucket="bucket", key="k"))
+        began.set()
+        await goes_on.wait()
+        yield object_pb2.PutObjectStream(chunk=b"new")
+        yield object_pb2.PutObjectStream(end={"length": 3})
+
+    await put(store, "k", b"old")
+    upload_id = await begin_upload(store, "k")
+    uploading = asyncio.create_task(put_object(store, slow(), ALICE))
+    await began.wait()
+    await lock_bucket(store, mode="COMPLIANCE", days=1)
+    await retain(store, "COMPLIANCE", clock.later(DAY_S))
+    goes_on.set()
+    version_id = (await uploading).version_id
+    etag = await upload_part(store, "k", upload_id, 1, b"parts")
+    assert (await complete(store, "k", upload_id, {1: etag})).version_id not in ("", version_id)
+    assert await get_bytes(store, "k", version_id="null") == b"old"
+    header, body = await get_object(store, "k", version_id=version_id)
+    assert (body, header.object_lock_mode) == (b"new", "COMPLIANCE")
 
 
 async def retain(store: Store, mode: str, until: Timestamp | None, **members: Any) -> None:

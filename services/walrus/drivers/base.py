@@ -290,9 +290,9 @@ class Index(Protocol):
         self, bucket: Bucket, new: Object, expect: Expectation = ANYTHING, events: Sequence[Event] = NO_EVENTS
     ) -> None:
         """It becomes the newest version. With a version id of its own it replaces nothing; the null version replaces
-        the null version, wherever that stands.
+        the null version, wherever that stands, unless that is locked.
 
-        Raises NotFound (NoSuchBucket; NoSuchKey by `expect`), PreconditionFailed, Denied (QuotaExceeded).
+        Raises NotFound (NoSuchBucket; NoSuchKey by `expect`), PreconditionFailed, Denied (QuotaExceeded, AccessDenied).
         """
 
     async def change_object(

@@ -10,6 +10,7 @@ from services.walrus import errors
 from services.walrus.drivers.base import Object, Summary
 from services.walrus.drivers.versions import (
     NULL,
+    Bypass,
     Deletion,
     Expectation,
     Gone,
@@ -40,6 +41,9 @@ def check(expect: Expectation, key: bytes, now: Object | Marker | None) -> None:
 def put(versions: Versions, place: tuple[int, bytes], new: Object | Marker, expect: Expectation, drop: Discard) -> None:
     check(expect, place[1], find(versions, place, None))
     if new.version_id == NULL:
+        gone = find(versions, place, NULL)
+        if isinstance(gone, Object):
+            check_unlocked(gone.retention, gone.legal_hold, new.modified_ms, Bypass.NONE)
         _take(versions, place, NULL, drop)
     versions[place] = [new, *versions.get(place, [])]
 

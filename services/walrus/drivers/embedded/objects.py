@@ -101,7 +101,7 @@ def find_object(db: sqlite3.Connection, bucket: Bucket, key: bytes, version_id: 
 def put_object(db: sqlite3.Connection, bucket: Bucket, new: Object, expect: Expectation) -> None:
     now = versions.newest(db, bucket, new.key)
     versions.check(expect, new.key, now)
-    rank, count, size = versions.make_room(db, bucket, new.key, new.version_id, now)
+    rank, count, size = versions.make_room(db, bucket, new.key, new.version_id, now, new.modified_ms)
     if not quotas.count(db, bucket.id, objects=1 - count, size=new.size - size):
         raise errors.no_such_bucket(bucket.name)
     body: int | None = None

@@ -14,7 +14,7 @@ from common.errors import CloudError
 from services.walrus import damage, errors
 from services.walrus.drivers.base import Attributes, BodyDamaged, Bucket, Inline, Object
 from services.walrus.drivers.embedded import quotas, rows
-from services.walrus.drivers.versions import NULL, Deletion, Expectation, Gone, Marker, Removal, check_unlocked
+from services.walrus.drivers.versions import NULL, Bypass, Deletion, Expectation, Gone, Marker, Removal, check_unlocked
 
 _STANDING = "version, rank, etag, size, modified_ms, retention, legal_hold, body, blob, upload"
 
@@ -97,15 +97,19 @@ def check(expect: Expectation, key: bytes, standing: Standing | None) -> None:
 
 
 def make_room(
-    db: sqlite3.Connection, bucket: Bucket, key: bytes, version_id: str, now: Standing | None
+    db: sqlite3.Connection, bucket: Bucket, key: bytes, version_id: str, now: Standing | None, now_ms: int
 ) -> tuple[int, int, int]:
-    """Before all other versions for one more: its rank; how many versions and bytes went."""
+    """Before all other versions for one more: its rank; how many versions and bytes went.
+
+    Raises Denied (AccessDenied) for one that is locked.
+    """
     if now is None:
         return 0, 0, 0
     gone: Standing | None = None
     if version_id == NULL:
         gone = now if now.version_id == NULL else _version(db, bucket, key, NULL)
         if gone is not None:
+            _check_unlocked(gone, now_ms, Bypass.NONE)
             _discard(db, bucket, key, gone)
     if now.table == "objects" and gone is not now:
         _move(db, bucket, key, now.rank, source="objects", target="versions")
@@ -143,7 +147,7 @@ def discard_parts(db: sqlite3.Connection, upload: str) -> None:
 def _put_marker(db: sqlite3.Connection, bucket: Bucket, marker: Marker, expect: Expectation) -> tuple[Gone, int, int]:
     now = newest(db, bucket, marker.key)
     check(expect, marker.key, now)
-    rank, count, size = make_room(db, bucket, marker.key, marker.version_id, now)
+    rank, count, size = make_room(db, bucket, marker.key, marker.version_id, now, marker.modified_ms)
     row = Object(
         key=marker.key,
         size=0,
@@ -169,13 +173,16 @@ def _remove(
     check(expect, removal.key, standing)
     if standing is None:
         return Gone.NOTHING, 0, 0
-    hold = None if standing.legal_hold is None else bool(standing.legal_hold)
-    check_unlocked(rows.retention_of(standing.retention), hold, now_ms, removal.bypass)
+    _check_unlocked(standing, now_ms, removal.bypass)
     _discard(db, bucket, removal.key, standing)
     following = newest(db, bucket, removal.key)
     if following is not None and following.table == "versions" and not following.marker:
         _move(db, bucket, removal.key, following.rank, source="versions", target="objects")
     return (Gone.MARKER if standing.marker else Gone.OBJECT), 1, standing.size
+
+
+def _check_unlocked(standing: Standing, now_ms: int, bypass: Bypass) -> None:
+    check_unlocked(rows.retention_of(standing.retention), bool(standing.legal_hold), now_ms, bypass)
 
 
 def _version(db: sqlite3.Connection, bucket: Bucket, key: bytes, version_id: str) -> Standing | None:
