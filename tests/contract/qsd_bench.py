@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import shutil
 import signal
@@ -30,6 +31,8 @@ class QsdBench(Bench):
 
     leaving: Callable[[int], QsdVolumes]
     context: Callable[[str], ssl.SSLContext]
+    # Of the daemon of one volume, that runs or ran last; 0: there was none.
+    pid: Callable[[VolumeId], int]
     # The daemon of one volume does not answer any more.
     hang: Callable[[VolumeId], None]
     # Of the daemon of one volume; it speaks to one at a time.
@@ -65,7 +68,9 @@ async def qsd_bench(folder: Path) -> AsyncIterator[QsdBench]:
         return client
 
     def pid_of(volume_id: VolumeId) -> int:
-        return int((sockets / "engine" / "q" / f"{volume_id.removeprefix('vol-')}.pid").read_text())
+        with contextlib.suppress(OSError, ValueError):
+            return int((sockets / "engine" / "q" / f"{volume_id.removeprefix('vol-')}.pid").read_text())
+        return 0
 
     def remains() -> list[str]:
         places = [folder / "engine", sockets / "engine", sockets / "engine" / "q"]
@@ -76,6 +81,7 @@ async def qsd_bench(folder: Path) -> AsyncIterator[QsdBench]:
         yield QsdBench(
             leaving=lambda reserve_bytes: make(reserve_bytes=reserve_bytes),
             monitor=lambda volume_id: sockets / "engine" / "q" / f"{volume_id.removeprefix('vol-')}.qmp",
+            pid=pid_of,
             hang=lambda volume_id: processes.kill(pid_of(volume_id), signal.SIGSTOP),
             context=functools.partial(client_context, pki),
             driver=make(),

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import gzip
+import os
 import re
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -13,13 +14,16 @@ from pathlib import Path
 
 import pytest
 
+from common.cores import core_of
 from common.ids import InstanceId
 from images import cpio
 from images.packages import BOOT_LOADER_PACKAGES, KERNEL, ROOT_PACKAGES, fetch, unpack
 from images.trees import make_ramdisk_tree
 from services.nc.drivers.base import AttachedDisk, Disk, Domain
+from services.nc.drivers.domain_xml import domain_name
 from services.nc.drivers.libvirt import LibvirtHypervisor
 from services.nc.drivers.libvirt_disks import RECONNECT_S
+from tests import processes
 from tests.contract.libvirt_host import LibvirtHost, libvirt_host
 from tests.contract.nbd_export import VOLUME, NbdExport
 from tests.eventually import becomes, eventually
@@ -75,6 +79,11 @@ class Bench:
         return file.read_text() if file.exists() else ""
 
     @property
+    def threads(self) -> dict[str, set[int]]:
+        """Of the guest's QEMU for its volumes, by number, and where they may run."""
+        return processes.named_threads(self.host.qemu_pid(domain_name("c0de", ID)), "IO iothread")
+
+    @property
     def acked(self) -> int:
         return max(map(int, re.findall(r"acked (\d+)\r?\n", self.console)), default=0)
 
@@ -95,6 +104,9 @@ class Bench:
         await self.hypervisor.prepare(domain)
         await self.hypervisor.resume(ID)
         await self.until_told("guest-is-up")
+
+    def add_thread(self, number: int) -> None:
+        self.host.run("virsh", "-c", self.host.uri, "iothreadadd", domain_name("c0de", ID), str(number), "--live")
 
     async def until_told(self, words: str) -> None:
         await eventually(lambda: words in self.console, within_s=DEADLINE_S, every_s=0.05)
@@ -147,6 +159,8 @@ async def test_a_volume_comes_survives_its_daemon_moves_grows_and_goes(bench: Be
     await bench.until_told(f"disk 0000:00:0b.0 2048 {VOLUME.replace('-', '')}")
     attached = AttachedDisk(volume_id=VOLUME, slot=5, generation=1, size_bytes=MIB)
     assert await hypervisor.disks_of(ID) == [attached]
+    thread = {"6": {core_of(VOLUME, os.sched_getaffinity(0))}}
+    assert bench.threads == thread
 
     await bench.until_acked(5)
     export.kill()
@@ -173,6 +187,7 @@ async def test_a_volume_comes_survives_its_daemon_moves_grows_and_goes(bench: Be
     before = bench.acked
     await bench.until_acked(before + 5)
     assert await hypervisor.disks_of(ID) == [dataclasses.replace(attached, size_bytes=2 * MIB, generation=2)]
+    assert bench.threads == thread
 
     bench.check_acked()
     changes = hypervisor.disk_changes()
@@ -180,12 +195,15 @@ async def test_a_volume_comes_survives_its_daemon_moves_grows_and_goes(bench: Be
     async with asyncio.timeout(DEADLINE_S):
         assert await anext(changes) == ID
     assert await hypervisor.disks_of(ID) == []
+    assert bench.threads == {}
     await bench.until_told("no disk")
 
 
 async def test_a_guest_does_not_wait_for_a_volume_that_is_taken_by_force(bench: Bench) -> None:
     hypervisor, export = bench.hypervisor, bench.export
     await bench.boot()
+    # As an agent leaves it that is killed before it attaches the disk.
+    bench.add_thread(6)
     await hypervisor.attach_disk(ID, export.disk())
     await bench.until_acked(5)
     # Something is under way from here on.
@@ -213,7 +231,9 @@ async def test_a_guest_has_its_volumes_from_its_first_moment_and_another_agent_f
     try:
         assert await successor.disks_of(ID) == [attached]
         await successor.attach_disk(ID, export.disk(generation=7))
+        bench.add_thread(9)
         assert await successor.disks_of(ID) == [attached]
+        assert bench.threads == {"6": {core_of(VOLUME, os.sched_getaffinity(0))}}
     finally:
         await successor.close()
     (use,) = await hypervisor.disk_uses()

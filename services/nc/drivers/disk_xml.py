@@ -26,6 +26,8 @@ class DefinedDisk:
     volume_id: str
     slot: int
     alias: str
+    # That serves it in the guest's QEMU. None: the one that serves all that has none of its own.
+    thread: int | None = None
 
 
 def serial_of(volume_id: str) -> str:
@@ -43,6 +45,11 @@ def alias_of(volume_id: str) -> str:
     return f"ua-{volume_id}"
 
 
+def thread_of_slot(slot: int) -> int:
+    """A volume has a thread of its own in its guest's QEMU; libvirt counts from 1 on."""
+    return slot + 1
+
+
 def disk_xml(disk: Disk) -> str:
     root = Element("devices")
     add_disk(root, disk)
@@ -54,7 +61,7 @@ def add_disk(devices: Element, disk: Disk) -> None:
         case FileSource():
             told = _file(devices, disk.source)
         case ExportSource():
-            told = _export(devices, disk.source)
+            told = _export(devices, disk.source, thread=thread_of_slot(disk.slot))
     told.add("target", dev=f"vd{string.ascii_lowercase[disk.slot]}", bus="virtio")
     if disk.boots:
         told.add("boot", order="1")
@@ -71,8 +78,30 @@ def volumes_in(domain_xml: str) -> list[DefinedDisk]:
         named = _ALIAS.match(alias.get("name", "")) if alias is not None else None
         if alias is not None and named is not None and address is not None:
             slot = int(address.get("slot", "0"), 0) - FIRST_PCI_SLOT
-            found.append(DefinedDisk(volume_id=named[1], slot=slot, alias=alias.get("name", "")))
+            thread = _thread_of(disk)
+            found.append(DefinedDisk(volume_id=named[1], slot=slot, alias=alias.get("name", ""), thread=thread))
     return found
+
+
+def threads_in(domain_xml: str) -> set[int]:
+    """Those that disks may have for themselves."""
+    return _threads(ElementTree.fromstring(domain_xml))
+
+
+def idle_threads_in(domain_xml: str) -> set[int]:
+    """Of disks that are gone."""
+    root = ElementTree.fromstring(domain_xml)
+    return _threads(root) - {_thread_of(disk) for disk in root.iterfind("devices/disk")}
+
+
+def _threads(root: ElementTree.Element) -> set[int]:
+    return {int(found.get("id", "0")) for found in root.iterfind("iothreadids/iothread")}
+
+
+def _thread_of(disk: ElementTree.Element) -> int | None:
+    driver = disk.find("driver")
+    number = driver.get("iothread") if driver is not None else None
+    return int(number) if number else None
 
 
 def slot_of_target(target: str) -> int | None:
@@ -97,11 +126,12 @@ def _file(devices: Element, source: FileSource) -> Element:
     return disk
 
 
-def _export(devices: Element, export: ExportSource) -> Element:
+def _export(devices: Element, export: ExportSource, *, thread: int) -> Element:
     disk = devices.add("disk", type="network", device="disk")
     # Its cache is the storage controller's to decide. Errors are the guest's: were it stopped instead, it could never
     # let go of a volume that is away for good.
-    disk.add("driver", name="qemu", type="raw", cache="none", discard="unmap", error_policy="report")
+    behaviour = {"cache": "none", "discard": "unmap", "error_policy": "report"}
+    disk.add("driver", name="qemu", type="raw", iothread=str(thread), **behaviour)
     if export.socket is not None:
         source = disk.add("source", protocol="nbd", name=export.name)
         source.add("host", transport="unix", socket=str(export.socket))

@@ -13,8 +13,8 @@ from typing import Final
 from xml.etree import ElementTree
 
 from common.ids import InstanceId
-from services.nc.drivers.base import Domain
-from services.nc.drivers.disk_xml import add_disk
+from services.nc.drivers.base import Domain, ExportSource
+from services.nc.drivers.disk_xml import add_disk, thread_of_slot
 from services.nc.drivers.element import Element, add_pci_slot
 
 VENDOR: Final = "Amazon EC2"
@@ -64,6 +64,7 @@ def domain_xml(domain: Domain, engine: Engine) -> str:
     root.add("uuid", smbios_uuid(domain.instance_id))
     root.add("memory", str(domain.memory_bytes // 1024), unit="KiB")
     _vcpus(root, domain, engine)
+    _threads(root, domain)
     _boot(root, domain)
     _identity(root, domain)
     _machine(root, engine)
@@ -93,6 +94,16 @@ def _vcpus(root: Element, domain: Domain, engine: Engine) -> None:
         root.add("vcpu", "2", current=present)
     else:
         root.add("vcpu", present)
+
+
+def _threads(root: Element, domain: Domain) -> None:
+    """One for each volume. Where they run is decided when they do."""
+    numbers = [str(thread_of_slot(disk.slot)) for disk in domain.disks if isinstance(disk.source, ExportSource)]
+    if numbers:
+        root.add("iothreads", str(len(numbers)))
+        ids = root.add("iothreadids")
+        for number in numbers:
+            ids.add("iothread", id=number)
 
 
 def _boot(root: Element, domain: Domain) -> None:

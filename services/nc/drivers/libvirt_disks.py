@@ -27,6 +27,7 @@ from services.nc.drivers.disk_xml import (
     volumes_in,
 )
 from services.nc.drivers.feed import PowerFeed, instances_of
+from services.nc.drivers.libvirt_threads import drop_idle_threads, ensure_thread, settle_thread
 
 # What QEMU says when a guest has been asked before and has not answered yet.
 _ASKED_ALREADY: Final = "in the process of unplug"
@@ -65,6 +66,7 @@ class LibvirtDisks:
             if not domain.isActive():
                 raise WrongState(f"{instance_id} does not run")
             if _defined(domain, disk.volume_id) is None:
+                ensure_thread(domain, disk.slot)
                 domain.attachDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
                 bring_up_to_date(domain, [disk])
 
@@ -95,7 +97,7 @@ class LibvirtDisks:
             found = _defined(domain, disk.volume_id) if domain.isActive() else None
             if found is None:
                 raise WrongState(f"{instance_id} has no {disk.volume_id}")
-            _move(_Monitor(domain), found, disk)
+            _settle(domain, _Monitor(domain), found, disk)
 
         await self._call(instance_id, ask)
 
@@ -104,7 +106,11 @@ class LibvirtDisks:
             domain = self._find(connection, instance_id)
             if domain is None or not domain.isActive():
                 return []
-            return _attached(_Monitor(domain), volumes_in(domain.XMLDesc()))
+            xml = domain.XMLDesc()
+            attached = _attached(_Monitor(domain), volumes_in(xml))
+            if all(disk.slot != _GOING_SLOT for disk in attached):
+                drop_idle_threads(domain, xml)
+            return attached
 
         found: list[AttachedDisk] = await self._call(instance_id, look)
         return found
@@ -157,7 +163,12 @@ def bring_up_to_date(domain: libvirt.virDomain, disks: Sequence[Disk]) -> None:
     for defined in volumes_in(domain.XMLDesc()):
         for disk in disks:
             if disk.volume_id == defined.volume_id:
-                _move(monitor, defined, disk)
+                _settle(domain, monitor, defined, disk)
+
+
+def _settle(domain: libvirt.virDomain, monitor: _Monitor, defined: DefinedDisk, disk: Disk) -> None:
+    _move(monitor, defined, disk)
+    settle_thread(domain, defined, disk)
 
 
 def _attached(monitor: _Monitor, defined: Sequence[DefinedDisk]) -> list[AttachedDisk]:

@@ -8,7 +8,8 @@ from xml.etree import ElementTree
 import pytest
 
 from common.ids import InstanceId
-from services.nc.drivers.base import Disk, Domain, FileSource
+from services.nc.drivers.base import Disk, Domain, ExportSource, FileSource
+from services.nc.drivers.disk_xml import idle_threads_in, threads_in, volumes_in
 from services.nc.drivers.domain_xml import Engine, domain_name, domain_xml, instance_of, smbios_uuid
 
 ID = InstanceId("i-0123456789abcdef0")
@@ -60,6 +61,21 @@ def test_a_disk_that_stands_alone_says_so() -> None:
     chain = tree(dataclasses.replace(DOMAIN, disks=(alone,))).find("devices/disk/backingStore")
     assert chain is not None
     assert list(chain) == []
+
+
+def test_each_volume_has_a_thread_of_its_own() -> None:
+    volumes = [f"vol-0123456789abcdef{number}" for number in (0, 1)]
+    disks = [
+        Disk(slot=slot, source=ExportSource(name="e", socket=Path("/s")), size_bytes=1 << 30, volume_id=volume_id)
+        for slot, volume_id in zip((5, 25), volumes, strict=True)
+    ]
+    xml = domain_xml(dataclasses.replace(DOMAIN, disks=(*DOMAIN.disks, *disks)), ENGINE)
+    assert [(disk.volume_id, disk.thread) for disk in volumes_in(xml)] == list(zip(volumes, (6, 26), strict=True))
+    assert threads_in(xml) == {6, 26}
+    assert idle_threads_in(xml) == set()
+    assert idle_threads_in(xml.replace('iothread="26"', "")) == {26}
+    # A node's own file is served by the thread that serves all the rest.
+    assert threads_in(domain_xml(DOMAIN, ENGINE)) == set()
 
 
 def test_it_boots_the_kernel_if_there_is_one_and_its_own_loader_if_not() -> None:

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, Final
 
@@ -119,6 +120,14 @@ class Daemon:
             asyncio.get_running_loop().add_reader(watched, self._ended)
         await self._connected()
         return True
+
+    def run_on(self, cores: AbstractSet[int]) -> None:
+        """All its threads; what they start goes by them. Raises OSError if the host does not let it."""
+        # 0 would be this process.
+        if pid := self._pid():
+            for thread in Path(f"/proc/{pid}/task").iterdir():
+                with contextlib.suppress(ProcessLookupError):
+                    os.sched_setaffinity(int(thread.name), cores)
 
     async def ask(self, command: str, **arguments: Any) -> Any:
         """`_` in names is QMP's `-`. Raises Refused, NoCapacity, Unavailable."""

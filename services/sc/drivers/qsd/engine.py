@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import time
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Final
 
+from common.cores import core_of
 from common.errors import NotFound, Unavailable, WrongState
+from common.log import get_logger
 from services.sc.drivers.base import ExportGrant, ExportPlace, Limits
 from services.sc.drivers.qsd import graph
 from services.sc.drivers.qsd.daemon import Daemon, Refused
@@ -29,6 +33,8 @@ _GONE_S: Final = 2.0
 _FENCE_S: Final = 2.5
 _LOOK_S: Final = 0.002
 GUEST: Final = "guest"
+
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,8 +254,17 @@ class VolumeEngine:
             )
         if record.grant.local:
             self._link(record.grant)
+            self._run_on({core_of(self.place.volume_id, os.sched_getaffinity(0))})
         else:
+            self._run_on(os.sched_getaffinity(0))
             await self.door.open(record.grant, _export_name(self.place, record.grant), record.port)
+
+    def _run_on(self, cores: AbstractSet[int]) -> None:
+        """Beside the thread of its guest's QEMU that it works for, if that is of this host."""
+        try:
+            self.daemon.run_on(cores)
+        except OSError as error:
+            _say_once(str(error))
 
     def _link(self, grant: ExportGrant) -> None:
         """The guest's way is another name of the daemon's socket: taking the name away closes it."""
@@ -289,6 +304,12 @@ class VolumeEngine:
             filters = await self.filters()
             below = filters[-1].filter if filters else self.base()
             await self.daemon.ask("blockdev-reopen", options=[graph.top_node(below)])
+
+
+@functools.cache
+def _say_once(words: str) -> None:
+    """It works without, slower."""
+    _log.warning("storage daemons cannot be kept on one core", error=words)
 
 
 def _export_name(place: VolumePlace, grant: ExportGrant) -> str:
