@@ -9,31 +9,31 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from typing import Final
 
 from common.errors import CloudError, NotFound
 from common.log import get_logger
 from common.metrics import counter
 from mallee.s3.v1.lifecycle_pb2 import BucketLifecycleConfiguration
-from mallee.s3.v1.versioning_pb2 import VersioningConfiguration
-from services.walrus import configs, lifecycle
+from services.walrus import configs, lifecycle, versioning
 from services.walrus.drivers.base import Bucket, Object, Scan, Summary
 from services.walrus.drivers.versions import (
     ANYTHING,
-    NULL,
     Deletion,
     Expectation,
     Gone,
     Marker,
     Removal,
-    new_version_id,
+    Still,
 )
 from services.walrus.lifecycle import Rules, Version
 from services.walrus.store import Store
 from services.walrus.tell import removed
 
 _log = get_logger(__name__)
+_KIND: Final = configs.kind_of(BucketLifecycleConfiguration)
 _EXPIRED: Final = counter(
     "mallee_walrus_expired", "What lifecycle rules took, by kind: version, marker, upload", ("kind",)
 )
@@ -53,7 +53,7 @@ class Expirer:
     async def run(self) -> None:
         while True:
             self._nudged.clear()
-            for bucket in await self._store.index.buckets_with(configs.kind_of(BucketLifecycleConfiguration)):
+            for bucket in await self._store.index.buckets_with(_KIND):
                 # One that is deleted meanwhile has nothing left to expire.
                 with contextlib.suppress(NotFound):
                     await self.sweep(bucket)
@@ -66,17 +66,21 @@ class Expirer:
         rules, now_ms = lifecycle.rules_of(bucket, self._store.calendar), self._store.now_ms()
         if rules is None:
             return
-        due: list[Deletion] = []
-        async for entry, version in self._versions(bucket, rules):
-            if rules.is_due(version, now_ms):
-                due.append(self._deletion(bucket, entry, version, now_ms))
-            if len(due) >= self._page:
-                await self._take(bucket, due, now_ms)
-                due = []
-        await self._take(bucket, due, now_ms)
-        await self._give_up_uploads(bucket, rules, now_ms)
+        due: list[tuple[Summary | Marker, Version]] = []
+        seen = 0
+        async with aclosing(self._versions(bucket, rules)) as versions:
+            async for entry, version in versions:
+                if rules.is_due(version, now_ms):
+                    due.append((entry, version))
+                seen += 1
+                if seen % self._page == 0:
+                    if not await self._take(bucket, due, now_ms):
+                        return
+                    due = []
+        if await self._take(bucket, due, now_ms):
+            await self._give_up_uploads(bucket, rules, now_ms)
 
-    async def _versions(self, bucket: Bucket, rules: Rules) -> AsyncIterator[tuple[Summary | Marker, Version]]:
+    async def _versions(self, bucket: Bucket, rules: Rules) -> AsyncGenerator[tuple[Summary | Marker, Version], None]:
         """Every version as rules see it, in the order of the listing."""
         waiting: Summary | Marker | None = None
         newer: Summary | Marker | None = None
@@ -132,22 +136,29 @@ class Expirer:
         )
 
     def _deletion(self, bucket: Bucket, entry: Summary | Marker, version: Version, now_ms: int) -> Deletion:
+        noncurrent = version.noncurrent_ms is not None
         if isinstance(entry, Marker):
-            return self._told(bucket, Removal(key=entry.key, version_id=entry.version_id))
+            still = Still.NONCURRENT if noncurrent else Still.MARKER
+            return self._told(bucket, Removal(key=entry.key, version_id=entry.version_id, still=still))
         unchanged = Expectation(if_match=entry.etag, size=entry.size, modified_s=entry.modified_ms // 1000)
-        versioning = configs.find(bucket, VersioningConfiguration)
-        if version.noncurrent_ms is not None or versioning is None:
-            return self._told(bucket, Removal(key=entry.key, version_id=entry.version_id), unchanged)
-        new_id = NULL if versioning.status == "Suspended" else new_version_id()
-        return self._told(bucket, Marker(key=entry.key, version_id=new_id, modified_ms=now_ms), unchanged)
+        if noncurrent or not versioning.state_of(bucket):
+            still = Still.NONCURRENT if noncurrent else Still.ANYTHING
+            return self._told(bucket, Removal(key=entry.key, version_id=entry.version_id, still=still), unchanged)
+        marker = Marker(key=entry.key, version_id=versioning.new_id(bucket), modified_ms=now_ms)
+        return self._told(bucket, marker, unchanged)
 
     def _told(self, bucket: Bucket, what: Removal | Marker, expect: Expectation = ANYTHING) -> Deletion:
         events = removed(self._store, bucket, what, None, by="LifecycleExpiration")
         return Deletion(what=what, expect=expect, events=events)
 
-    async def _take(self, bucket: Bucket, due: list[Deletion], now_ms: int) -> None:
-        if not due:
-            return
+    async def _take(self, seen: Bucket, chosen: Sequence[tuple[Summary | Marker, Version]], now_ms: int) -> bool:
+        """False: the bucket has other rules now, or is another one. Whether it keeps versions, it says now."""
+        bucket = await self._store.index.find_bucket(seen.name)
+        if bucket is None or bucket.id != seen.id or bucket.configs.get(_KIND) != seen.configs.get(_KIND):
+            return False
+        if not chosen:
+            return True
+        due = [self._deletion(bucket, entry, version, now_ms) for entry, version in chosen]
         outcomes = await self._store.index.delete(bucket, due, now_ms=now_ms)
         # Refused: locked, or not what was seen any more; another pass looks again.
         for outcome in outcomes:
@@ -156,6 +167,7 @@ class Expirer:
         self._store.changed([event for deletion in due for event in deletion.events])
         refused = sum(isinstance(outcome, CloudError) for outcome in outcomes)
         _log.info("lifecycle rules took what was due", bucket=bucket.name, due=len(due), refused=refused)
+        return True
 
     async def _give_up_uploads(self, bucket: Bucket, rules: Rules, now_ms: int) -> None:
         scan = Scan(limit=self._page)

@@ -22,6 +22,8 @@ from services.walrus import configs, errors, tags
 from services.walrus.drivers.base import Bucket, Object, Upload
 
 DAY_MS: Final = 24 * 3600 * 1000
+# The last midnight that a date can tell, 9999-12-31.
+_LAST_MS: Final = 253_402_214_400_000
 _RULES: Final = 1000
 _ID_CHARACTERS: Final = 255
 _NEWER_VERSIONS: Final = 100
@@ -51,9 +53,9 @@ class Calendar:
     day_ms: int = DAY_MS
 
     def after(self, start_ms: int, days: int) -> int:
-        """S3 adds the days and goes on to the next midnight UTC."""
+        """S3 adds the days and goes on to the next midnight UTC. What has no date is told as the last that there is."""
         end = start_ms + days * self.day_ms
-        return -(-end // self.day_ms) * self.day_ms
+        return min(-(-end // self.day_ms) * self.day_ms, _LAST_MS)
 
 
 class Rules:

@@ -16,7 +16,8 @@ from services.walrus.drivers.versions import NULL, NULL_SHOWN
 
 ENABLED: Final = "Enabled"
 SUSPENDED: Final = "Suspended"
-_ID: Final = re.compile(r"[0-9a-f]{32}\Z")
+# As they are made; and as markers of lifecycle rules were once named.
+_ID: Final = re.compile(r"[0-9A-Za-z_-]{32}\Z")
 
 
 def state_of(bucket: Bucket) -> str:
@@ -26,7 +27,7 @@ def state_of(bucket: Bucket) -> str:
 
 
 def new_id(bucket: Bucket) -> str:
-    """Of what is written now."""
+    """Of what is written now: it says nothing, the order of versions is the order of commits."""
     return secrets.token_hex(16) if state_of(bucket) == ENABLED else NULL
 
 

@@ -15,7 +15,7 @@ from google.protobuf.json_format import ParseDict
 from mallee.s3.v1 import multipart_pb2, object_pb2
 from mallee.s3.v1.lifecycle_pb2 import BucketLifecycleConfiguration
 from mallee.s3.v1.versioning_pb2 import VersioningConfiguration
-from services.walrus import configs, get, multipart
+from services.walrus import configs, delete, get, multipart
 from services.walrus.drivers.base import Attributes, Bucket, Inline, Object, Scan, Summary
 from services.walrus.drivers.versions import Deletion, Marker, Removal, Retention
 from services.walrus.expire import Expirer
@@ -201,8 +201,15 @@ async def test_uploads_that_nobody_completes_are_aborted(store: Store, clock: Cl
 
 async def test_an_upload_says_when_it_is_aborted(store: Store, clock: Clock) -> None:
     rule = {"abort_incomplete_multipart_upload": {"days_after_initiation": 2}, "filter": {"prefix": "in/"}}
-    await configure(store, rule)
-    for key, told in (("in/k", [(1003 * DAY_MS // 1000, "r0")] * 2), ("k", [(0, "")] * 2)):
+    never = {**rule, "abort_incomplete_multipart_upload": {"days_after_initiation": 2**31 - 1}}
+    await configure(store, rule, {**never, "filter": {"prefix": "late/"}, "expiration": {"days": 2**31 - 1}})
+    last_s = 253_402_214_400
+    assert formatdate(last_s, usegmt=True).startswith("Fri, 31 Dec 9999")
+    put_late = object_pb2.PutObjectRequest(bucket="bucket", key="late/k")
+    stored = await put_object(store, stream(object_pb2.PutObjectStream, put_late, b"x"), ALICE)
+    assert "31 Dec 9999" in stored.expiration
+    in_time = 1003 * DAY_MS // 1000
+    for key, told in (("in/k", [(in_time, "r0")] * 2), ("late/k", [(last_s, "r1")] * 2), ("k", [(0, "")] * 2)):
         begin = multipart_pb2.CreateMultipartUploadRequest(bucket="bucket", key=key)
         begun = await multipart.create_upload(store, begin, ALICE)
         asked = multipart_pb2.ListPartsRequest(bucket="bucket", key=key, upload_id=begun.upload_id)
@@ -241,6 +248,52 @@ async def test_what_was_stored_meanwhile_stays(store: Store, clock: Clock) -> No
     store.index.delete = overtaken  # type: ignore[assignment,method-assign]
     await Expirer(store).sweep(bucket)
     assert await there(store) == [("k", "null")]
+
+
+@pytest.mark.parametrize("rule", ["noncurrent", "marker"])
+async def test_what_is_current_again_meanwhile_stays(store: Store, clock: Clock, rule: str) -> None:
+    days = {"noncurrent_version_expiration": {"noncurrent_days": 1}}
+    lone = {"expiration": {"expired_object_delete_marker": True}}
+    bucket = await configure(store, days if rule == "noncurrent" else lone, versioning="Suspended")
+    await put(store, "k")
+    hidden = [Deletion(what=Marker(key=b"k", version_id="m" if rule == "noncurrent" else "", modified_ms=clock.now_ms))]
+    await store.index.delete(bucket, hidden, now_ms=clock.now_ms)
+    clock.now_ms += 9 * DAY_MS
+    whole = store.index.delete
+
+    async def overtaken(bucket: Bucket, deletions: list[Deletion], *, now_ms: int) -> Any:
+        if rule == "noncurrent":
+            await whole(bucket, [Deletion(what=Removal(key=b"k", version_id="m"))], now_ms=now_ms)
+        else:
+            await put(store, "k")
+        return await whole(bucket, deletions, now_ms=now_ms)
+
+    store.index.delete = overtaken  # type: ignore[assignment,method-assign]
+    await Expirer(store).sweep(bucket)
+    assert await there(store) == [("k", "null")]
+
+
+async def test_rules_that_are_gone_take_nothing_and_a_bucket_that_keeps_versions_now_loses_none(
+    store: Store, clock: Clock
+) -> None:
+    old = await configure(store, {"expiration": {"days": 1}})
+    for key in ("a", "b"):
+        await put(store, key)
+    clock.now_ms += 9 * DAY_MS
+    await configs.put(store, old, VersioningConfiguration(status="Enabled"))
+    await Expirer(store).sweep(old)
+    assert await there(store) == [(key, name) for key in ("a", "b") for name in ("marker", "null")]
+    await configs.delete(store, old, BucketLifecycleConfiguration)
+    await put(store, "c")
+    clock.now_ms += 9 * DAY_MS
+    await Expirer(store).sweep(old)
+    assert ("c", "null") in await there(store)
+    # What a rule has put is like any other: its owner may take it away.
+    marker = (await store.index.list_versions(await find(store), Scan())).entries[0]
+    assert isinstance(marker, Marker)
+    request = object_pb2.DeleteObjectRequest(bucket="bucket", key="a", version_id=marker.version_id)
+    await delete.delete_object(store, request, ALICE)
+    assert (await there(store))[0] == ("a", "null")
 
 
 async def test_it_works_at_every_midnight_and_when_rules_change(store: Store, clock: Clock) -> None:

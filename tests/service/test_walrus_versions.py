@@ -11,7 +11,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from common.errors import CloudError
-from mallee.s3.v1 import bucket_pb2, listing_pb2, object_lock_pb2, object_pb2, object_tagging_pb2
+from mallee.s3.v1 import body_pb2, bucket_pb2, listing_pb2, object_lock_pb2, object_pb2, object_tagging_pb2
 from services.walrus import buckets, delete, get, listing, object_lock, object_tagging
 from services.walrus.account import delete_account_data
 from services.walrus.drivers.fake import FakeIndex
@@ -263,7 +263,7 @@ async def test_a_version_is_kept_and_locked_as_the_bucket_says_when_its_bytes_ha
         began.set()
         await goes_on.wait()
         yield object_pb2.PutObjectStream(chunk=b"new")
-        yield object_pb2.PutObjectStream(end={"length": 3})
+        yield object_pb2.PutObjectStream(end=body_pb2.BodyEnd(length=3))
 
     await put(store, "k", b"old")
     upload_id = await begin_upload(store, "k")

@@ -77,6 +77,8 @@ def _remove(
 ) -> Gone:
     now = find(versions, place, removal.version_id)
     check(expect, place[1], now)
+    if now is not None:
+        removal.still.check(newest=now is versions[place][0], marker=isinstance(now, Marker))
     if isinstance(now, Object):
         check_unlocked(now.retention, now.legal_hold, now_ms, removal.bypass)
     _take(versions, place, removal.version_id, drop)

@@ -6,7 +6,6 @@ https://docs.aws.amazon.com/AmazonS3/latest/userguide/versioning-workflows.html
 from __future__ import annotations
 
 import enum
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
@@ -19,11 +18,6 @@ Extended = TypeVar("Extended", bound="Extras")
 # A version id as engines keep it. On the wire it is `null`.
 NULL: Final = ""
 NULL_SHOWN: Final = "null"
-
-
-def new_version_id() -> str:
-    """32 characters that say nothing: the order of versions is the order of commits."""
-    return secrets.token_urlsafe(24)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +122,20 @@ class Marker:
     latest: bool = False
 
 
+class Still(enum.Enum):
+    """What a version must be that is removed, else it stays: who chose it has looked a while ago."""
+
+    ANYTHING = enum.auto()
+    # There is a newer one.
+    NONCURRENT = enum.auto()
+    MARKER = enum.auto()
+
+    def check(self, *, newest: bool, marker: bool) -> None:
+        """Raises WrongState (PreconditionFailed)."""
+        if (self is Still.NONCURRENT and newest) or (self is Still.MARKER and not marker):
+            raise errors.precondition_failed("version")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Removal:
     """Takes out one version for good; where it was the newest, the next one is the newest."""
@@ -135,6 +143,7 @@ class Removal:
     key: bytes
     version_id: str = NULL
     bypass: Bypass = Bypass.NONE
+    still: Still = Still.ANYTHING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

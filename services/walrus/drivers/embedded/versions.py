@@ -14,7 +14,17 @@ from common.errors import CloudError
 from services.walrus import damage, errors
 from services.walrus.drivers.base import Attributes, BodyDamaged, Bucket, Inline, Object
 from services.walrus.drivers.embedded import quotas, rows
-from services.walrus.drivers.versions import NULL, Bypass, Deletion, Expectation, Gone, Marker, Removal, check_unlocked
+from services.walrus.drivers.versions import (
+    NULL,
+    Bypass,
+    Deletion,
+    Expectation,
+    Gone,
+    Marker,
+    Removal,
+    Still,
+    check_unlocked,
+)
 
 _STANDING = "version, rank, etag, size, modified_ms, retention, legal_hold, body, blob, upload"
 
@@ -173,6 +183,9 @@ def _remove(
     check(expect, removal.key, standing)
     if standing is None:
         return Gone.NOTHING, 0, 0
+    if removal.still is not Still.ANYTHING:
+        first = newest(db, bucket, removal.key)
+        removal.still.check(newest=first is not None and first.rank == standing.rank, marker=standing.marker)
     _check_unlocked(standing, now_ms, removal.bypass)
     _discard(db, bucket, removal.key, standing)
     following = newest(db, bucket, removal.key)
