@@ -35,6 +35,7 @@ class QsdBench(Bench):
     pid: Callable[[VolumeId], int]
     # The daemon of one volume does not answer any more.
     hang: Callable[[VolumeId], None]
+    wake: Callable[[VolumeId], None]
     # Of the daemon of one volume; it speaks to one at a time.
     monitor: Callable[[VolumeId], Path]
 
@@ -83,6 +84,7 @@ async def qsd_bench(folder: Path) -> AsyncIterator[QsdBench]:
             monitor=lambda volume_id: sockets / "engine" / "q" / f"{volume_id.removeprefix('vol-')}.qmp",
             pid=pid_of,
             hang=lambda volume_id: processes.kill(pid_of(volume_id), signal.SIGSTOP),
+            wake=lambda volume_id: processes.kill(pid_of(volume_id), signal.SIGCONT),
             context=functools.partial(client_context, pki),
             driver=make(),
             again=make,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator
+import shutil
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,8 @@ FIRST, SECOND = VolumeId("vol-0123456789abcdef0"), VolumeId("vol-0123456789abcde
 ONE, TWO = SnapshotId("snap-0123456789abcdef0"), SnapshotId("snap-0123456789abcdef1")
 SIZE = 16 * BLOCK_BYTES
 SECTOR = 4096
+# Nobody else fills or empties the disk by so much meanwhile.
+_SPARE_BYTES = 2 << 30
 GRANT = ExportGrant(generation=1, node=NODES[0], local=True)
 
 
@@ -196,4 +200,51 @@ async def test_writes_wait_while_the_disk_has_only_what_is_kept_for_the_host(ben
     await bench.driver.open()
     await late
     assert await client.read(SECTOR, 512) == b"late" * 128
+    await client.close()
+
+
+async def test_a_daemon_that_hung_when_space_came_back_lets_writes_on_when_it_answers(
+    bench: QsdBench, tmp_path: Path
+) -> None:
+    await bench.driver.create(Volume(volume_id=FIRST, size_bytes=SIZE, limits=Limits()))
+    client = await connected(bench)
+    await bench.driver.close()
+    driver = bench.leaving(shutil.disk_usage(tmp_path).free - _SPARE_BYTES)
+    await driver.open()
+
+    def trouble(word: str) -> Callable[[], Awaitable[bool]]:
+        async def told() -> bool:
+            return word in (await driver.observe())[FIRST].trouble
+
+        return told
+
+    filler = tmp_path / "filler"
+    with filler.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, 2 * _SPARE_BYTES)
+    await becomes(trouble("full"))
+    await client.write(0, b"one!" * 1024)
+    late = asyncio.ensure_future(client.write(SECTOR, b"late" * 1024))
+    bench.hang(FIRST)
+    filler.unlink()
+    # Nobody gets an answer of it now.
+    await becomes(trouble("does not answer"))
+    bench.wake(FIRST)
+    await asyncio.wait_for(late, 30)
+    assert await client.read(SECTOR, 512) == b"late" * 128
+    await client.close()
+
+
+async def test_a_daemon_that_cannot_be_spoken_to_is_replaced(bench: QsdBench) -> None:
+    """Its monitor's name was taken by another one, which ended: of a controller that was killed while it started it."""
+    await bench.driver.create(Volume(volume_id=FIRST, size_bytes=SIZE, limits=Limits()))
+    client = await connected(bench)
+    await client.write(0, b"kept" * 128)
+    await bench.driver.close()
+    bench.monitor(FIRST).unlink()
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(bench.monitor(FIRST)))
+        other.listen()
+    await bench.driver.open()
+    assert not (await bench.driver.observe())[FIRST].trouble
+    assert await client.read(0, 512) == b"kept" * 128
     await client.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 import struct
 from collections.abc import AsyncIterator
@@ -17,8 +18,9 @@ from common.pki import create_authority, issue
 from services.sc.drivers.base import ExportGrant, Limits, Volume
 from tests.contract.nbd_writer import NbdWriter, option
 from tests.contract.qsd_bench import NODES, QsdBench, client_context, qsd_bench
+from tests.contract.volume_bench import served, started
 
-FIRST = VolumeId("vol-0123456789abcdef0")
+FIRST, SECOND = VolumeId("vol-0123456789abcdef0"), VolumeId("vol-0123456789abcdef1")
 SNAPSHOT = SnapshotId("snap-0123456789abcdef0")
 SIZE = 4 * BLOCK_BYTES
 MINE, THEIRS = (ExportGrant(generation=n, node=NODES[n - 1], local=True) for n in (1, 2))
@@ -83,6 +85,21 @@ async def test_a_daemon_that_hangs_is_fenced_too(bench: QsdBench) -> None:
     await after.connect()
     assert await after.read(0, 512) == bytes(512)
     await after.close()
+
+
+async def test_a_volume_whose_source_is_away_is_fenced_too(bench: QsdBench, tmp_path: Path) -> None:
+    """Its daemon cannot come up again before the source does: that is no reason to leave its client the volume."""
+    image = tmp_path / "source.raw"
+    image.write_bytes(os.urandom(64 << 20))
+    with served(image, tmp_path / "source.sock") as source:
+        await started(source)
+        size = source.size_bytes
+        await bench.driver.create(Volume(volume_id=SECOND, size_bytes=size, limits=Limits(), source=source))
+        place = await bench.driver.export(SECOND, MINE)
+        bench.hang(SECOND)
+    await bench.driver.unexport(SECOND)
+    assert (await bench.driver.observe())[SECOND].exported is None
+    await refused(NbdWriter(place, bench.context(NODES[0])))
 
 
 async def test_only_the_certificate_of_the_grant_opens_the_way_from_another_host(

@@ -18,7 +18,7 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, Final
 
-from qemu.qmp import ExecuteError, QMPClient, QMPError
+from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError
 
 from common.errors import CloudError, NoCapacity, Unavailable
 
@@ -38,6 +38,10 @@ class Refused(CloudError):
 
 class _Taken(Unavailable):
     """Another process has this pid file."""
+
+
+class _Deaf(Unavailable):
+    """It runs, and nobody listens at its monitor."""
 
 
 class Daemon:
@@ -118,7 +122,12 @@ class Daemon:
                 return False
             self._watched = watched
             asyncio.get_running_loop().add_reader(watched, self._ended)
-        await self._connected()
+        try:
+            await self._connected()
+        except _Deaf:
+            # One that came up late, of a controller that was killed, has taken its socket's name and ended.
+            await self.end()
+            return False
         return True
 
     def run_on(self, cores: AbstractSet[int]) -> None:
@@ -190,7 +199,9 @@ class Daemon:
                     async with asyncio.timeout(_ANSWER_S):
                         await client.connect(str(self._monitor))
                 except (QMPError, OSError, EOFError, TimeoutError) as error:
-                    raise Unavailable(f"the storage daemon does not answer: {error!r}") from error
+                    cause = error.exc if isinstance(error, ConnectError) else None
+                    deaf = isinstance(cause, (ConnectionRefusedError, FileNotFoundError))
+                    raise (_Deaf if deaf else Unavailable)(f"the storage daemon does not answer: {error!r}") from error
                 self._client = client
             return self._client
 

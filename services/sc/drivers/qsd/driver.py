@@ -37,7 +37,8 @@ _AT_ONCE_S: Final = 1.0
 # How fast guests may fill the disk between two looks at it.
 _FILL_BYTES_PER_S: Final = 2 << 30
 _LOOK_S: Final = (0.05, 2.0)
-_SPACE: Final = "space"
+# Key of the mender: how much there is; with a volume's id behind it, what follows for that one.
+_SPACE: Final = "space/"
 
 
 class QsdVolumes:
@@ -74,11 +75,13 @@ class QsdVolumes:
             # One that does not come up now holds the others not up: it is tried again.
             trouble = await self._mended(volume_id)
             # A predecessor may have left it waiting for space, or not.
-            with contextlib.suppress(CloudError):
+            try:
                 await engine.pause(self._full)
                 if engine.daemon.runs:
                     await hydrate.rest(engine)
                     await points.tidy(engine)
+            except CloudError:
+                self._mender.nudge(_SPACE + volume_id)
             if trouble or engine.record().source is not None:
                 self._mender.nudge(volume_id)
         self._mender.nudge(_SPACE)
@@ -138,6 +141,11 @@ class QsdVolumes:
         if volume_id in self._engines:
             async with self._alone(volume_id) as engine:
                 await engine.unexport()
+                # Its client is out, whatever becomes of its daemon: one that was killed may wait for its source.
+                with contextlib.suppress(CloudError):
+                    if engine.daemon.runs:
+                        await engine.look_after()
+            self._mender.nudge(volume_id)
 
     async def freeze(self, points_of: Mapping[SnapshotId, VolumeId]) -> None:
         async with AsyncExitStack() as stack:
@@ -287,6 +295,8 @@ class QsdVolumes:
     async def _mend(self, key: str) -> float | None:
         if key == _SPACE:
             return await self._look_at_space()
+        if key.startswith(_SPACE):
+            return await self._pause(VolumeId(key.removeprefix(_SPACE)))
         volume_id = VolumeId(key)
         trouble = await self._mended(volume_id)
         if trouble:
@@ -329,12 +339,18 @@ class QsdVolumes:
         full = spare <= 0
         if full != self._full:
             self._full = full
-            for engine in list(self._engines.values()):
-                async with engine.lock:
-                    with contextlib.suppress(CloudError):
-                        await engine.pause(full)
-                self._feed.publish(engine.place.volume_id)
+            # Side by side, and each until its daemon has heard of it: one that hangs holds none of the others up.
+            for volume_id in self._engines:
+                self._mender.nudge(_SPACE + volume_id)
         return min(max(spare / _FILL_BYTES_PER_S, _LOOK_S[0]), _LOOK_S[1])
+
+    async def _pause(self, volume_id: VolumeId) -> None:
+        if (engine := self._engines.get(volume_id)) is None:
+            return
+        async with engine.lock:
+            if engine.place.load() is not None:
+                await engine.pause(self._full)
+        self._feed.publish(volume_id)
 
     def _free_bytes(self) -> int:
         told = os.statvfs(self._layout.folder)

@@ -153,7 +153,6 @@ class VolumeEngine:
         if record.grant is not None:
             self.place.save(replace(record, grant=None, port=0))
         await self.cut_off()
-        await self.look_after()
 
     async def cut_off(self) -> None:
         """The client is out; its grant stands as it was. Raises Unavailable if the kernel does not let go."""
