@@ -344,13 +344,14 @@ class QsdVolumes:
                 self._mender.nudge(_SPACE + volume_id)
         return min(max(spare / _FILL_BYTES_PER_S, _LOOK_S[0]), _LOOK_S[1])
 
-    async def _pause(self, volume_id: VolumeId) -> None:
+    async def _pause(self, volume_id: VolumeId) -> float | None:
         if (engine := self._engines.get(volume_id)) is None:
-            return
+            return None
         async with engine.lock:
             if engine.place.load() is not None:
                 await engine.pause(self._full)
         self._feed.publish(volume_id)
+        return None
 
     def _free_bytes(self) -> int:
         told = os.statvfs(self._layout.folder)
