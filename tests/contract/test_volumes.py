@@ -191,6 +191,31 @@ async def test_a_volume_of_a_source_is_whole_in_a_snapshot(bench: Bench, tmp_pat
     assert blocks[0] + blocks[1] == content
 
 
+async def test_it_grows_while_its_source_comes(bench: Bench, tmp_path: Path) -> None:
+    image = tmp_path / "source.raw"
+    image.write_bytes(content := os.urandom(64 << 20))
+    with served(image, tmp_path / "source.sock") as source:
+        await started(source)
+        await bench.driver.create(volume(source=source, size_bytes=source.size_bytes))
+
+        async def coming() -> bool:
+            return (await seen(bench)).missing_bytes < source.size_bytes
+
+        await becomes(coming)
+        await bench.driver.resize(FIRST, 2 * source.size_bytes)
+        async with using(bench, await bench.driver.export(FIRST, grant())) as client:
+            await client.write(source.size_bytes, b"more" * 128)
+
+            async def filled() -> bool:
+                return (await seen(bench)).missing_bytes == 0
+
+            await becomes(filled)
+            assert await client.read(source.size_bytes - BLOCK_BYTES, BLOCK_BYTES) == content[-BLOCK_BYTES:]
+            grown = await client.read(source.size_bytes, BLOCK_BYTES)
+            assert grown == b"more" * 128 + bytes(BLOCK_BYTES - 512)
+            assert await client.read(2 * source.size_bytes - 512, 512) == bytes(512)
+
+
 # Exports
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import os
 import shutil
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -23,6 +22,7 @@ from services.sc.drivers.base import ExportGrant, ExportPlace, Frozen, Limits, O
 from services.sc.drivers.feed import Feed
 from services.sc.drivers.qsd import hydrate, points
 from services.sc.drivers.qsd.daemon import Refused
+from services.sc.drivers.qsd.disk import free_bytes, takes_direct, used_bytes
 from services.sc.drivers.qsd.door import DoorKeys
 from services.sc.drivers.qsd.engine import GUEST, Around, VolumeEngine
 from services.sc.drivers.qsd.graph import PointName
@@ -61,7 +61,7 @@ class QsdVolumes:
         self._layout.make()
         identity = self._identity
         self._keys.write(ca_pem=identity.ca_pem, certificate_pem=identity.certificate_pem, key_pem=identity.key_pem)
-        self._direct = _takes_direct(self._layout.folder)
+        self._direct = takes_direct(self._layout.folder)
         self._full = self._free_bytes() < self._reserve_bytes
         whole = self._layout.volumes()
         for volume_id in self._layout.begun():
@@ -112,6 +112,10 @@ class QsdVolumes:
 
     async def resize(self, volume_id: VolumeId, size_bytes: int) -> None:
         async with self._alone(volume_id) as engine:
+            if size_bytes > engine.size_bytes:
+                # What fills it keeps its nodes from growing, and goes on afterwards.
+                await hydrate.rest(engine)
+                self._mender.nudge(volume_id)
             await engine.resize(size_bytes)
 
     async def limit(self, volume_id: VolumeId, limits: Limits) -> None:
@@ -204,7 +208,7 @@ class QsdVolumes:
         return self._feed.subscribe()
 
     async def capacity(self) -> tuple[int, int]:
-        used = sum(_used_bytes(self._layout.folder / volume_id) for volume_id in self._layout.volumes())
+        used = sum(used_bytes(self._layout.folder / volume_id) for volume_id in self._layout.volumes())
         return max(0, used + self._free_bytes() - self._reserve_bytes), used
 
     async def destroy(self) -> None:
@@ -276,7 +280,7 @@ class QsdVolumes:
             trouble = "the volumes' disk is full: writes wait"
         return ObservedVolume(
             size_bytes=engine.size_bytes,
-            used_bytes=_used_bytes(engine.place.folder),
+            used_bytes=used_bytes(engine.place.folder),
             missing_bytes=missing,
             exported=record.grant if served else None,
             frozen=frozen,
@@ -354,8 +358,7 @@ class QsdVolumes:
         return None
 
     def _free_bytes(self) -> int:
-        told = os.statvfs(self._layout.folder)
-        return told.f_bavail * told.f_frsize
+        return free_bytes(self._layout.folder)
 
 
 async def _fix(begun: Sequence[tuple[VolumeEngine, PointName]]) -> None:
@@ -376,24 +379,3 @@ async def _fix(begun: Sequence[tuple[VolumeEngine, PointName]]) -> None:
 
 def _full() -> NoCapacity:
     return NoCapacity("the volumes' disk is full", code="InsufficientVolumeCapacity")
-
-
-def _takes_direct(folder: Path) -> bool:
-    """Whether files of this file system can be used past the page cache."""
-    path = folder / ".direct"
-    try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_DIRECT, 0o600))
-        return True
-    except OSError:
-        return False
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def _used_bytes(folder: Path) -> int:
-    total = 0
-    with contextlib.suppress(FileNotFoundError):
-        for entry in os.scandir(folder):
-            with contextlib.suppress(FileNotFoundError):
-                total += entry.stat().st_blocks * 512
-    return total
