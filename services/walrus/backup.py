@@ -15,13 +15,13 @@ import secrets
 import shutil
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from common import shard_file
-from common.errors import CloudError, InvalidArgument, NoCapacity, Unavailable
+from common.errors import CloudError, InvalidArgument, NoCapacity, Unavailable, WrongState
 from common.log import get_logger
 from common.metrics import gauge
 from services.walrus.drivers.base import Pin
@@ -61,13 +61,21 @@ class Backups:
     member: str
     # Of the buckets, as shard_file.py has it.
     part: str = shard_file.WHOLE
+    # Folders that one is being made in: who ends takes away what others brought.
+    _busy: set[Path] = field(default_factory=set)
 
     async def make(self, folder: Path) -> AsyncGenerator[Progress, None]:
-        """Raises InvalidArgument for a folder that Walrus cannot write to, NoCapacity, Unavailable."""
+        """Raises InvalidArgument for a folder that Walrus cannot write to, WrongState while another one is made in it,
+        NoCapacity, Unavailable.
+        """
         if not folder.is_absolute():
             raise InvalidArgument(f"{folder} is no absolute path.")
-        target = folder / self.member
+        target = await _on_disk(folder.resolve) / self.member
+        if target in self._busy:
+            raise WrongState(f"A backup is being made in {folder} already.", code="IncorrectState")
         async with AsyncExitStack() as stack:
+            self._busy.add(target)
+            stack.callback(self._busy.discard, target)
             # Nothing that the copied index needs is deleted meanwhile.
             stack.enter_context(self.store.keeping_garbage())
             await _on_disk(lambda: _prepare(target))

@@ -269,11 +269,21 @@ class Scrubber:
     async def _surplus(self, place: str, pace: Pace) -> AsyncGenerator[Step, None]:
         async for blobs in self.store.blobs.scan():
             named = await self.store.index.named(blobs)
-            surplus = [blob for blob in blobs if blob not in named]
+            # One that was let go meanwhile was reclaimed before the index was asked.
+            surplus = [blob for blob in blobs if blob not in named and await self._is_there(blob)]
             findings = [Finding(kind=Kind.SURPLUS, what=f"blob {blob}", why="nothing needs it") for blob in surplus]
             if findings:
                 yield Step(position="again", findings=findings)
         yield Step(position="")
+
+    async def _is_there(self, blob: BlobId) -> bool:
+        try:
+            async with self.store.blobs.opened(blob):
+                return True
+        except BlobMissing:
+            return False
+        except BlobDamaged:
+            return True
 
 
 def _first(names: Sequence[str], number: int) -> str:

@@ -158,6 +158,20 @@ async def test_one_that_breaks_off_leaves_the_one_before(stage: WalrusStage, tmp
     assert (await backup(stage, tmp_path / "backup"))[-1].complete
 
 
+async def test_two_are_not_made_in_one_folder_at_once(stage: WalrusStage, tmp_path: Path) -> None:
+    for n in range(100):
+        await put_bytes(stage.store, f"k{n}", LARGE[:100])
+    backups = Backups(store=stage.store, images=stage.images, staging=stage.root / "staging", member="walrus-1")
+    first = backups.make(tmp_path / "backup")
+    while not (await anext(first)).blobs:
+        pass
+    await refused("IncorrectState", anext(backups.make(tmp_path / "x" / ".." / "backup")))
+    assert [step async for step in backups.make(tmp_path / "other")][-1].complete
+    assert [step async for step in first][-1].complete
+    await restored(tmp_path / "backup", tmp_path / "second")
+    assert [step async for step in backups.make(tmp_path / "backup")][-1].complete
+
+
 async def test_what_a_running_backup_needs_is_not_reclaimed(stage: WalrusStage, tmp_path: Path) -> None:
     for n in range(100):
         await put_bytes(stage.store, f"k{n}", LARGE[:100])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from common.errors import CloudError
 from mallee.walrus.v1 import service_pb2, upkeep_pb2
 from mallee.walrus.v1.upkeep_pb2_grpc import UpkeepServiceStub
 from services.walrus.drivers.base import BlobId, Pin
+from services.walrus.reclaim import Reclaimer
 from services.walrus.scrub import Finding, Kind, Pace, Scrubber
 from tests.eventually import eventually
 from tests.service.test_walrus_damage import flip
@@ -92,6 +94,21 @@ async def test_damaged_parts_bodies_and_leftovers_are_found(stage: WalrusStage) 
         (Kind.DAMAGED, "row"): ["bucket/row"],
         (Kind.SURPLUS, "blob"): [],
     }
+
+
+async def test_what_is_reclaimed_while_the_scrub_looks_is_not_left_over(stage: WalrusStage) -> None:
+    path = await put_file(stage, "k")
+    whole = stage.store.index.named
+
+    async def overtaken(blobs: Sequence[BlobId]) -> set[BlobId]:
+        if blobs and path.exists():
+            await put_bytes(stage.store, "k", b"small")
+            await Reclaimer(stage.store).collect()
+        return await whole(blobs)
+
+    stage.store.index.named = overtaken  # type: ignore[method-assign]
+    assert await found_by(stage) == []
+    assert not path.exists()
 
 
 async def test_a_damaged_block_names_the_snapshots_that_have_it_and_is_put_right(stage: WalrusStage) -> None:
