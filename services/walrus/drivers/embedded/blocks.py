@@ -14,40 +14,55 @@ from typing import Final, NamedTuple
 from common.errors import WrongState
 from services.walrus.drivers.base import BlobId
 from services.walrus.drivers.blocks import BlockUsage, StoredBlock
-from services.walrus.drivers.embedded import sums
+from services.walrus.drivers.embedded import sums, upkeep
 
 UPLOADING: Final = 0
 SEALED: Final = 1
 
-_STORED = (
-    "SELECT b.digest, p.blob, b.start, b.length, b.size, b.compressed FROM blocks AS b JOIN packs AS p ON p.id = b.pack"
+_BLOCK: Final = f"{sums.BLOCK}, crc"
+_STORED: Final = (
+    ", ".join(f"b.{column}" for column in _BLOCK.split(", "))
+    + ", "
+    + ", ".join(f"p.{column}" for column in f"{sums.PACK}, crc".split(", "))
 )
+_FIND: Final = f"SELECT {_STORED} FROM blocks AS b JOIN packs AS p ON p.id = b.pack"
+_MORE: Final = sums.BLOCKS.change(refs="refs + ?1")
+_BLOCK_COLUMNS: Final = _BLOCK.count(",") + 1
+# More places than there are: a block whose count is lost stays for good.
+_MANY: Final = 1 << 40
 
 
 def begun(db: sqlite3.Connection, name: str, now_ms: int) -> int:
     """The row of an upload: made now, or touched."""
-    row = db.execute("SELECT id, state FROM snapshots WHERE name = ? AND state < 2", (name,)).fetchone()
+    row = db.execute(f"SELECT {sums.SNAPSHOT}, crc FROM snapshots WHERE name = ? AND state < 2", (name,)).fetchone()
     if row is None:
-        made = db.execute("INSERT INTO snapshots (name, state, touched_ms) VALUES (?, 0, ?)", (name, now_ms))
-        assert made.lastrowid is not None
-        describe(db, made.lastrowid, name, "", 0, 0)
-        return made.lastrowid
-    if row[1] != UPLOADING:
+        made = db.execute("INSERT INTO snapshots (name, state, touched_ms) VALUES (?, 0, ?)", (name, now_ms)).lastrowid
+        assert made is not None
+        db.execute(f"UPDATE snapshots SET crc = row_crc({sums.SNAPSHOT}) WHERE id = ?", (made,))
+        return made
+    upload, *_, state, _, _ = sums.whole(row, f"snapshot {name}")
+    if state != UPLOADING:
         raise WrongState(f"{name} is sealed.")
-    db.execute("UPDATE snapshots SET touched_ms = ? WHERE id = ?", (now_ms, row[0]))
-    return int(row[0])
+    db.execute(f"UPDATE snapshots SET {sums.SNAPSHOTS.change(touched_ms='?1')} WHERE id = ?2", (now_ms, upload))
+    return int(upload)
 
 
-def describe(db: sqlite3.Connection, row: int, name: str, account_id: str, size: int, full_bytes: int) -> None:
-    _, _, *said = sums.sealed(row, name, account_id, size, full_bytes)
-    db.execute("UPDATE snapshots SET account_id = ?, size = ?, full_bytes = ?, crc = ? WHERE id = ?", (*said, row))
+def describe(db: sqlite3.Connection, row: int, account_id: str, size: int, full_bytes: int) -> None:
+    what = sums.SNAPSHOTS.change(account_id="?1", size="?2", full_bytes="?3")
+    db.execute(f"UPDATE snapshots SET {what} WHERE id = ?4", (account_id, size, full_bytes, row))
+
+
+def whole_snapshots(db: sqlite3.Connection, which: str, *values: int) -> list[int]:
+    """Of these the ones that are not damaged: what is done to others by themselves would follow from a wrong word."""
+    found = db.execute(f"SELECT {sums.SNAPSHOT}, crc FROM snapshots WHERE {which}", values).fetchall()
+    return [row[0] for row in found if not sums.is_damaged(row)]
 
 
 def claim(db: sqlite3.Connection, name: str, digests: Iterable[bytes], now_ms: int) -> set[bytes]:
     upload = begun(db, name, now_ms)
     missing = set()
     for digest in set(digests):
-        if db.execute("SELECT 1 FROM blocks WHERE digest = ? AND NOT damaged", (digest,)).fetchone():
+        if (known := _known(db, digest)) is not None and not known.damaged:
             _claim(db, upload, digest)
         else:
             missing.add(digest)
@@ -62,14 +77,14 @@ def add(db: sqlite3.Connection, name: str, blocks: Sequence[StoredBlock], now_ms
         pack = _add_pack(db, blocks, sum(block.length for block in new))
         for block in new:
             # One that is damaged keeps who needs it.
+            old = known.get(block.digest, _Known(0, 0, 0, 0))
+            place = (block.digest, pack, block.start, block.length, block.size, int(block.compressed))
             db.execute(
-                "INSERT INTO blocks (digest, pack, start, length, size, compressed, refs) VALUES (?, ?, ?, ?, ?, ?, 0) "
-                "ON CONFLICT DO UPDATE SET pack = excluded.pack, start = excluded.start, length = excluded.length, "
-                "compressed = excluded.compressed, damaged = 0",
-                (block.digest, pack, block.start, block.length, block.size, block.compressed),
+                f"INSERT OR REPLACE INTO blocks ({_BLOCK}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                sums.sealed(*place, old.refs, 0),
             )
-            if block.digest in known:
-                _free(db, known[block.digest].pack, known[block.digest].length)
+            if old.length:
+                _free(db, old.pack, old.length)
     for block in blocks:
         _claim(db, upload, block.digest)
     return bool(new)
@@ -77,36 +92,46 @@ def add(db: sqlite3.Connection, name: str, blocks: Sequence[StoredBlock], now_ms
 
 class _Known(NamedTuple):
     pack: int
+    # 0: nobody knows where it is.
     length: int
+    refs: int
     damaged: int
 
 
 def _known(db: sqlite3.Connection, digest: bytes) -> _Known | None:
-    row = db.execute("SELECT pack, length, damaged FROM blocks WHERE digest = ?", (digest,)).fetchone()
-    return _Known(*row) if row else None
+    """One whose row is damaged is needed for good, and has to come again."""
+    row = db.execute(f"SELECT {_BLOCK} FROM blocks WHERE digest = ?", (digest,)).fetchone()
+    if row is None:
+        return None
+    if sums.is_damaged(row):
+        return _Known(0, 0, _MANY, 1)
+    _, pack, _, length, _, _, refs, damaged, _ = row
+    return _Known(pack, length, refs, damaged)
 
 
 def doubt(db: sqlite3.Connection, digest: bytes) -> None:
-    db.execute("UPDATE blocks SET damaged = 1 WHERE digest = ?", (digest,))
+    db.execute(f"UPDATE blocks SET {sums.BLOCKS.change(damaged='1')} WHERE digest = ?", (digest,))
 
 
 def _add_pack(db: sqlite3.Connection, blocks: Sequence[StoredBlock], live: int) -> int:
     length = max(block.start + block.length for block in blocks)
     blob = bytes.fromhex(blocks[0].pack)
-    made = db.execute("INSERT INTO packs (blob, length, live) VALUES (?, ?, ?)", (blob, length, live))
-    assert made.lastrowid is not None
-    return made.lastrowid
+    made = db.execute("INSERT INTO packs (blob, length, live) VALUES (?, ?, ?)", (blob, length, live)).lastrowid
+    assert made is not None
+    db.execute("UPDATE packs SET crc = ? WHERE id = ?", (sums.row_crc((made, blob, length, live)), made))
+    return made
 
 
 def _claim(db: sqlite3.Connection, upload: int, digest: bytes) -> None:
-    if db.execute("INSERT OR IGNORE INTO claims (snapshot, digest) VALUES (?, ?)", (upload, digest)).rowcount:
+    row = sums.sealed(upload, digest)
+    if db.execute("INSERT OR IGNORE INTO claims (snapshot, digest, crc) VALUES (?, ?, ?)", row).rowcount:
         need(db, {digest: 1})
 
 
 def need(db: sqlite3.Connection, digests: Mapping[bytes, int]) -> None:
     """One place more for each. Raises WrongState (BlockMissing)."""
     for digest, places in digests.items():
-        changed = db.execute("UPDATE blocks SET refs = refs + ? WHERE digest = ?", (places, digest))
+        changed = db.execute(f"UPDATE blocks SET {_MORE} WHERE digest = ?2", (places, digest))
         if changed.rowcount == 0:
             raise WrongState(f"Block {digest.hex()} is not here.", code="BlockMissing")
 
@@ -114,31 +139,34 @@ def need(db: sqlite3.Connection, digests: Mapping[bytes, int]) -> None:
 def unneed(db: sqlite3.Connection, digests: Mapping[bytes, int]) -> None:
     freed: Counter[int] = Counter()
     for digest, places in digests.items():
-        row = db.execute(
-            "UPDATE blocks SET refs = refs - ? WHERE digest = ? RETURNING refs, pack, length", (places, digest)
-        ).fetchone()
-        if row and row[0] <= 0:
+        db.execute(f"UPDATE blocks SET {_MORE} WHERE digest = ?2", (-places, digest))
+        known = _known(db, digest)
+        if known and known.refs <= 0:
             db.execute("DELETE FROM blocks WHERE digest = ?", (digest,))
-            freed[row[1]] += row[2]
+            freed[known.pack] += known.length
     for pack, length in freed.items():
         _free(db, pack, length)
 
 
 def _free(db: sqlite3.Connection, pack: int, length: int) -> None:
-    """Of a pack; one that holds no block any more goes."""
-    db.execute("UPDATE packs SET live = live - ? WHERE id = ?", (length, pack))
-    row = db.execute("DELETE FROM packs WHERE id = ? AND live <= 0 RETURNING blob", (pack,)).fetchone()
-    if row:
-        db.execute("INSERT INTO garbage (blob) VALUES (?)", row)
+    """Of a pack; one that holds no block any more goes. A damaged one stays."""
+    what = sums.PACKS.change(live="live - ?1")
+    row = db.execute(f"UPDATE packs SET {what} WHERE id = ?2 RETURNING {sums.PACK}, crc", (length, pack)).fetchone()
+    if row and not sums.is_damaged(row) and row[3] <= 0:
+        db.execute("DELETE FROM packs WHERE id = ?", (pack,))
+        upkeep.let_go(db, row[1])
 
 
 def find(db: sqlite3.Connection, digests: Iterable[bytes]) -> list[StoredBlock]:
-    rows = (db.execute(f"{_STORED} WHERE b.digest = ?", (digest,)).fetchone() for digest in digests)
+    rows = (db.execute(f"{_FIND} WHERE b.digest = ?", (digest,)).fetchone() for digest in digests)
     return [_stored(row) for row in rows if row]
 
 
-def _stored(row: tuple[bytes, bytes, int, int, int, int]) -> StoredBlock:
-    digest, pack, start, length, size, compressed = row
+def _stored(row: sums.Row) -> StoredBlock:
+    """Of _STORED. Raises an InternalError if the block's row or its pack's is damaged."""
+    what = f"block {row[0].hex()}"
+    digest, _, start, length, size, compressed, _, _ = sums.whole(row[:_BLOCK_COLUMNS], what)
+    _, pack, _, _ = sums.whole(row[_BLOCK_COLUMNS:], what)
     return StoredBlock(
         digest=digest, pack=BlobId(pack.hex()), start=start, length=length, size=size, compressed=bool(compressed)
     )
@@ -146,24 +174,24 @@ def _stored(row: tuple[bytes, bytes, int, int, int, int]) -> StoredBlock:
 
 def drain_claims(db: sqlite3.Connection, limit: int) -> bool:
     """Of uploads that have ended."""
-    rows = db.execute(
-        "SELECT c.snapshot, c.digest FROM snapshots AS s JOIN claims AS c ON c.snapshot = s.id "
-        "WHERE s.draining LIMIT ?",
-        (limit,),
-    ).fetchall()
-    db.executemany("DELETE FROM claims WHERE snapshot = ? AND digest = ?", rows)
-    unneed(db, Counter(digest for _, digest in rows))
-    return bool(rows)
+    rows: list[sums.Row] = []
+    for snapshot in whole_snapshots(db, "draining"):
+        query = f"SELECT {sums.CLAIM}, crc FROM claims WHERE snapshot = ? LIMIT ?"
+        rows += db.execute(query, (snapshot, limit - len(rows))).fetchall()
+    dropped = db.executemany("DELETE FROM claims WHERE snapshot = ? AND digest = ?", [row[:2] for row in rows]).rowcount
+    # Of a damaged one nobody knows which block it was for.
+    unneed(db, Counter(row[1] for row in rows if not sums.is_damaged(row)))
+    return dropped > 0
 
 
 def sparse(db: sqlite3.Connection, limit: int) -> list[BlobId]:
     # Worded as the partial index is, so that it is used.
-    rows = db.execute("SELECT blob FROM packs WHERE live * 4 <= length * 3 ORDER BY id LIMIT ?", (limit,))
-    return [BlobId(blob.hex()) for (blob,) in rows]
+    query = f"SELECT {sums.PACK}, crc FROM packs WHERE live * 4 <= length * 3 ORDER BY id LIMIT ?"
+    return [BlobId(row[1].hex()) for row in db.execute(query, (limit,)) if not sums.is_damaged(row)]
 
 
 def blocks_of(db: sqlite3.Connection, pack: BlobId) -> list[StoredBlock]:
-    return [_stored(row) for row in db.execute(f"{_STORED} WHERE p.blob = ? ORDER BY b.start", (bytes.fromhex(pack),))]
+    return [_stored(row) for row in db.execute(f"{_FIND} WHERE p.blob = ? ORDER BY b.start", (bytes.fromhex(pack),))]
 
 
 def move(db: sqlite3.Connection, blocks: Sequence[StoredBlock], old: BlobId) -> bool:
@@ -174,7 +202,7 @@ def move(db: sqlite3.Connection, blocks: Sequence[StoredBlock], old: BlobId) -> 
     new = _add_pack(db, blocks, 0)
     for block in blocks:
         moved = db.execute(
-            "UPDATE blocks SET pack = ?, start = ? WHERE digest = ? AND pack = ?",
+            f"UPDATE blocks SET {sums.BLOCKS.change(pack='?1', start='?2')} WHERE digest = ?3 AND pack = ?4",
             (new, block.start, block.digest, row[0]),
         )
         live += block.length * moved.rowcount
@@ -182,7 +210,7 @@ def move(db: sqlite3.Connection, blocks: Sequence[StoredBlock], old: BlobId) -> 
     if not live:
         db.execute("DELETE FROM packs WHERE id = ?", (new,))
         return False
-    db.execute("UPDATE packs SET live = ? WHERE id = ?", (live, new))
+    db.execute(f"UPDATE packs SET {sums.PACKS.change(live='?1')} WHERE id = ?2", (live, new))
     return True
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import closing
 from typing import Any
 
 from common.errors import CloudError
+from services.walrus import damage
+from services.walrus.drivers.embedded import sums
 from services.walrus.drivers.events import Event, Waiting
 from services.walrus.drivers.versions import Deletion, Gone
 
@@ -19,9 +22,8 @@ class SqliteEvents:
         self._read = read
 
     async def next(self, target: str, limit: int) -> list[Waiting]:
-        query = "SELECT id, body FROM events WHERE target = ? ORDER BY id LIMIT ?"
-        found = await self._read(lambda db: db.execute(query, (target, limit)).fetchall())
-        return [Waiting(id=row[0], event=Event(target=target, body=row[1])) for row in found]
+        found: list[Waiting] = await self._read(lambda db: _next(db, target, limit))
+        return found
 
     async def forget(self, target: str, up_to: int) -> None:
         query = "DELETE FROM events WHERE target = ? AND id <= ?"
@@ -33,7 +35,24 @@ class SqliteEvents:
 
 
 def add(db: sqlite3.Connection, events: Sequence[Event]) -> None:
-    db.executemany("INSERT INTO events (target, body) VALUES (?, ?)", [(one.target, one.body) for one in events])
+    for one in events:
+        made = db.execute("INSERT INTO events (target, body) VALUES (?, ?)", (one.target, one.body)).lastrowid
+        db.execute("UPDATE events SET crc = ? WHERE id = ?", (sums.row_crc((made, one.target, one.body)), made))
+
+
+def _next(db: sqlite3.Connection, target: str, limit: int) -> list[Waiting]:
+    """Without those that are damaged: they go with the next one that is delivered."""
+    query = f"SELECT {sums.EVENT}, crc FROM events WHERE target = ? ORDER BY id"
+    found: list[Waiting] = []
+    with closing(db.execute(query, (target,))) as cursor:
+        for row in cursor:
+            if sums.is_damaged(row):
+                damage.found_row(f"a notification to {target}")
+            else:
+                found.append(Waiting(id=row[0], event=Event(target=target, body=row[2])))
+            if len(found) == limit:
+                break
+    return found
 
 
 def add_of(db: sqlite3.Connection, deletions: Sequence[Deletion], outcomes: Sequence[Gone | CloudError]) -> None:

@@ -234,4 +234,4 @@ class SqliteIndex:
             db.execute("PRAGMA busy_timeout = 10000")
             db.execute("PRAGMA cache_size = -16384")
             self._local.db = db
-        return query(db)
+        return sums.told(db, query)

@@ -20,6 +20,8 @@ from services.walrus.drivers.embedded import blocks, sums
 PAGE_BLOCKS: Final = 256
 _ZERO: Final = bytes(DIGEST_BYTES)
 _SNAPSHOT: Final = f"{sums.SNAPSHOT}, crc"
+_ENDED: Final = sums.SNAPSHOTS.change(state="1", draining="1")
+_FORGOTTEN: Final = sums.SNAPSHOTS.change(state="2", draining="1")
 # Rows of a manifest, each with its page.
 _NUMBERED: Final = (
     "m.snapshot, m.number, m.page, m.crc, p.blocks, p.digests, p.crc "
@@ -80,8 +82,9 @@ def _add_page(db: sqlite3.Connection, digests: bytes) -> int | None:
         return None
     blocks.need(db, places)
     page = sums.sealed(places.total(), digests)
-    made = db.execute("INSERT INTO pages (refs, blocks, digests, crc) VALUES (1, ?, ?, ?)", page)
-    return made.lastrowid
+    made = db.execute("INSERT INTO pages (refs, blocks, digests, crc) VALUES (1, ?, ?, ?)", page).lastrowid
+    db.execute("UPDATE pages SET refs_crc = ? WHERE id = ?", (sums.row_crc((made, 1)), made))
+    return made
 
 
 def _needs(digests: bytes) -> Counter[bytes]:
@@ -96,8 +99,8 @@ def seal(db: sqlite3.Connection, manifest: Sealed, base: str, now_ms: int) -> Se
         _share(db, _sealed_row(db, base)[0], upload)
     db.execute("DELETE FROM manifests WHERE snapshot = ? AND page IS NULL", (upload,))
     full_bytes = _full_bytes(db, upload, manifest.size)
-    blocks.describe(db, upload, manifest.snapshot_id, manifest.account_id, manifest.size, full_bytes)
-    db.execute("UPDATE snapshots SET state = 1, draining = 1 WHERE id = ?", (upload,))
+    blocks.describe(db, upload, manifest.account_id, manifest.size, full_bytes)
+    db.execute(f"UPDATE snapshots SET {_ENDED} WHERE id = ?", (upload,))
     return replace(manifest, full_bytes=full_bytes)
 
 
@@ -107,7 +110,7 @@ def _share(db: sqlite3.Connection, source: int, target: int) -> None:
         sums.whole(row, f"page {row[1]} of a snapshot")
     others = "SELECT number FROM manifests WHERE snapshot = ?2"
     db.execute(
-        "UPDATE pages SET refs = refs + 1 WHERE id IN "
+        f"UPDATE pages SET {sums.PAGES_SHARED.change(refs='refs + 1')} WHERE id IN "
         f"(SELECT page FROM manifests WHERE snapshot = ?1 AND number NOT IN ({others}))",
         (source, target),
     )
@@ -140,7 +143,7 @@ def sealed(db: sqlite3.Connection, name: str) -> Sealed | None:
     row = db.execute(f"SELECT {_SNAPSHOT} FROM snapshots WHERE name = ? AND state = 1", (name,)).fetchone()
     if row is None:
         return None
-    _, _, account_id, size, full_bytes = sums.whole(row, f"snapshot {name}")
+    _, _, account_id, size, full_bytes, *_ = sums.whole(row, f"snapshot {name}")
     return Sealed(snapshot_id=name, account_id=account_id, size=size, full_bytes=full_bytes)
 
 
@@ -160,8 +163,8 @@ def copy(db: sqlite3.Connection, source: str, new: Sealed, now_ms: int) -> Seale
     row, size, full_bytes = _sealed_row(db, source)
     target = blocks.begun(db, new.snapshot_id, now_ms)
     _share(db, row, target)
-    blocks.describe(db, target, new.snapshot_id, new.account_id, size, full_bytes)
-    db.execute("UPDATE snapshots SET state = 1, draining = 1 WHERE id = ?", (target,))
+    blocks.describe(db, target, new.account_id, size, full_bytes)
+    db.execute(f"UPDATE snapshots SET {_ENDED} WHERE id = ?", (target,))
     return replace(new, size=size, full_bytes=full_bytes)
 
 
@@ -169,7 +172,7 @@ def _sealed_row(db: sqlite3.Connection, name: str) -> tuple[int, int, int]:
     row = db.execute(f"SELECT {_SNAPSHOT} FROM snapshots WHERE name = ? AND state = 1", (name,)).fetchone()
     if row is None:
         raise missing(name)
-    snapshot, _, _, size, full_bytes = sums.whole(row, f"snapshot {name}")
+    snapshot, _, _, size, full_bytes, *_ = sums.whole(row, f"snapshot {name}")
     return snapshot, size, full_bytes
 
 
@@ -178,48 +181,56 @@ def missing(name: str) -> NotFound:
 
 
 def forget(db: sqlite3.Connection, name: str) -> None:
-    db.execute("UPDATE snapshots SET state = 2, draining = 1 WHERE name = ? AND state < 2", (name,))
+    db.execute(f"UPDATE snapshots SET {_FORGOTTEN} WHERE name = ? AND state < 2", (name,))
 
 
 def forget_idle(db: sqlite3.Connection, before_ms: int) -> int:
-    query = "UPDATE snapshots SET state = 2, draining = 1 WHERE state = 0 AND touched_ms < ?"
-    return db.execute(query, (before_ms,)).rowcount
+    idle = blocks.whole_snapshots(db, f"state = {blocks.UPLOADING} AND touched_ms < ?", before_ms)
+    for snapshot in idle:
+        db.execute(f"UPDATE snapshots SET {_FORGOTTEN} WHERE id = ?", (snapshot,))
+    return len(idle)
 
 
 def draining(db: sqlite3.Connection) -> bool:
-    return db.execute("SELECT 1 FROM snapshots WHERE draining LIMIT 1").fetchone() is not None
+    return bool(blocks.whole_snapshots(db, "draining"))
 
 
 def drain(db: sqlite3.Connection, limit: int) -> bool:
     if blocks.drain_claims(db, limit):
         return True
     # None has claims any more.
-    db.execute("UPDATE snapshots SET draining = 0 WHERE draining AND state = 1")
-    row = db.execute("SELECT id FROM snapshots WHERE draining LIMIT 1").fetchone()
-    if row is None:
+    db.execute(f"UPDATE snapshots SET {sums.SNAPSHOTS.change(draining='0')} WHERE draining AND state = {blocks.SEALED}")
+    ended = blocks.whole_snapshots(db, "draining")
+    if not ended:
         return False
     at_once = max(1, limit // PAGE_BLOCKS)
-    if _drop_pages(db, row[0], at_once) < at_once:
-        db.execute("DELETE FROM snapshots WHERE id = ?", row)
+    if _drop_pages(db, ended[0], at_once) < at_once:
+        db.execute("DELETE FROM snapshots WHERE id = ?", (ended[0],))
     return True
 
 
 def _drop_pages(db: sqlite3.Connection, snapshot: int, limit: int) -> int:
     dropped = db.execute(
-        "SELECT number, page FROM manifests WHERE snapshot = ? ORDER BY number LIMIT ?", (snapshot, limit)
+        f"SELECT {sums.MANIFEST}, crc FROM manifests WHERE snapshot = ? ORDER BY number LIMIT ?", (snapshot, limit)
     ).fetchall()
-    for number, page in dropped:
+    for row in dropped:
+        _, number, page, _ = row
         db.execute("DELETE FROM manifests WHERE snapshot = ? AND number = ?", (snapshot, number))
-        _drop_page(db, page)
+        # Nobody knows which page a damaged one had: it stays.
+        if not sums.is_damaged(row):
+            _drop_page(db, page)
     return len(dropped)
 
 
 def _drop_page(db: sqlite3.Connection, page: int | None) -> None:
     found = db.execute(
-        "UPDATE pages SET refs = refs - 1 WHERE id = ? RETURNING refs, blocks, digests, crc", (page,)
+        f"UPDATE pages SET {sums.PAGES_SHARED.change(refs='refs - 1')} WHERE id = ? "
+        f"RETURNING {sums.SHARED}, refs_crc, {sums.PAGE}, crc",
+        (page,),
     ).fetchone()
-    if found and found[0] <= 0:
+    # One whose count is damaged may be others' as well.
+    if found and found[1] <= 0 and not sums.is_damaged(found[:3]):
         db.execute("DELETE FROM pages WHERE id = ?", (page,))
         # Of a damaged one nobody knows which blocks it needed: they stay.
-        if not sums.is_damaged(found[1:]):
-            blocks.unneed(db, _needs(found[2]))
+        if not sums.is_damaged(found[3:]):
+            blocks.unneed(db, _needs(found[4]))

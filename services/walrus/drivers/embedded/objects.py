@@ -10,6 +10,7 @@ from common.errors import CloudError
 from services.walrus import errors
 from services.walrus.drivers.base import Bucket, Inline, Object, Usage
 from services.walrus.drivers.embedded import quotas, rows, sums, versions
+from services.walrus.drivers.embedded.sums import Row
 from services.walrus.drivers.versions import Expectation, Marker
 
 
@@ -52,12 +53,19 @@ def find_bucket(db: sqlite3.Connection, name: str) -> Bucket | None:
 
 def all_buckets(db: sqlite3.Connection) -> dict[str, Bucket | CloudError | None]:
     """By name; the error of one that is damaged."""
-    return {name: standing(db, name) for (name,) in db.execute("SELECT name FROM buckets").fetchall()}
+    return {row[1]: _standing(db, row) for row in db.execute(f"SELECT {rows.BUCKET} FROM buckets").fetchall()}
 
 
 def standing(db: sqlite3.Connection, name: str) -> Bucket | CloudError | None:
     try:
         return find_bucket(db, name)
+    except CloudError as error:
+        return error
+
+
+def _standing(db: sqlite3.Connection, row: Row) -> Bucket | CloudError:
+    try:
+        return _configured(db, rows.bucket(row))
     except CloudError as error:
         return error
 
@@ -109,7 +117,7 @@ def put_object(db: sqlite3.Connection, bucket: Bucket, new: Object, expect: Expe
         content = new.content.body
         body = db.execute("INSERT INTO bodies (body, crc) VALUES (?, ?)", (content, sums.crc_of(content))).lastrowid
     db.execute(
-        f"INSERT INTO objects ({rows.STORED}) VALUES ({rows.marks(rows.STORED)})",
+        f"INSERT INTO objects ({rows.OBJECT}) VALUES ({rows.marks(rows.OBJECT)})",
         rows.object_values(bucket.id, new, rank, body),
     )
 

@@ -46,7 +46,7 @@ class SqliteQuotas:
         return await self._read(lambda db: [account_id for account_id, _ in _quotas(db, "bucket = 0")])
 
     async def elsewhere(self) -> dict[str, Elsewhere]:
-        return await self._read(_elsewhere)
+        return await self._read(_elsewhere_whole)
 
     async def put_elsewhere(self, held: Mapping[str, Elsewhere]) -> None:
         await self._change(lambda db: _put_elsewhere(db, held))
@@ -130,14 +130,21 @@ def _check(db: sqlite3.Connection, bucket: int, size: int, objects: int) -> None
 
 
 def _elsewhere(db: sqlite3.Connection, which: str = "TRUE", *values: str) -> dict[str, Elsewhere]:
-    rows = db.execute(f"SELECT account_id, objects, bytes FROM elsewhere WHERE {which}", values).fetchall()
-    return {account_id: Elsewhere(objects=objects, size=size) for account_id, objects, size in rows}
+    rows = db.execute(f"SELECT {sums.ELSEWHERE}, crc FROM elsewhere WHERE {which}", values).fetchall()
+    each = (sums.whole(row, f"what account {row[0]} holds elsewhere") for row in rows)
+    return {account_id: Elsewhere(objects=objects, size=size) for account_id, objects, size in each}
+
+
+def _elsewhere_whole(db: sqlite3.Connection) -> dict[str, Elsewhere]:
+    """Nothing of a damaged row: what comes next replaces it."""
+    rows = db.execute(f"SELECT {sums.ELSEWHERE}, crc FROM elsewhere").fetchall()
+    return {row[0]: Elsewhere(objects=row[1], size=row[2]) for row in rows if not sums.is_damaged(row)}
 
 
 def _put_elsewhere(db: sqlite3.Connection, held: Mapping[str, Elsewhere]) -> None:
     db.execute("DELETE FROM elsewhere")
-    rows = [(account_id, one.objects, one.size) for account_id, one in held.items()]
-    db.executemany("INSERT INTO elsewhere (account_id, objects, bytes) VALUES (?, ?, ?)", rows)
+    rows = [sums.sealed(account_id, one.objects, one.size) for account_id, one in held.items()]
+    db.executemany(f"INSERT INTO elsewhere ({sums.ELSEWHERE}, crc) VALUES (?, ?, ?, ?)", rows)
 
 
 def _quotas(db: sqlite3.Connection, which: str, *values: str | int) -> dict[tuple[str, int], Quota]:

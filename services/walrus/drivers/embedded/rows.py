@@ -30,9 +30,6 @@ _NO_CHECKSUM = Checksum(algorithm="", value="")
 
 SUMMARY = "key, size, etag, modified_ms, algorithm, composite, storage_class, version, owner"
 OBJECT = f"{sums.OBJECT}, crc"
-MARKER = "key, version, modified_ms, owner"
-# All that the tables of newest and of other versions share.
-STORED = f"bucket, {OBJECT}, storage_class, rank"
 BUCKET = f"{sums.BUCKET}, crc"
 CONFIG = f"{sums.CONFIG}, crc"
 UPLOAD = f"{sums.UPLOAD}, crc"
@@ -54,11 +51,7 @@ def summary(row: Row, *, latest: bool = True) -> Summary:
     )
 
 
-def marker(row: Row) -> Marker:
-    return Marker(key=row[0], version_id=row[1], modified_ms=row[2], owner_id=row[3])
-
-
-def object_of(found: Row) -> Object:
+def object_of(found: Row) -> Object | Marker:
     """Of OBJECT, with `body` and `crc` of its body behind it.
 
     Raises BodyDamaged, also if the row itself is not what was written.
@@ -67,6 +60,9 @@ def object_of(found: Row) -> Object:
     if sums.is_damaged(row):
         raise BodyDamaged("its row in the index is not what was written")
     key, size, etag, modified_ms, algorithm, composite, checksum, body, blob, upload, part_count, attributes = row[:12]
+    *_, marker = row[12:17]
+    if marker:
+        return Marker(key=key, version_id=row[12], modified_ms=modified_ms, owner_id=row[17])
     content: Content
     if blob is not None:
         content = Single(blob=BlobId(blob.hex()))
@@ -85,7 +81,7 @@ def object_of(found: Row) -> Object:
         attributes=attributes_of(attributes),
         content=content,
         version_id=row[12],
-        **_extras_of(row[13:]),
+        **_extras_of(row[17:]),
     )
 
 
@@ -97,8 +93,8 @@ def _inline(row: int, body: bytes | None, crc: int | None) -> Inline:
     return Inline(body=body)
 
 
-def object_values(bucket_id: int, new: Object, rank: int, body: int | None) -> Row:
-    """For STORED. `body`: of an inline one that is not empty."""
+def object_values(bucket_id: int, new: Object, rank: int, body: int | None = None, *, marker: bool = False) -> Row:
+    """For OBJECT. `body`: of an inline one that is not empty."""
     blob: bytes | None = None
     upload: str | None = None
     part_count = 0
@@ -108,7 +104,7 @@ def object_values(bucket_id: int, new: Object, rank: int, body: int | None) -> R
         case Assembled(upload_id=upload, part_count=part_count):
             pass
     checksum = new.checksum or _NO_CHECKSUM
-    values = (
+    return sums.sealed(
         new.key,
         new.size,
         new.etag,
@@ -122,10 +118,12 @@ def object_values(bucket_id: int, new: Object, rank: int, body: int | None) -> R
         part_count,
         attributes_text(new.attributes),
         new.version_id,
+        bucket_id,
+        new.attributes.headers.get("StorageClass", "STANDARD"),
+        rank,
+        int(marker),
         *extras_values(new),
     )
-    storage_class = new.attributes.headers.get("StorageClass", "STANDARD")
-    return (bucket_id, *sums.sealed(*values), storage_class, rank)
 
 
 def extras_values(extras: Extras) -> Row:

@@ -10,7 +10,7 @@ import sqlite3
 from typing import Final
 
 from services.walrus.drivers.base import StoreTooNew
-from services.walrus.drivers.embedded import quotas, sums
+from services.walrus.drivers.embedded import quotas, sums, upkeep
 
 # One entry per version, oldest first. Released ones never change: what comes later is appended.
 MIGRATIONS: Final[tuple[str, ...]] = (
@@ -279,6 +279,39 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         bytes INTEGER NOT NULL
     ) WITHOUT ROWID;
     """,
+    # Of all that a row says, and of the rows that had none. One that is damaged already stays so.
+    """
+    ALTER TABLE objects ADD COLUMN marker INTEGER NOT NULL DEFAULT 0;
+    UPDATE objects SET crc = row_crc(key, size, etag, modified_ms, algorithm, composite, checksum, body, blob, upload,
+        part_count, attributes, version, bucket, storage_class, rank, marker, owner, tags, acl, retention, legal_hold,
+        encryption)
+        WHERE crc = row_crc(key, size, etag, modified_ms, algorithm, composite, checksum, body, blob, upload,
+        part_count, attributes, version, owner, tags, acl, retention, legal_hold, encryption);
+    UPDATE versions SET crc = row_crc(key, size, etag, modified_ms, algorithm, composite, checksum, body, blob, upload,
+        part_count, attributes, version, bucket, storage_class, rank, marker, owner, tags, acl, retention, legal_hold,
+        encryption)
+        WHERE crc = row_crc(key, size, etag, modified_ms, algorithm, composite, checksum, body, blob, upload,
+        part_count, attributes, version, owner, tags, acl, retention, legal_hold, encryption);
+    UPDATE snapshots SET crc = row_crc(id, name, account_id, size, full_bytes, state, draining, touched_ms)
+        WHERE crc = row_crc(id, name, account_id, size, full_bytes);
+
+    ALTER TABLE events ADD COLUMN crc INTEGER;
+    ALTER TABLE notes ADD COLUMN crc INTEGER;
+    ALTER TABLE garbage ADD COLUMN crc INTEGER;
+    ALTER TABLE elsewhere ADD COLUMN crc INTEGER;
+    ALTER TABLE pages ADD COLUMN refs_crc INTEGER;
+    ALTER TABLE packs ADD COLUMN crc INTEGER;
+    ALTER TABLE blocks ADD COLUMN crc INTEGER;
+    ALTER TABLE claims ADD COLUMN crc INTEGER;
+    UPDATE events SET crc = row_crc(id, target, body);
+    UPDATE notes SET crc = row_crc(name, text);
+    UPDATE garbage SET crc = row_crc(blob);
+    UPDATE elsewhere SET crc = row_crc(account_id, objects, bytes);
+    UPDATE pages SET refs_crc = row_crc(id, refs);
+    UPDATE packs SET crc = row_crc(id, blob, length, live);
+    UPDATE blocks SET crc = row_crc(digest, pack, start, length, size, compressed, refs, damaged);
+    UPDATE claims SET crc = row_crc(snapshot, digest);
+    """,
 )
 
 
@@ -290,4 +323,5 @@ def migrate(db: sqlite3.Connection) -> None:
     sums.know_sums(db)
     for number in range(version, len(MIGRATIONS)):
         db.executescript(f"BEGIN IMMEDIATE; {MIGRATIONS[number]}; PRAGMA user_version = {number + 1}; COMMIT;")
-    quotas.mend(db)
+    sums.told(db, quotas.mend)
+    sums.told(db, upkeep.mend)

@@ -1,27 +1,28 @@
 """The checksums of the index's rows: what they are of, how they are compared, and all of them looked at.
 
-Each row that says something by itself ends with the CRC64NVME of what it says, as SQLite keeps numbers: signed. Bytes
-of bodies have theirs beside them, blocks of snapshots are named by their content.
+Each row ends with the CRC64NVME of what it says, as SQLite keeps numbers: signed. What changes often has one of its own
+beside what is long. Bytes of bodies have theirs beside them, blocks of snapshots are named by their content.
 """
 
 from __future__ import annotations
 
 import ast
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from common.errors import CloudError
 from services.walrus import damage
 from services.walrus.drivers.embedded import pieces
 
 Row = tuple[Any, ...]
+Result = TypeVar("Result")
 
 EXTRAS: Final = "owner, tags, acl, retention, legal_hold, encryption"
 OBJECT: Final = (
     "key, size, etag, modified_ms, algorithm, composite, checksum, body, blob, upload, part_count, attributes, "
-    f"version, {EXTRAS}"
+    f"version, bucket, storage_class, rank, marker, {EXTRAS}"
 )
 BUCKET: Final = "id, name, account_id, owner_id, created_ms"
 HELD: Final = "id, objects, bytes, part_bytes"
@@ -34,9 +35,18 @@ PART: Final = "upload, number, size, etag, modified_ms, algorithm, checksum, blo
 COMPLETION: Final = "bucket, key, upload, etag, algorithm, checksum, composite, completed_ms, version"
 PIN: Final = "image_id, sha256, size, format, virtual_size, account_id, source"
 QUOTA: Final = "account_id, bucket, bytes, objects"
-SNAPSHOT: Final = "id, name, account_id, size, full_bytes"
+ELSEWHERE: Final = "account_id, objects, bytes"
+EVENT: Final = "id, target, body"
+NOTE: Final = "name, text"
+# Its id is a place in a queue, and says nothing.
+GARBAGE: Final = "blob"
+SNAPSHOT: Final = "id, name, account_id, size, full_bytes, state, draining, touched_ms"
 MANIFEST: Final = "snapshot, number, page"
 PAGE: Final = "blocks, digests"
+SHARED: Final = "id, refs"
+PACK: Final = "id, blob, length, live"
+BLOCK: Final = "digest, pack, start, length, size, compressed, refs, damaged"
+CLAIM: Final = "snapshot, digest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +58,18 @@ class Summed:
     columns: str
     crc: str = "crc"
 
+    def change(self, **changes: str) -> str:
+        """What an UPDATE sets, by column. The checksum of a damaged row stays wrong: damage is never sealed."""
+        new = ", ".join(changes.get(column, column) for column in self.columns.split(", "))
+        setting = ", ".join(f"{column} = {value}" for column, value in changes.items())
+        crc = f"CASE {self.crc} WHEN row_crc({self.columns}) THEN row_crc({new}) ELSE {self.crc} END"
+        return f"{setting}, {self.crc} = {crc}"
+
+
+SNAPSHOTS: Final = Summed("snapshots", "id", SNAPSHOT)
+PAGES_SHARED: Final = Summed("pages", "id", SHARED, "refs_crc")
+PACKS: Final = Summed("packs", "id", PACK)
+BLOCKS: Final = Summed("blocks", "digest", BLOCK)
 
 TABLES: Final = (
     Summed("objects", "bucket, key, rank", OBJECT),
@@ -60,9 +82,17 @@ TABLES: Final = (
     Summed("completions", "bucket, key, upload", COMPLETION),
     Summed("pins", "image_id", PIN),
     Summed("quotas", "account_id, bucket", QUOTA),
-    Summed("snapshots", "id", SNAPSHOT),
+    Summed("elsewhere", "account_id", ELSEWHERE),
+    Summed("events", "id", EVENT),
+    Summed("notes", "name", NOTE),
+    Summed("garbage", "id", GARBAGE),
+    SNAPSHOTS,
     Summed("manifests", "snapshot, number", MANIFEST),
     Summed("pages", "id", PAGE),
+    PAGES_SHARED,
+    PACKS,
+    BLOCKS,
+    Summed("claims", "snapshot, digest", CLAIM),
 )
 
 
@@ -96,6 +126,27 @@ def whole(row: Row, what: str) -> Row:
 
 def unsound(what: str) -> CloudError:
     return damage.found_row(what)
+
+
+def told(db: sqlite3.Connection, query: Callable[[sqlite3.Connection], Result], *, again: str = "SELECT 1") -> Result:
+    """What the query gives. Text that flipped bits made none is no error of SQLite's, but comes as some other text: so
+    the checksum of its row tells. `again`: run before a second try.
+    """
+    try:
+        return query(db)
+    except sqlite3.OperationalError as error:
+        if "decode" not in str(error):
+            raise
+    db.execute(again)
+    db.text_factory = _text
+    try:
+        return query(db)
+    finally:
+        db.text_factory = str
+
+
+def _text(stored: bytes) -> str:
+    return stored.decode("utf-8", "replace")
 
 
 def know_sums(db: sqlite3.Connection) -> None:

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
+from itertools import islice
 
 from services.walrus.drivers.base import BlobId, Pin
-from services.walrus.drivers.embedded import rows
+from services.walrus.drivers.embedded import rows, sums
+
+
+def let_go(db: sqlite3.Connection, blob: bytes) -> None:
+    db.execute("INSERT INTO garbage (blob, crc) VALUES (?, ?)", sums.sealed(blob))
 
 
 def garbage(db: sqlite3.Connection, limit: int) -> list[BlobId]:
-    return [BlobId(blob.hex()) for (blob,) in db.execute("SELECT blob FROM garbage ORDER BY id LIMIT ?", (limit,))]
+    """What a damaged row names is not deleted."""
+    with closing(db.execute(f"SELECT {sums.GARBAGE}, crc FROM garbage ORDER BY id")) as found:
+        return [BlobId(row[0].hex()) for row in islice((row for row in found if not sums.is_damaged(row)), limit)]
+
+
+def mend(db: sqlite3.Connection) -> None:
+    """Forgets damaged rows of garbage: a file that nobody names is found and deleted without them."""
+    for number, *row in db.execute(f"SELECT id, {sums.GARBAGE}, crc FROM garbage").fetchall():
+        if sums.is_damaged(tuple(row)):
+            db.execute("DELETE FROM garbage WHERE id = ?", (number,))
 
 
 def forget_garbage(db: sqlite3.Connection, blobs: Sequence[BlobId]) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 from common.errors import Stale
 from services.walrus import errors
 from services.walrus.drivers.base import Assembled, Bucket, Completion, Object, Part, Upload
-from services.walrus.drivers.embedded import objects, quotas, rows, sums, versions
+from services.walrus.drivers.embedded import objects, quotas, rows, sums, upkeep, versions
 from services.walrus.drivers.versions import Expectation
 from services.walrus.object import PART_COUNT
 
@@ -40,7 +40,7 @@ def put_part(db: sqlite3.Connection, upload: Upload, part: Part) -> None:
     which = (upload.id, part.number)
     old = db.execute("SELECT blob, size FROM parts WHERE upload = ? AND number = ?", which).fetchone()
     if old:
-        db.execute("INSERT INTO garbage (blob) VALUES (?)", old[:1])
+        upkeep.let_go(db, old[0])
     quotas.count(db, upload.bucket_id, part_bytes=part.size - (old[1] if old else 0))
     db.execute(
         f"INSERT OR REPLACE INTO parts ({rows.PART}) VALUES ({rows.marks(rows.PART)})",
@@ -111,7 +111,7 @@ def complete_upload(
         )
         start += part.size
     for number, blob in stored.items():
-        db.execute("INSERT INTO garbage (blob) VALUES (?)", (blob,))
+        upkeep.let_go(db, blob)
         db.execute("DELETE FROM parts WHERE upload = ? AND number = ?", (upload.id, number))
     objects.put_object(db, bucket, new, expect)
     _forget_upload(db, upload)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from common.errors import CloudError
 from services.walrus import damage, errors
 from services.walrus.drivers.base import Attributes, BodyDamaged, Bucket, Inline, Object
-from services.walrus.drivers.embedded import quotas, rows
+from services.walrus.drivers.embedded import quotas, rows, upkeep
 from services.walrus.drivers.versions import (
     NULL,
     Bypass,
@@ -31,10 +31,7 @@ _STANDING = "version, rank, etag, size, modified_ms, retention, legal_hold, body
 # A row and its body in one statement: between two of their own a writer could replace both.
 _FOUND = ", ".join(f"o.{column}" for column in rows.OBJECT.split(", ")) + ", b.body, b.crc"
 _NEWEST = f"SELECT {_FOUND} FROM objects AS o LEFT JOIN bodies AS b ON b.id = o.body WHERE o.bucket = ? AND o.key = ?"
-_OTHER = (
-    f"SELECT {_FOUND}, o.marker FROM versions AS o LEFT JOIN bodies AS b ON b.id = o.body "
-    "WHERE o.bucket = ? AND o.key = ? AND o.version = ?"
-)
+_OTHER = f"SELECT {_FOUND} FROM versions AS o LEFT JOIN bodies AS b ON b.id = o.body WHERE o.bucket = ? AND o.key = ?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +69,10 @@ def _found(
     if row is not None and version_id in (None, row[12]):
         return "objects", rows.object_of(row)
     if version_id is None:
-        row = db.execute(
-            f"SELECT {rows.MARKER} FROM versions WHERE bucket = ? AND key = ? ORDER BY rank LIMIT 1", (bucket.id, key)
-        ).fetchone()
-        return "versions", rows.marker(row) if row else None
-    row = db.execute(_OTHER, (bucket.id, key, version_id)).fetchone()
-    if row is None:
-        return "versions", None
-    if row[-1]:
-        return "versions", Marker(key=key, version_id=row[12], modified_ms=row[3], owner_id=row[13])
-    return "versions", rows.object_of(row[:-1])
+        row = db.execute(f"{_OTHER} ORDER BY o.rank LIMIT 1", (bucket.id, key)).fetchone()
+    else:
+        row = db.execute(f"{_OTHER} AND o.version = ?", (bucket.id, key, version_id)).fetchone()
+    return "versions", rows.object_of(row) if row else None
 
 
 def rank_of(db: sqlite3.Connection, bucket: Bucket, key: bytes, version_id: str) -> int | None:
@@ -150,7 +141,7 @@ def delete(
 
 
 def discard_parts(db: sqlite3.Connection, upload: str) -> None:
-    db.execute("INSERT INTO garbage (blob) SELECT blob FROM parts WHERE upload = ?", (upload,))
+    db.execute("INSERT INTO garbage (blob, crc) SELECT blob, row_crc(blob) FROM parts WHERE upload = ?", (upload,))
     db.execute("DELETE FROM parts WHERE upload = ?", (upload,))
 
 
@@ -170,8 +161,8 @@ def _put_marker(db: sqlite3.Connection, bucket: Bucket, marker: Marker, expect: 
         owner_id=marker.owner_id,
     )
     db.execute(
-        f"INSERT INTO versions ({rows.STORED}, marker) VALUES ({rows.marks(rows.STORED)}, 1)",
-        rows.object_values(bucket.id, row, rank, None),
+        f"INSERT INTO versions ({rows.OBJECT}) VALUES ({rows.marks(rows.OBJECT)})",
+        rows.object_values(bucket.id, row, rank, marker=True),
     )
     return Gone.MARKER, count - 1, size
 
@@ -214,7 +205,7 @@ def _discard(db: sqlite3.Connection, bucket: Bucket, key: bytes, gone: Standing)
     if gone.body is not None:
         db.execute("DELETE FROM bodies WHERE id = ?", (gone.body,))
     if gone.blob is not None:
-        db.execute("INSERT INTO garbage (blob) VALUES (?)", (gone.blob,))
+        upkeep.let_go(db, gone.blob)
     if gone.upload is not None:
         discard_parts(db, gone.upload)
 
@@ -222,5 +213,5 @@ def _discard(db: sqlite3.Connection, bucket: Bucket, key: bytes, gone: Standing)
 def _move(db: sqlite3.Connection, bucket: Bucket, key: bytes, rank: int, *, source: str, target: str) -> None:
     place = (bucket.id, key, rank)
     which = "WHERE bucket = ? AND key = ? AND rank = ?"
-    db.execute(f"INSERT INTO {target} ({rows.STORED}) SELECT {rows.STORED} FROM {source} {which}", place)
+    db.execute(f"INSERT INTO {target} ({rows.OBJECT}) SELECT {rows.OBJECT} FROM {source} {which}", place)
     db.execute(f"DELETE FROM {source} {which}", place)

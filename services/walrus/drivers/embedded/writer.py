@@ -20,6 +20,7 @@ from typing import Any, Final, TypeVar
 from common.errors import CloudError
 from common.threads import ended
 from services.walrus import errors
+from services.walrus.drivers.embedded import sums
 from services.walrus.drivers.embedded.schema import migrate
 
 Result = TypeVar("Result")
@@ -149,7 +150,7 @@ def _lay_out(log: Path, size: int) -> None:
 def _take_step(db: sqlite3.Connection, waiting: _Waiting) -> None:
     db.execute("SAVEPOINT step")
     try:
-        waiting.result = waiting.step(db)
+        waiting.result = sums.told(db, waiting.step, again="ROLLBACK TO step")
     except (CloudError, *_BUGS) as error:
         waiting.error = error
         db.execute("ROLLBACK TO step")
