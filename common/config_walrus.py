@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from common.shards import MOST, Shards
 
@@ -24,6 +24,10 @@ class EventTargetConfig:
         if not re.match(r"https?://[^/]", self.url):
             raise ValueError(f"url: expected http://host:port/path, found {self.url!r}")
 
+
+# What CreateBucket makes where the request does not say: as AWS does today, or as it did before April 2023, when ACLs
+# counted and nothing was kept from the public.
+NewBuckets = Literal["present", "before-2023"]
 
 # Where the ports of further processes of Walrus begin, less one, above that of the first: behind those of all else.
 _PORTS_ABOVE: Final = 159
@@ -47,6 +51,7 @@ class WalrusConfig:
     lifecycle_day_s: float = 86400.0
     # How often server access logs become objects of their target buckets.
     access_log_s: float = 300.0
+    new_buckets: NewBuckets = "present"
     event_targets: tuple[EventTargetConfig, ...] = ()
 
     def __post_init__(self) -> None:

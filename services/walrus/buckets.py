@@ -38,7 +38,7 @@ async def create_bucket(
         account_id=owner.account_id,
         owner_id=owner.canonical_user_id,
         created_ms=(now := store.now_ms()),
-        configs=_first_configs(request, owner),
+        configs=_first_configs(store, request, owner),
     )
     if bucket.account_id != owner.account_id:
         raise errors.bucket_taken(bucket.name)
@@ -51,8 +51,8 @@ async def create_bucket(
     return bucket_pb2.CreateBucketOutput(location=f"/{bucket.name}")
 
 
-def _first_configs(request: bucket_pb2.CreateBucketRequest, owner: Caller) -> dict[str, bytes]:
-    found = ownership.of_new_bucket(request, owner)
+def _first_configs(store: Store, request: bucket_pb2.CreateBucketRequest, owner: Caller) -> dict[str, bytes]:
+    found = ownership.of_new_bucket(request, owner, opened=store.opens_buckets)
     if request.object_lock_enabled_for_bucket:
         found |= _LOCKING
     wanted = tags.checked_tags(request.create_bucket_configuration.tags, most=tags.BUCKET_TAGS)

@@ -135,6 +135,7 @@ async def _open_store(ctx: ServiceContext, root: Path, shard: int) -> Store:
         limits=limits,
         calendar=calendar,
         keyring=_keyring(config.pki_path / OBJECT_KEYS),
+        opens_buckets=config.walrus.new_buckets == "before-2023",
         event_targets=targets,
         siblings=Siblings(config.walrus.shards, shard),
     )

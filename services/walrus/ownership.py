@@ -129,16 +129,19 @@ def _check_asks_for_nothing(bucket: Bucket, request: Any, caller: Caller) -> Non
         raise acls_not_supported()
 
 
-def of_new_bucket(request: Any, owner: Caller) -> dict[str, bytes]:
-    """The configurations that CreateBucket asks for. Raises InvalidArgument."""
-    wanted = request.object_ownership or ENFORCED
+def of_new_bucket(request: Any, owner: Caller, *, opened: bool = False) -> dict[str, bytes]:
+    """The configurations that CreateBucket asks for. Raises InvalidArgument.
+
+    `opened`: ACLs count if it does not say otherwise, and nothing is kept from the public.
+    """
+    wanted = request.object_ownership or (WRITER if opened else ENFORCED)
     if wanted not in OWNERSHIPS:
         raise InvalidArgument(
             f"Invalid x-amz-object-ownership header: {wanted}",
             code="InvalidArgument",
             details={"ArgumentName": "x-amz-object-ownership"},
         )
-    made: dict[str, bytes] = {}
+    made = configs.serialized(OwnershipControls(), PublicAccessBlockConfiguration()) if opened else {}
     if request.object_ownership:
         made[KIND] = configs.body_of(controls(wanted))
     asked = acl.of_headers(request, owner_id=owner.canonical_user_id, bucket=None, on_bucket=True)
@@ -146,7 +149,7 @@ def of_new_bucket(request: Any, owner: Caller) -> dict[str, bytes]:
         return made
     if wanted == ENFORCED:
         raise acl_with_enforcement()
-    if acl.is_public(asked):
+    if acl.is_public(asked) and not opened:
         raise InvalidArgument(
             "Bucket cannot have public ACLs set with BlockPublicAccess enabled",
             code="InvalidBucketAclWithBlockPublicAccessError",

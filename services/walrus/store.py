@@ -55,6 +55,8 @@ class Store:
     limits: Limits = field(default_factory=Limits)
     # Without a key in it nothing is encrypted by the store itself.
     keyring: Keyring = field(default_factory=lambda: Keyring(()))
+    # New buckets take ACLs, and are not kept from the public, where their owner does not say otherwise.
+    opens_buckets: bool = False
     # Name -> address of what notifications may go to; the operator's.
     event_targets: Mapping[str, str] = field(default_factory=dict)
     # Who is there to be named by policies and ACLs; None: names are checked for their form alone.

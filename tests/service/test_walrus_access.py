@@ -200,6 +200,35 @@ async def test_a_bucket_is_made_with_its_ownership_and_acl(store: Store) -> None
     assert answer.key_count == 0
 
 
+async def test_buckets_of_before_2023_take_acls_and_keep_nothing_from_the_public(store: Store) -> None:
+    await buckets.create_bucket(store, bucket_pb2.CreateBucketRequest(bucket="closed"), ALICE)
+    store.opens_buckets = True
+
+    async def make(name: str, **members: Any) -> None:
+        await buckets.create_bucket(store, bucket_pb2.CreateBucketRequest(bucket=name, **members), ALICE)
+
+    async def listed(name: str) -> int:
+        answer = await listing.list_objects_v2(store, listing_pb2.ListObjectsV2Request(bucket=name), NOBODY)
+        return answer.key_count
+
+    await make("public", acl="public-read")
+    await put_bytes(store, "k", b"body", bucket="public", acl="public-read")
+    assert await listed("public") == 1
+    asked = bucket_access_pb2.GetPublicAccessBlockRequest(bucket="public")
+    await refused("NoSuchPublicAccessBlockConfiguration", bucket_access.get_public_access_block(store, asked, ALICE))
+    controls = bucket_access_pb2.GetBucketOwnershipControlsRequest(bucket="public")
+    await refused("OwnershipControlsNotFoundError", bucket_access.get_ownership_controls(store, controls, ALICE))
+    # What the owner asks for holds, and what stood before stays as it is.
+    await refused(
+        "InvalidBucketAclWithObjectOwnership",
+        make("other", acl="public-read", object_ownership="BucketOwnerEnforced"),
+    )
+    await make("own", object_ownership="BucketOwnerEnforced")
+    for name in ("own", "closed"):
+        await refused("AccessControlListNotSupported", put_bytes(store, "k", b"body", bucket=name, acl="public-read"))
+        await refused("AccessDenied", listed(name))
+
+
 async def test_who_pays_is_told_and_asked(store: Store) -> None:
     asked = bucket_access_pb2.GetBucketRequestPaymentRequest(bucket="bucket")
     assert (await bucket_access.get_request_payment(store, asked, ALICE)).payer == "BucketOwner"

@@ -40,6 +40,7 @@ def test_scheduling_and_overcommit_are_the_operators_choice(tmp_path: Path) -> N
         ({"nodes": {"cache_bytes": "20G"}}, "cache_bytes: expected int"),
         ({"nodes": {"memory_overcommit": True}}, "memory_overcommit: expected float"),
         ({"walrus": {"scrub_days": 0.0}}, "scrub_days: expected more than 0"),
+        ({"walrus": {"new_buckets": "open"}}, "new_buckets: 'open' is none of present, before-2023"),
         ({"nodes": {"disk_overcommit": 0}}, "disk_overcommit"),
         ({"zones": [{"name": "a"}]}, "key 'cc_port' is missing"),
         ({"zones": {}}, "expected a list"),
