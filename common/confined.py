@@ -16,7 +16,9 @@ from typing import Final
 from common.errors import CloudError
 from common.log import get_logger
 
+# It may be made to say something of every part of its input: what it says is never kept whole.
 _ANSWER_BYTES: Final = 1 << 20
+_CHUNK_BYTES: Final = 1 << 16
 # nobody and nogroup.
 _USER: Final = 65534
 
@@ -73,13 +75,15 @@ async def run_confined(
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         pass_fds=pass_fds,
-        limit=_ANSWER_BYTES,
         env={"PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), "LC_ALL": "C"},
         cwd="/",
     )
     try:
         async with asyncio.timeout(limits.wall_s):
-            out, error = await process.communicate()
+            assert process.stdout is not None
+            assert process.stderr is not None
+            out, error = await asyncio.gather(_beginning(process.stdout), _end(process.stderr))
+            await process.wait()
     except TimeoutError:
         raise TookTooLong(command[0]) from None
     finally:
@@ -91,7 +95,25 @@ async def run_confined(
         if process.returncode in (126, 127):
             raise CloudError(f"{command[0]} does not run: {reason[0]}")
         raise Refused(reason[0])
+    if len(out) > _ANSWER_BYTES:
+        raise Refused(f"{command[0]} has more to say than anybody wants to know")
     return out
+
+
+async def _beginning(stream: asyncio.StreamReader) -> bytes:
+    """Somewhat more than may be said, if it is; the rest is read and dropped, so that it comes to its end."""
+    kept = b""
+    while chunk := await stream.read(_CHUNK_BYTES):
+        if len(kept) <= _ANSWER_BYTES:
+            kept += chunk
+    return kept
+
+
+async def _end(stream: asyncio.StreamReader) -> bytes:
+    kept = b""
+    while chunk := await stream.read(_CHUNK_BYTES):
+        kept = (kept + chunk)[-_CHUNK_BYTES:]
+    return kept
 
 
 async def _confinement() -> list[str]:
