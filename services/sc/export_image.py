@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +20,7 @@ from mallee.sc.v1.snapshot_pb2 import ExportObservation, ExportSpec
 from services.sc.clients import Objects, Sources
 from services.sc.image_content import FORMATS
 from services.sc.jobs import Jobs
+from services.sc.room import Room
 from services.sc.snapshot import NEXT, Phase, state_of
 from services.sc.storage_feed import StorageFeed
 from services.sc.store import Records
@@ -27,8 +28,6 @@ from services.sc.store import Records
 _log = get_logger(__name__)
 
 _AT_ONCE: Final = 2
-# How often the room for a file that is being written is looked at: far less than the reserve is written meanwhile.
-_LOOK_S: Final = 0.25
 # When the file is written.
 _WRITTEN_PERCENT: Final = 50
 
@@ -47,7 +46,7 @@ class ExportTasks:
         reserve_bytes: int,
         room: RoomPatience,
     ) -> None:
-        self._reserve_bytes = reserve_bytes
+        self._disk = Room("write the image", reserve_bytes=reserve_bytes)
         self._room = room
         self._exports = exports
         self._sources = sources
@@ -139,7 +138,7 @@ class ExportTasks:
             source = await self._sources.serve(SnapshotId(spec.snapshot_id))
             made = folder / "image.part"
             image_format = FORMATS[spec.format]
-            await self._within_room(
+            await self._disk.within(
                 made, lambda: qemu_img.convert_from_nbd(source.socket, source.name, image_format, made)
             )
             await asyncio.to_thread(made.rename, written)
@@ -150,33 +149,6 @@ class ExportTasks:
 
         target = spec.target
         await self._objects.store(AccountId(target.account_id), target.bucket, target.key, written, stored)
-
-    async def _within_room(self, made: Path, write: Callable[[], Awaitable[None]]) -> None:
-        """Nobody knows how large the file becomes: it ends, and goes, before it takes what is kept.
-
-        Raises NoCapacity.
-        """
-        await self._check_room(made.parent)
-        writing, whole = asyncio.ensure_future(write()), False
-        try:
-            while not writing.done():
-                await self._check_room(made.parent)
-                await asyncio.wait([writing], timeout=_LOOK_S)
-            writing.result()
-            whole = True
-        finally:
-            if not whole:
-                writing.cancel()
-                await asyncio.gather(writing, return_exceptions=True)
-                await asyncio.to_thread(made.unlink, missing_ok=True)
-
-    async def _check_room(self, folder: Path) -> None:
-        free, kept = (await asyncio.to_thread(shutil.disk_usage, folder)).free, self._reserve_bytes
-        if free < kept:
-            raise NoCapacity(
-                f"There is no room to write the image: {free} bytes are free, and {kept} are kept.",
-                code="ResourceLimitExceeded",
-            )
 
     def _tell(self, record: ExportRecord, percent: int) -> None:
         self._percent[record.spec.task_id] = percent

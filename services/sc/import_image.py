@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from common import disk_image, qemu_img
 from common.disk_image import HEADER_BYTES, SECTOR_BYTES, refused
-from common.errors import NoCapacity
 from common.ids import AccountId, SnapshotId
 from mallee.sc.v1 import snapshot_pb2
 from mallee.sc.v1.snapshot_pb2 import ImportSpec
 from services.sc.clients import Objects, Progress, Upload, Uploaded, Uploader
 from services.sc.image_content import FORMATS, ImageContent
+from services.sc.room import Room
 
 # Parts of the whole, of a thousand.
 _WHOLE, _FETCHED, _CONVERTED = 1000, 400, 500
@@ -32,7 +31,7 @@ class Imports:
     def __init__(self, objects: Objects, uploader: Uploader, *, reserve_bytes: int) -> None:
         self._objects = objects
         self._uploader = uploader
-        self._reserve_bytes = reserve_bytes
+        self._disk = Room("read the image", reserve_bytes=reserve_bytes)
 
     async def run(self, spec: ImportSpec, folder: Path, tell: Tell) -> tuple[Uploaded, int]:
         """What was uploaded, and the size of the disk. Raises NoCapacity, InvalidArgument if it is refused."""
@@ -56,7 +55,7 @@ class Imports:
 
     async def _fetch(self, spec: ImportSpec, into: Path, tell: Tell) -> None:
         def heard(here: int, total: int) -> None:
-            self._check_room(into.parent, total - here)
+            self._disk.check(into.parent, total - here)
             if total > 2 * spec.most_bytes + HEADER_BYTES:
                 raise refused(f"its file has {total} bytes", f"a disk has at most {spec.most_bytes}")
             _tell_part(tell, _FETCHED * here // max(1, total))
@@ -74,20 +73,12 @@ class Imports:
         if image_format != "raw":
             await qemu_img.confirm(fetched, image_format, virtual_size)
             await qemu_img.check(fetched, image_format)
-            self._check_room(raw.parent, virtual_size)
+            self._disk.check(raw.parent, virtual_size)
             made = raw.with_suffix(".part")
-            await qemu_img.convert_to_raw(fetched, image_format, made, virtual_size)
+            await self._disk.within(made, lambda: qemu_img.convert_to_raw(fetched, image_format, made, virtual_size))
             await asyncio.to_thread(_settle, made, raw, fetched)
         else:
             await asyncio.to_thread(_settle, fetched, raw)
-
-    def _check_room(self, folder: Path, wanted_bytes: int) -> None:
-        free = shutil.disk_usage(folder).free - self._reserve_bytes
-        if wanted_bytes > free:
-            raise NoCapacity(
-                f"There is no room to read the image: it takes {wanted_bytes} bytes, and {max(0, free)} are free.",
-                code="ResourceLimitExceeded",
-            )
 
 
 def format_of(head: bytes, said: snapshot_pb2.DiskFormat.ValueType) -> str:

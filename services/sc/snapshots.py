@@ -75,11 +75,15 @@ class Snapshots:
         self._jobs = Jobs()
         self._progress: dict[str, Progress] = {}
         self._loop = Reconciler("sc-snapshots", self._step, concurrency=_UPLOADS)
+        # Images of users, which may take hours to read: no point in time waits for them.
+        self._imports = Reconciler("sc-imports", self._step, concurrency=_UPLOADS)
         # Called when one of this volume has ended.
         self.ended: Callable[[str], None] = lambda volume_id: None
 
     def nudge(self, snapshot_id: str) -> None:
-        self._loop.nudge(snapshot_id)
+        record = self._snapshots.get(snapshot_id)
+        if record is not None:
+            (self._loop if record.HasField("volume") else self._imports).nudge(snapshot_id)
 
     def nudge_volume(self, volume_id: str) -> None:
         for snapshot_id, record in self._snapshots.all().items():
@@ -88,8 +92,10 @@ class Snapshots:
 
     async def run(self) -> None:
         for snapshot_id in self._snapshots.all():
-            self._loop.nudge(snapshot_id)
-        await self._loop.run()
+            self.nudge(snapshot_id)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._loop.run())
+            tasks.create_task(self._imports.run())
 
     def reads(self, volume_id: VolumeId) -> bool:
         """A point in time of the volume is still needed."""

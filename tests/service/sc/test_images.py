@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,13 +13,14 @@ import pytest
 
 from common.blocks import BLOCK_BYTES
 from common.errors import InvalidArgument
+from common.ids import AccountId
 from common.patience import ROOM_PATIENCE_S
 from mallee.sc.v1 import service_pb2 as sc
 from mallee.sc.v1 import snapshot_pb2
 from services.sc.drivers.base import NbdSource
 from tests.contract.volume_bench import served, started
 from tests.eventually import eventually
-from tests.service.sc.stage import ACCOUNT, COMPLETED, MIB, Stage, Zone, snapshot_id
+from tests.service.sc.stage import ACCOUNT, COMPLETED, MIB, Objects, Stage, Zone, snapshot_id
 
 FAILED, GONE = snapshot_pb2.SNAPSHOT_STATE_FAILED, snapshot_pb2.SNAPSHOT_STATE_GONE
 RAW, QCOW2, VMDK = snapshot_pb2.DISK_FORMAT_RAW, snapshot_pb2.DISK_FORMAT_QCOW2, snapshot_pb2.DISK_FORMAT_VMDK
@@ -158,6 +159,31 @@ async def test_an_import_that_is_given_up_leaves_nothing(stage: Stage, images: P
     await zone.clc.DeleteSnapshot(sc.DeleteSnapshotRequest(snapshot_id=snapshot_id(1)))
     await eventually(lambda: snapshot_id(1) in zone.gone)
     assert not os.listdir(stage.folder / "work" / "snapshots")
+
+
+class _Slow(Objects):
+    """Nothing of them ever comes."""
+
+    async def fetch(
+        self, account_id: AccountId, bucket: str, key: bytes, into: Path, tell: Callable[[int, int], None]
+    ) -> None:
+        self.fetches += 1
+        await asyncio.Event().wait()
+
+
+async def test_images_that_take_long_keep_no_volume_from_its_snapshots(stage: Stage) -> None:
+    stage.objects = _Slow()
+    zone = await stage.zone()
+    place = snapshot_pb2.ObjectPlace(account_id=ACCOUNT, bucket="bucket", key=b"disk")
+    for number in range(2, 12):
+        wanted = snapshot_pb2.ImportSpec(
+            snapshot_id=snapshot_id(number), account_id=ACCOUNT, source=place, most_bytes=MIB << 10
+        )
+        await zone.clc.ImportSnapshot(sc.ImportSnapshotRequest(spec=wanted))
+    await eventually(lambda: stage.objects.fetches > 3)
+    await zone.make(1)
+    await zone.snapshot(s1=1)
+    await eventually(lambda: zone.snapshot_state(1) == COMPLETED)
 
 
 def _compare(raw: Path, image: Path, image_format: str) -> None:
