@@ -5,14 +5,17 @@ A process never waits for its log: while nobody takes the lines, as on a full di
 
 from __future__ import annotations
 
+import array
 import asyncio
 import atexit
+import fcntl
 import io
 import json
 import logging
 import os
 import select
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -20,6 +23,7 @@ from functools import lru_cache
 from types import TracebackType
 from typing import Any, Final, TextIO
 
+import orjson
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
 
@@ -68,16 +72,16 @@ def configure(*, role: str, member: str, level: int = logging.INFO, stream: Text
         # Without local variables: they hold secrets.
         return structlog.processors.format_exc_info(logger, method, event) if "exc_info" in event else event
 
-    put = out.gather if isinstance(out, _Unblocked) else out.write
+    put = out.gather if isinstance(out, _Unblocked) else lambda raw: out.write(raw.decode())
 
     def line(event: EventDict) -> None:
-        put(_encode(complete(None, "info", event)) + "\n")
+        put(_encode(complete(None, "info", event)) + b"\n")
 
     global _lines
     _lines = line if level <= logging.INFO else None
     render = structlog.processors.JSONRenderer(serializer=_to_json)
     structlog.configure(
-        processors=[complete, lambda _, __, event: _encode(event)],
+        processors=[complete, lambda _, __, event: _to_json(event)],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(file=out),
         cache_logger_on_first_use=stream is None,
@@ -109,6 +113,10 @@ _LEVELS: Final = {"warn": "warning", "exception": "error"}
 
 
 _GATHER_S: Final = 0.02
+# Lines that waited for others go out when they are so many,
+_ENOUGH_BYTES: Final = 16 << 10
+# and so many at once if their reader has read all before: a pipe has room for 64 KiB (pipe(7)).
+_AT_ONCE_BYTES: Final = 48 << 10
 
 
 class _Unblocked(io.TextIOBase):
@@ -124,15 +132,15 @@ class _Unblocked(io.TextIOBase):
         self._lost = 0
         # The last line that came through lacks its end.
         self._torn = False
-        self._waiting: list[str] = []
-        self._characters = 0
+        self._waiting: list[bytes] = []
+        self._bytes = 0
         # The loops that will send what waits: at the end of their turn, and in a moment.
         self._sender: asyncio.AbstractEventLoop | None = None
         self._gatherer: asyncio.AbstractEventLoop | None = None
         atexit.register(self._send)
 
     def write(self, text: str) -> int:
-        self._add(text)
+        self._add(text.encode(errors="backslashreplace"))
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
@@ -141,23 +149,23 @@ class _Unblocked(io.TextIOBase):
             self._send_soon(loop)
         return len(text)
 
-    def gather(self, text: str) -> None:
+    def gather(self, line: bytes) -> None:
         """As `write`, but it may wait a moment for others."""
-        self._add(text)
+        self._add(line)
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             self._send()
             return
-        if self._characters > select.PIPE_BUF:
+        if self._bytes > _ENOUGH_BYTES:
             self._send_soon(loop)
         elif self._gatherer is not loop:
             self._gatherer = loop
             loop.call_later(_GATHER_S, self._send_gathered)
 
-    def _add(self, text: str) -> None:
-        self._waiting.append(text)
-        self._characters += len(text)
+    def _add(self, line: bytes) -> None:
+        self._waiting.append(line)
+        self._bytes += len(line)
 
     def _send_soon(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._sender is not loop:
@@ -170,43 +178,53 @@ class _Unblocked(io.TextIOBase):
 
     def _send(self) -> None:
         self._sender = None
-        self._characters = 0
         waiting, self._waiting = self._waiting, []
+        size, self._bytes = self._bytes, 0
+        if size <= _AT_ONCE_BYTES and self._is_empty():
+            self._write(waiting, _AT_ONCE_BYTES)
+            return
         for lines in _together(waiting):
-            self._write(lines)
+            self._write(lines, select.PIPE_BUF)
 
-    def _write(self, lines: Sequence[str]) -> None:
+    def _is_empty(self) -> bool:
+        """It is a pipe, and all that was in it is read."""
+        unread = array.array("i", [0])
+        try:
+            fcntl.fcntl(self._descriptor, fcntl.F_GETPIPE_SZ)
+            fcntl.ioctl(self._descriptor, termios.FIONREAD, unread)
+        except OSError:
+            return False
+        return not unread[0]
+
+    def _write(self, lines: Sequence[bytes], room_bytes: int) -> None:
+        """`room_bytes`: what a pipe with room takes at once."""
         if self._lost:
             told = "\n" * self._torn + json.dumps({"event": "lines were lost", "lines": self._lost}) + "\n"
-            if self._put(told):
+            if self._put(told.encode(), room_bytes):
                 self._lost, self._torn = 0, False
-        if self._lost or not self._put("".join(lines)):
+        if self._lost or not self._put(b"".join(lines), room_bytes):
             self._lost += len(lines)
 
-    def _put(self, text: str) -> bool:
+    def _put(self, lines: bytes, room_bytes: int) -> bool:
         """False: there was no room for the end of it."""
-        line = text.encode(errors="backslashreplace")
-        # A pipe with room takes so much at once (pipe(7)).
-        for start in range(0, len(line), select.PIPE_BUF):
+        for start in range(0, len(lines), room_bytes):
             if not self._room.poll(0):
                 self._torn = self._torn or start > 0
                 return False
-            os.write(self._descriptor, line[start : start + select.PIPE_BUF])
+            os.write(self._descriptor, lines[start : start + room_bytes])
         return True
 
 
-def _together(lines: Sequence[str]) -> Iterator[Sequence[str]]:
-    """As many at a time as a pipe takes whole; a longer one alone."""
-    taken: list[str] = []
+def _together(lines: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    """As many at a time as a pipe with room takes whole; a longer one alone."""
+    taken: list[bytes] = []
     room = select.PIPE_BUF
     for line in lines:
-        # Of one character at most four bytes.
-        size = len(line) if line.isascii() else 4 * len(line)
-        if taken and size > room:
+        if taken and len(line) > room:
             yield taken
             taken, room = [], select.PIPE_BUF
         taken.append(line)
-        room -= size
+        room -= len(line)
     if taken:
         yield taken
 
@@ -218,12 +236,21 @@ def _unblocked(stream: TextIO) -> Any:
         return stream  # Of a test, in memory.
 
 
-# Made once: json.dumps would make one for each line.
-_encode = json.JSONEncoder(ensure_ascii=False, default=repr).encode
+# What it would look into by itself is shown as its repr, which keeps secrets.
+_OPTIONS: Final = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
+_encode_anything = json.JSONEncoder(ensure_ascii=False, default=repr, separators=(",", ":")).encode
+
+
+def _encode(event: EventDict) -> bytes:
+    try:
+        return orjson.dumps(event, repr, _OPTIONS)
+    except TypeError:
+        # Bytes of a client that are no UTF-8, or a number beyond 64 bits.
+        return _encode_anything(event).encode(errors="backslashreplace")
 
 
 def _to_json(event: EventDict, **_: Any) -> str:
-    return _encode(event)
+    return _encode(event).decode()
 
 
 def _add_module(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

@@ -125,7 +125,7 @@ class Supervisor:
             lines = []
         if not lines:
             return "it logged nothing"
-        errors = [line for line in lines[:-1] if '"level": "error"' in line]
+        errors = [line for line in lines[:-1] if '"level":"error"' in line]
         return " … ".join(line[-400:] for line in (*errors[-1:], lines[-1]))
 
     def states(self) -> list[ServiceState]:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -73,14 +74,14 @@ def test_lines_that_gather_go_out_in_a_moment_or_before_one_that_does_not_wait(p
     stream = log._Unblocked(writer)
 
     async def work() -> str:
-        stream.gather("one\n")
+        stream.gather(b"one\n")
         await asyncio.sleep(0)
         assert drain(reader) == ""
-        stream.gather("two\n")
+        stream.gather(b"two\n")
         stream.write("three\n")
         await asyncio.sleep(0)
         taken = drain(reader)
-        stream.gather("four\n")
+        stream.gather(b"four\n")
         await eventually(lambda: stream._waiting == [])
         return taken + drain(reader)
 
@@ -92,9 +93,40 @@ def test_many_lines_that_gather_do_not_wait(pipe: tuple[int, int]) -> None:
     stream = log._Unblocked(writer)
 
     async def work() -> str:
-        for _ in range(100):
-            stream.gather("x" * 99 + "\n")
+        for _ in range(200):
+            stream.gather(b"x" * 99 + b"\n")
         await asyncio.sleep(0)
         return drain(reader)
 
-    assert len(asyncio.run(work())) == 100 * 100
+    assert len(asyncio.run(work())) == 200 * 100
+
+
+@pytest.mark.timeout(20)
+def test_lines_that_gather_hold_nobody_up_however_full_the_pipe_is(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    stream = log._Unblocked(writer)
+    # Without a loop each goes out by itself: the first into an empty pipe, at once.
+    for _ in range(10):
+        stream.gather(b"x" * 39_999 + b"\n")
+    kept = drain(reader)
+    assert kept.startswith("x" * 39_999 + "\n")
+    assert len(kept) < 10 * 40_000
+
+
+@dataclass
+class _Secretive:
+    secret: str = field(default="password", repr=False)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("é\ud800", "é\ud800"),
+        (1 << 70, 1 << 70),
+        ({1: "one"}, {"1": "one"}),
+        (b"bytes", "b'bytes'"),
+        (_Secretive(), "_Secretive()"),
+    ],
+)
+def test_a_line_can_tell_of_anything(value: object, shown: object) -> None:
+    assert json.loads(log._encode({"value": value})) == {"value": shown}
