@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -41,10 +40,6 @@ class Observed:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         _in_flight.discard(self)
         ended, took_s = "Aborted" if kind else self._exchange.code or "OK", time.monotonic() - self._began
-        # In the loop's next turn: at the end of this one the answer goes out.
-        asyncio.get_running_loop().call_soon(self._record, ended, took_s)
-
-    def _record(self, ended: str, took_s: float) -> None:
         _record(self._exchange, ended, took_s)
         self._note(self._exchange, took_s)
 
