@@ -20,6 +20,7 @@ from ec2_facade.protocol.rest_route import not_implemented
 
 # CompleteMultipartUpload with 10,000 parts and a checksum each is the largest of S3's.
 MAX_BYTES: Final = 4 << 20
+MAX_ITEMS: Final = 10_000
 
 # What an element does: make the frame for what stands in it, from the message that surrounds it.
 Open = Callable[[Message], "Frame"]
@@ -102,9 +103,11 @@ class XmlParser:
         if isinstance(shape, StructureShape):
             assert field.message_type is not None
             compiled = self._structure(shape, field.message_type)
-            return lambda message: Frame(getattr(message, attribute).add(), compiled)
+            return lambda message: Frame(_with_room(getattr(message, attribute)).add(), compiled)
         convert = _scalar(field)
-        return lambda message: Frame(message, None, lambda text: getattr(message, attribute).append(convert(text)))
+        return lambda message: Frame(
+            message, None, lambda text: _with_room(getattr(message, attribute)).append(convert(text))
+        )
 
     def _open_single(self, shape: Shape, field: FieldDescriptor) -> Open:
         attribute = field.name
@@ -179,6 +182,13 @@ class _Reading:
 
     def _refuse_doctype(self, *_: Any) -> None:
         raise malformed()
+
+
+def _with_room(items: Any) -> Any:
+    """For one more: an empty element is a few bytes, and its message a hundred."""
+    if len(items) >= MAX_ITEMS:
+        raise malformed()
+    return items
 
 
 def _scalar(field: FieldDescriptor) -> Callable[[str], Any]:

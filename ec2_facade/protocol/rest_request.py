@@ -39,6 +39,9 @@ _OF_NO_BODY: Final = frozenset(
     }
 )
 
+# Of a header (RFC 9110, 5.6.2), in lower case.
+_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+\Z")
+
 _ITEM: Final = re.compile(r'\s*"((?:\\"|[^"])*)"\s*(?=,|$)|([^,]*)')
 
 # Puts one member's text into the message.
@@ -85,12 +88,21 @@ class RequestParser:
             told = {name: value for name, value in asked if name.startswith(_S3_PREFIX) and name not in _OF_NO_BODY}
             given = told | dict(headers)
         for name, value in given.items():
-            if put := self._headers.get(name):
-                put(message, value)
-                continue
-            for prefix, attribute in self._prefixes:
-                if name.startswith(prefix) and len(name) > len(prefix):
-                    getattr(message, attribute)[name[len(prefix) :]] = value
+            try:
+                self._parse_header(message, name, value)
+            except UnicodeEncodeError:
+                raise invalid_argument(name, value, "string in UTF-8") from None
+
+    def _parse_header(self, message: Message, name: str, value: str) -> None:
+        if put := self._headers.get(name):
+            put(message, value)
+            return
+        for prefix, attribute in self._prefixes:
+            if name.startswith(prefix) and len(name) > len(prefix):
+                if not _NAME.match(name):
+                    # Out of a form or a query: no answer could show it.
+                    raise invalid_argument(name, value, "header")
+                getattr(message, attribute)[name[len(prefix) :]] = value
 
     def _parse_body(self, message: Message, body: bytes) -> None:
         if self._raw is not None:
@@ -194,6 +206,9 @@ def invalid_argument(name: str, value: str, type_name: str) -> CloudError:
     message = f"Provided {name} is not a valid {type_name}"
     if type_name in ("integer", "long"):
         message = f"Provided {name} not an integer or within integer range"
-    return InvalidArgument(
-        message, details={"ArgumentName": name, "ArgumentValue": value[:200]}, code="InvalidArgument"
-    )
+    details = {"ArgumentName": _shown(name), "ArgumentValue": _shown(value[:200])}
+    return InvalidArgument(_shown(message), details=details, code="InvalidArgument")
+
+
+def _shown(text: str) -> str:
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()

@@ -23,7 +23,7 @@ from common.shards import Shards
 from ec2_facade.backends import Channels
 from ec2_facade.exchange import Exchange
 from ec2_facade.protocol.errors import s3_host_id
-from ec2_facade.wire import WireRequest
+from ec2_facade.wire import WireRequest, to_bytes
 from mallee.walrus.v1 import access_log_pb2 as pb
 from mallee.walrus.v1.access_log_pb2_grpc import AccessLogServiceStub
 
@@ -145,19 +145,19 @@ def record_of(exchange: Exchange, took_s: float) -> pb.AccessRecord:
         request_id=exchange.request_id,
         operation=operation_of(exchange),
         key=quote(exchange.key, safe="/~") if exchange.key is not None else "",
-        request_line=f"{wire.method} {target_of(wire)} HTTP/1.1",
+        request_line=_text(f"{wire.method} {target_of(wire)} HTTP/1.1"),
         status=exchange.status,
         error_code=exchange.code,
         sent_bytes=exchange.sent_bytes,
         total_ms=round(took_s * 1000),
         turnaround_ms=round(exchange.turnaround_s * 1000),
-        referer=(wire.header("referer") or "")[:_SHOWN],
-        user_agent=(wire.header("user-agent") or "")[:_SHOWN],
-        version_id=answer.get("x-amz-version-id", "") or wire.query_value("versionId") or "",
+        referer=_text((wire.header("referer") or "")[:_SHOWN]),
+        user_agent=_text((wire.header("user-agent") or "")[:_SHOWN]),
+        version_id=_text(answer.get("x-amz-version-id", "") or wire.query_value("versionId") or ""),
         host_id=s3_host_id(exchange.request_id),
         signature_version=_SIGNATURE.get(request.signature_version, "") if request else "",
         authentication_type=_AUTHENTICATION.get(request.auth_type, "") if request else "",
-        host=wire.host,
+        host=_text(wire.host),
     )
     now = Timestamp()
     now.GetCurrentTime()
@@ -165,6 +165,11 @@ def record_of(exchange: Exchange, took_s: float) -> pb.AccessRecord:
     if (size := _object_bytes(exchange, answer)) is not None:
         record.object_bytes = size
     return record
+
+
+def _text(sent: str) -> str:
+    """What is no UTF-8 keeps no request out of the log."""
+    return sent if sent.isascii() else to_bytes(sent).decode("utf-8", "replace")
 
 
 def operation_of(exchange: Exchange) -> str:

@@ -27,7 +27,7 @@ from services.walrus.store import Store
 
 # How often a source may be replaced while it is read before we give up.
 TRIES: Final = 5
-_RANGE: Final = re.compile(r"bytes=(\d+)-(\d+)\Z")
+_RANGE: Final = re.compile(r"bytes=([0-9]{1,1000})-([0-9]{1,1000})\Z")
 
 CopyRequest = copy_pb2.CopyObjectRequest | copy_pb2.UploadPartCopyRequest
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from common.errors import InvalidArgument
 
-_ONE_RANGE = re.compile(r"bytes\s*=\s*(\d*)\s*-\s*(\d*)\s*\Z")
+# Python reads numbers of a few thousand digits, and raises for more.
+_ONE_RANGE = re.compile(r"bytes\s*=\s*([0-9]{0,1000})\s*-\s*([0-9]{0,1000})\s*\Z")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from common.disk_image import qcow2_virtual_size
 from common.errors import CloudError, InvalidArgument
-from services.walrus import bucket, conditions, digests, image, ranges
+from services.walrus import bucket, conditions, copy_source, digests, image, ranges
 from services.walrus.drivers.base import Attributes, Inline, Object
 from services.walrus.drivers.embedded.scans import after_all, common_prefix
 
@@ -60,6 +60,13 @@ def test_any_range_header_is_a_span_within_the_object_or_refused_or_ignored(size
         code = "InvalidRange"
         assert span is None or 0 <= span.start < span.end <= size
     assert code == "InvalidRange"
+
+
+def test_a_range_of_very_many_digits_is_no_bug() -> None:
+    assert ranges.span_of(f"bytes=0-{'9' * 400}", 5) == ranges.Span(0, 5)
+    assert ranges.span_of(f"bytes=0-{'9' * 5000}", 5) is None
+    with pytest.raises(InvalidArgument):
+        copy_source.span_of(f"bytes=0-{'9' * 5000}", 5)
 
 
 def an_object(etag: str = "e" * 32, modified_ms: int = 5_500) -> Object:

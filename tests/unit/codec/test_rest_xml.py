@@ -8,7 +8,7 @@ import pytest
 
 from common.errors import CloudError, InvalidArgument, NotFound, Unavailable
 from ec2_facade.protocol import RestXmlProtocol, Stream
-from ec2_facade.protocol.parse_xml import MAX_BYTES
+from ec2_facade.protocol.parse_xml import MAX_BYTES, MAX_ITEMS
 from mallee.s3.v1 import bucket_pb2, listing_pb2, multipart_pb2, object_pb2
 
 S3 = RestXmlProtocol("s3")
@@ -89,6 +89,14 @@ def test_members_are_refused_in_s3s_words(
         S3.parse(operation, "b", None, query, headers)
     assert caught.value.code == code
     assert S3.render_error(caught.value, "id").status == status
+
+
+@pytest.mark.parametrize("header", [{"x-amz-meta-a": "\udce9"}, {"x-amz-meta-\udce9": "a"}, {"content-type": "\udce9"}])
+def test_a_header_that_is_no_utf8_is_refused(header: dict[str, str]) -> None:
+    operation = S3.route("PUT", "b", "k", {}, header)
+    with pytest.raises(InvalidArgument) as caught:
+        S3.parse(operation, "b", "k", {}, header)
+    assert S3.render_error(caught.value, "id").status == 400
 
 
 @pytest.mark.parametrize(
@@ -177,6 +185,7 @@ def test_bodies_are_read_with_and_without_namespace(root: bytes) -> None:
         b'<!DOCTYPE d [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><Delete><Object><Key>&b;</Key></Object></Delete>',
         b'<!DOCTYPE d SYSTEM "file:///etc/passwd"><Delete><Object><Key>a</Key></Object></Delete>',
         b"<Delete>" + b" " * MAX_BYTES + b"</Delete>",
+        b"<Delete>" + b"<Object><Key>a</Key></Object>" * (MAX_ITEMS + 1) + b"</Delete>",
     ],
 )
 def test_a_malformed_or_hostile_body_is_malformed_xml(body: bytes) -> None:

@@ -10,8 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from urllib3.filepost import encode_multipart_formdata
 
+from common.errors import CloudError
 from ec2_facade.errors import Refused
+from ec2_facade.protocol import RestXmlProtocol
 from ec2_facade.s3.form import FIELDS_BYTES, Form, boundary_of
+from ec2_facade.s3.post import put_request
 from ec2_facade.wire import WireRequest
 
 BOUNDARY = "--x--x"
@@ -118,3 +121,15 @@ def test_a_form_without_a_boundary_is_refused(given: str) -> None:
     headers = (("content-type", f"multipart/form-data{given}"),)
     with pytest.raises(Refused):
         boundary_of(WireRequest(method="POST", raw_path="/", raw_query="", headers=headers))
+
+
+@pytest.mark.parametrize("name", ["a b", "a:b", "a\nb", "a\rb", "ü"])
+async def test_metadata_whose_name_no_answer_could_show_is_refused(name: str) -> None:
+    s3 = RestXmlProtocol("s3")
+    disposition = f'form-data; name="x-amz-meta-{name}"'
+    body = f"--{BOUNDARY}\r\nContent-Disposition: {disposition}\r\n\r\n1\r\n".encode()
+    fields, _, _ = await read(body + encoded([("key", "k"), ("file", ("n", b""))]))
+    assert f"x-amz-meta-{name}" in fields
+    with pytest.raises(CloudError) as caught:
+        put_request(s3, s3.contract.operations["PutObject"], "bucket", fields)
+    assert caught.value.code == "InvalidArgument"
