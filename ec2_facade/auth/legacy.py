@@ -135,8 +135,7 @@ class LegacyAuthenticator:
         if not access_key_id or not signature or not expires:
             raise AuthProblem(Reason.INCOMPLETE_QUERY)
         self._check_expires(expires)
-        text = string_to_sign(request, moment=expires, host_bucket=host_bucket)
-        return Claim(access_key_id=access_key_id, signature=signature, string_to_sign=text, hash_name="sha1")
+        return _claim(request, access_key_id, signature, moment=expires, host_bucket=host_bucket)
 
     def _header_claim(self, request: WireRequest, header: str, host_bucket: str | None) -> Claim:
         access_key_id, colon, signature = header.removeprefix(_MECHANISM).strip().rpartition(":")
@@ -145,8 +144,7 @@ class LegacyAuthenticator:
         self._check_date(request)
         # Whoever gives both has signed the one of Amazon's: the other may be set by what sends the request.
         moment = "" if request.header("x-amz-date") is not None else (request.header("date") or "").strip()
-        text = string_to_sign(request, moment=moment, host_bucket=host_bucket)
-        return Claim(access_key_id=access_key_id, signature=signature, string_to_sign=text, hash_name="sha1")
+        return _claim(request, access_key_id, signature, moment=moment, host_bucket=host_bucket)
 
     def _check_expires(self, expires: str) -> None:
         if not expires.isascii() or not expires.isdigit() or int(expires[:20]) > _LATEST:
@@ -182,7 +180,22 @@ def _date(text: str) -> datetime | None:
         return None
 
 
-def string_to_sign(request: WireRequest, *, moment: str, host_bucket: str | None) -> str:
+def _claim(request: WireRequest, access_key_id: str, signature: str, *, moment: str, host_bucket: str | None) -> Claim:
+    """A bucket alone is signed with a slash behind it (botocore), or as it is sent (AWS's SDK for JavaScript)."""
+    head, path = _head(request, moment), f"/{host_bucket}{request.raw_path}" if host_bucket else request.raw_path
+    alone = path != "/" and path.count("/") == 1
+    paths = [f"{path}/", path] if alone else [path]
+    texts = [f"{head}\n{_resource(request, one, by_query=request.header('authorization') is None)}" for one in paths]
+    return Claim(
+        access_key_id=access_key_id,
+        signature=signature,
+        string_to_sign=texts[0],
+        hash_name="sha1",
+        otherwise=texts[1] if alone else None,
+    )
+
+
+def _head(request: WireRequest, moment: str) -> str:
     """`moment`: the Date of a header, the Expires of a query."""
     by_query = request.header("authorization") is None
 
@@ -194,7 +207,7 @@ def string_to_sign(request: WireRequest, *, moment: str, host_bucket: str | None
     if any("\n" in line for line in lines):
         # Two lines in one would be signed like one and another.
         raise AuthProblem(Reason.MALFORMED, "A header has a line break in it.")
-    return "\n".join([*lines, _resource(request, host_bucket, by_query=by_query)])
+    return "\n".join(lines)
 
 
 def _amz_headers(request: WireRequest, *, by_query: bool) -> list[str]:
@@ -210,11 +223,7 @@ def _amz_headers(request: WireRequest, *, by_query: bool) -> list[str]:
     return [f"{name}:{','.join(found[name])}" for name in sorted(found)]
 
 
-def _resource(request: WireRequest, host_bucket: str | None, *, by_query: bool) -> str:
-    path = f"/{host_bucket}{request.raw_path}" if host_bucket else request.raw_path
-    if path != "/" and path.count("/") == 1:
-        # A bucket alone is signed with a slash behind it, sent or not.
-        path += "/"
+def _resource(request: WireRequest, path: str, *, by_query: bool) -> str:
     signed = _SUBRESOURCES | _UNSIGNED if by_query else _SUBRESOURCES
     # Names as the action is found by them, however they are written.
     arguments = sorted(

@@ -188,9 +188,18 @@ async def test_amazons_date_stands_for_the_other(form: str) -> None:
     await admit(WireRequest(method="GET", raw_path="/bucket/key", raw_query="", headers=headers))
 
 
-@pytest.mark.parametrize("path", ["/bucket", "/bucket/"])
-async def test_a_bucket_alone_is_signed_with_a_slash(path: str) -> None:
-    await admit(signed("GET", f"{path}?list-type=2&prefix=x", auth_path="/bucket/"))
+@pytest.mark.parametrize(
+    ("path", "auth_path"), [("/bucket", "/bucket/"), ("/bucket", "/bucket"), ("/bucket/", "/bucket/")]
+)
+async def test_a_bucket_alone_is_signed_with_a_slash_or_as_it_is_sent(path: str, auth_path: str) -> None:
+    await admit(signed("GET", f"{path}?list-type=2&prefix=x", auth_path=auth_path))
+    await admit(presigned("GET", path, auth_path=auth_path))
+
+
+async def test_a_slash_that_is_sent_is_signed() -> None:
+    with pytest.raises(AuthProblem) as caught:
+        await admit(signed("GET", "/bucket/", auth_path="/bucket"))
+    assert caught.value.reason is Reason.WRONG_SIGNATURE
 
 
 async def test_the_bucket_of_the_host_is_part_of_what_a_header_signs() -> None:
