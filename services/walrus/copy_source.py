@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import unquote
+from urllib.parse import unquote_plus
 
 from common.errors import CloudError, NotFound, WrongState
 from mallee.common.v1.caller_pb2 import Caller
@@ -235,14 +235,17 @@ def span_of(header: str, size: int) -> Span | None:
 
 
 def _read_source(header: str) -> tuple[str, str, str]:
-    """Bucket, key and version of x-amz-copy-source, which is encoded like a URL."""
+    """Bucket, key and version of x-amz-copy-source, which is encoded as a query is: a plus sign is a space.
+
+    https://github.com/aws/aws-cli/issues/614
+    """
     path, named, version_id = header.partition("?versionId=")
     if named and not version_id:
         raise errors.invalid_argument("Version id cannot be the empty string", name="versionId", value="")
     if BAD_ESCAPE.search(path):
         raise _bad_source("Invalid copy source encoding", header)
     try:
-        bucket, _, key = unquote(path.removeprefix("/"), errors="strict").partition("/")
+        bucket, _, key = unquote_plus(path.removeprefix("/"), errors="strict").partition("/")
     except UnicodeDecodeError:
         raise _bad_source("Invalid copy source encoding", header) from None
     if not bucket or not key:

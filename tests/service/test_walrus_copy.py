@@ -69,6 +69,14 @@ async def test_a_copy_is_an_object_of_its_own(store: Store, body: bytes) -> None
     assert not header.storage_class
 
 
+async def test_a_source_is_encoded_as_a_query_is(store: Store) -> None:
+    for key in ("a b", "a+b", "a%20b"):
+        await put_bytes(store, key, key.encode())
+    for source, key in (("a+b", "a b"), ("a%20b", "a b"), ("a%2Bb", "a+b"), ("a%2520b", "a%20b")):
+        await copied(store, f"bucket/{source}", "copy")
+        assert (await get_object(store, "copy"))[1] == key.encode(), source
+
+
 async def test_a_large_copy_shares_its_bytes_until_one_of_them_goes(store: Store, tmp_path: Path) -> None:
     await put_bytes(store, "k", LARGE)
     await copied(store, "bucket/k", "copy")
