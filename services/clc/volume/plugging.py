@@ -84,8 +84,9 @@ def _follows(there: nc.DiskObservation, wanted: nc.Disk) -> bool:
 def _takes_plans(record: record_pb2.InstanceRecord, heard: nc.InstanceObservation) -> bool:
     if record.state not in _TAKES_PLANS or not record.node or heard.generation != record.generation:
         return False
-    # Until it told of a plan, the one that it was launched with is on its way.
-    told = heard.disks_revision > 0 or record.state == record_pb2.INSTANCE_STATE_RUNNING
+    # Until it told of a disk, or of a plan, the one that it was launched with is on its way. From then on it hears of
+    # another: a launch that waits with a grant that is over would wait in vain.
+    told = bool(heard.disks) or heard.disks_revision > 0 or record.state == record_pb2.INSTANCE_STATE_RUNNING
     return heard.state in _ALIVE and told
 
 

@@ -13,7 +13,7 @@ from mallee.ec2.v1 import image_pb2, instance_pb2, volume_pb2
 from mallee.nc.v1 import instance_pb2 as nc
 from services.clc.instance import rules
 from services.clc.reconcile import Leader
-from services.clc.store import Changes
+from services.clc.store import Changes, until_committed
 from tests.eventually import eventually
 from tests.service.clc.stage import Stage
 from tests.service.clc.test_contested import in_a_race
@@ -199,12 +199,17 @@ async def test_without_a_root_nothing_starts_and_no_image_is_taken(
     stage: Stage, leader: Leader, ebs_image_id: str
 ) -> None:
     instance_id = await stopped(stage, ebs_image_id)
-    (volume,) = stage.cloud.attached.of(instance_id)
-    draft = volume.draft()
-    draft.ClearField("attachment")
-    changes = Changes()
-    changes.update(volume, draft)
-    await stage.cloud.store.commit(changes)
+
+    async def take_off() -> None:
+        (volume,) = stage.cloud.attached.of(instance_id)
+        draft = volume.draft()
+        draft.ClearField("attachment")
+        changes = Changes()
+        changes.update(volume, draft)
+        await stage.cloud.store.commit(changes)
+
+    # Its grant may be made anew just now.
+    await until_committed(take_off)
     for action, request in (
         ("StartInstances", instance_pb2.StartInstancesRequest(instance_ids=[instance_id])),
         ("CreateImage", image_pb2.CreateImageRequest(instance_id=instance_id, name="rootless")),
@@ -294,3 +299,20 @@ async def test_whether_a_volume_goes_with_its_instance_can_be_changed(
     with pytest.raises(CloudError) as caught:
         await stage.run("ModifyInstanceAttribute", request)
     assert caught.value.code == "InvalidInstanceAttributeValue"
+
+
+async def test_a_launch_whose_grant_is_made_anew_hears_of_it_before_its_guest_is_up(
+    stage: Stage, leader: Leader, ebs_image_id: str
+) -> None:
+    """Its node waits for the volume: by the grant that it was told of first it would wait in vain."""
+    instance_id = await launch(stage, ebs_image_id)
+    zone, (volume_id,) = zone_of(stage, instance_id), await volumes_of(stage, instance_id)
+    stage.storage[stage.instance(instance_id).zone].revoked[volume_id] = 1
+    await make_volumes(stage, instance_id)
+    await eventually(lambda: instance_id in zone.placed)
+    waiting = nc.DiskObservation(volume_id=volume_id, grant_generation=1, state=nc.DISK_STATE_PLUGGING)
+    node = stage.instance(instance_id).node
+    zone.says(instance_id, nc.VM_STATE_PREPARING, node=node, disks=[waiting])
+    await eventually(lambda: instance_id in zone.disk_plans)
+    (disk,) = zone.disk_plans[instance_id].disks
+    assert (disk.volume_id, disk.grant_generation) == (volume_id, 2)
