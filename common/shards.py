@@ -15,13 +15,18 @@ from typing import Final
 
 MOST: Final = 16
 _REMEMBERED: Final = 4096
+_NAME_CHARACTERS: Final = 256
 _MULTIPLIER: Final = 2862933555777941757
 _MASK: Final = (1 << 64) - 1
 
 
-@lru_cache(_REMEMBERED)
 def shard_of(name: str, count: int) -> int:
     """From 0 to `count` - 1."""
+    # What is longer is no name of anything, and anybody may ask for it.
+    return _shard_again(name, count) if len(name) <= _NAME_CHARACTERS else _shard(name, count)
+
+
+def _shard(name: str, count: int) -> int:
     if count == 1:
         return 0
     key = int.from_bytes(hashlib.sha256(name.encode(errors="surrogateescape")).digest()[:8], "big")
@@ -31,6 +36,9 @@ def shard_of(name: str, count: int) -> int:
         key = (key * _MULTIPLIER + 1) & _MASK
         following = (shard + 1) * (1 << 31) // ((key >> 33) + 1)
     return shard
+
+
+_shard_again = lru_cache(_REMEMBERED)(_shard)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from typing import Final
 Context = Callable[[str], Sequence[str] | None]
 
 _ARN_PARTS: Final = 6
+_SHORT_CHARACTERS: Final = 256
 _VARIABLE = re.compile(r"\$\{(?:(?P<escape>[*?$])|(?P<key>[^{},'\s]+)(?:\s*,\s*'(?P<default>[^']*)')?)\s*\}")
 
 
@@ -51,7 +52,11 @@ class Pattern:
 
     def matches(self, value: str, context: Context) -> bool:
         tokens = _resolved(self.tokens, context)
-        return tokens is not None and _expression(tokens, self.ignore_case).match(value) is not None
+        if tokens is None:
+            return False
+        short = sum(len(token) for token in tokens if isinstance(token, str)) <= _SHORT_CHARACTERS
+        expression = _expression_again if short else _expression
+        return expression(tokens, self.ignore_case).match(value) is not None
 
     def resolves(self, context: Context) -> bool:
         """The request has a value for each of its variables; else it matches nothing."""
@@ -127,7 +132,6 @@ def _resolved(tokens: tuple[Token, ...], context: Context) -> tuple[str | Wild, 
     return tuple(found)
 
 
-@lru_cache(maxsize=4096)
 def _expression(tokens: tuple[str | Wild, ...], ignore_case: bool) -> re.Pattern[str]:
     """What stands between two `*` is taken where it is found first, and never tried again: the cost stays linear."""
     pieces = [""]
@@ -140,3 +144,7 @@ def _expression(tokens: tuple[str | Wild, ...], ignore_case: bool) -> re.Pattern
     last = f".*{middle.pop()}" if middle else ""
     expression = first + "".join(f"(?>.*?{piece})" for piece in middle if piece) + last
     return re.compile(rf"(?s:{expression})\Z", re.IGNORECASE if ignore_case else 0)
+
+
+# What a request brings for a variable stands in it: what is long is not kept.
+_expression_again = lru_cache(maxsize=4096)(_expression)

@@ -20,6 +20,8 @@ _TIMESTAMP = re.compile(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)Z\Z", re.ASCII)
 _DAY = re.compile(r"\d{8}\Z", re.ASCII)
 _SIGNATURE = re.compile(r"[0-9a-f]{64}\Z")
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+\Z")
+_TIMESTAMP_CHARACTERS = len("YYYYMMDDTHHMMSSZ")
+_SHORT_CHARACTERS = 512
 _HEADER_PARTS = ("Credential", "SignedHeaders", "Signature")
 _QUERY_PARTS = ("X-Amz-Algorithm", "X-Amz-Credential", "X-Amz-Date", "X-Amz-SignedHeaders", "X-Amz-Signature")
 
@@ -101,10 +103,13 @@ def peek_scope(request: WireRequest) -> Scope | None:
         return None
 
 
-# A client sends the same one all day.
-@lru_cache(maxsize=1024)
 def read_scope(credential: str) -> Scope:
-    """`AKID/YYYYMMDD/region/service/aws4_request`; the key itself may hold slashes."""
+    """`AKID/YYYYMMDD/region/service/aws4_request`; the key itself may hold slashes. Raises AuthProblem."""
+    # A client sends the same one all day; what is long is not kept, as anybody may send it.
+    return _scope_again(credential) if len(credential) <= _SHORT_CHARACTERS else _scope(credential)
+
+
+def _scope(credential: str) -> Scope:
     parts = credential.rsplit("/", 4)
     if len(parts) != 5 or not parts[0] or parts[4] != "aws4_request" or not _DAY.match(parts[1]):
         raise AuthProblem(
@@ -116,9 +121,13 @@ def read_scope(credential: str) -> Scope:
     return Scope(access_key_id=parts[0], date=parts[1], region=parts[2], service=parts[3])
 
 
-# Presigned requests, and those of one second, have the same one.
-@lru_cache(maxsize=1024)
 def parse_timestamp(text: str) -> datetime | None:
+    # Presigned requests, and those of one second, have the same one.
+    return _timestamp_again(text) if len(text) == _TIMESTAMP_CHARACTERS else None
+
+
+@lru_cache(maxsize=1024)
+def _timestamp_again(text: str) -> datetime | None:
     found = _TIMESTAMP.match(text)
     if not found:
         return None
@@ -205,12 +214,19 @@ def _expires(text: str) -> int:
     return value
 
 
-@lru_cache(maxsize=256)
 def _signed_headers(text: str) -> tuple[str, ...]:
+    return _header_names_again(text) if len(text) <= _SHORT_CHARACTERS else _header_names(text)
+
+
+def _header_names(text: str) -> tuple[str, ...]:
     names = tuple(text.split(";"))
     if not all(_NAME.match(name) for name in names) or list(names) != sorted(set(names)):
         raise AuthProblem(Reason.MALFORMED, "SignedHeaders must be lower-case names in order.", part="SignedHeaders")
     return names
+
+
+_scope_again = lru_cache(maxsize=1024)(_scope)
+_header_names_again = lru_cache(maxsize=256)(_header_names)
 
 
 def _signature(text: str) -> str:

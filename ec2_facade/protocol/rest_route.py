@@ -22,7 +22,7 @@ _ELSEWHERE: Final = frozenset({"ListDirectoryBuckets", "WriteGetObjectResponse"}
 
 _COPY_SOURCE: Final = "x-amz-copy-source"
 
-# Their values may come from a client.
+# What a client names beside what it asks for makes another one.
 _MOST_KNOWN: Final = 4096
 
 
@@ -61,7 +61,7 @@ class Router:
         told = (
             method,
             level,
-            *[(name, query[name] if name in self._valued else None) for name in query if name in self._telling[0]],
+            *[(name, self._valued.get((name, query[name]))) for name in query if name in self._telling[0]],
             *[name for name in headers if name in self._telling[1]],
         )
         if known := self._operations.get(told):
@@ -123,10 +123,11 @@ class Router:
         )
 
     @cached_property
-    def _valued(self) -> frozenset[str]:
-        """Query keys of which a route asks for a certain value."""
+    def _valued(self) -> dict[tuple[str, str], str]:
+        """Query keys with a value that a route asks for: that value. All others are one to it."""
         routes = [route for found in self._routes.values() for route in found]
-        return frozenset(key for route in routes for key, value in route.query.items() if value is not None)
+        pairs = [pair for route in routes for pair in route.query.items()]
+        return {(key, value): value for key, value in pairs if value is not None}
 
     @cached_property
     def _subresources(self) -> frozenset[str]:

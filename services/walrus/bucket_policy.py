@@ -22,6 +22,8 @@ from services.walrus.condition_keys import SAID_AT_THE_BEGINNING, applies_to, is
 KIND: Final = "Policy"
 MAX_BYTES: Final = 20 << 10
 ARN: Final = "arn:aws:s3:::"
+# So many policies stay read: the largest takes 140 KB then.
+_READ: Final = 256
 
 # Keys that bind a statement to callers who are known, when their values are fixed.
 _BINDING: Final = frozenset(
@@ -60,12 +62,12 @@ def check(text: str, bucket: str) -> Policy:
 
 
 # By its text, so that each state of a bucket's policy is read once.
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=_READ)
 def read(body: bytes) -> Policy:
     return parse(body.decode())
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=_READ)
 def read_for_parts(body: bytes) -> Policy:
     """For the parts and the end of an upload that was begun: what its beginning had to say was asked then."""
     kept = []
@@ -76,7 +78,7 @@ def read_for_parts(body: bytes) -> Policy:
     return Policy(statements=tuple(kept))
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=_READ)
 def opens(body: bytes) -> bool:
     """The policy of that text is public."""
     return is_public(read(body))
