@@ -88,7 +88,8 @@ async def test_the_next_controller_finds_all_as_it_should_be(places: tuple[Path,
         await client.write(0, b"mine" * 128)
         for point in POINTS:
             await driver.release(point, keep_as_base=False)
-        await driver.freeze(dict.fromkeys(POINTS, VOLUME))
+        for point in POINTS:
+            await driver.freeze({point: VOLUME})
         async with driver.frozen(POINTS[0], base=None) as frozen:
             (extent, *_) = await frozen.changed()
             assert (await frozen.read(extent))[:512] == b"mine" * 128

@@ -14,19 +14,25 @@ import pytest
 
 from common.blocks import BLOCK_BYTES
 from common.ids import SnapshotId, VolumeId
-from services.sc.drivers.base import ExportGrant, Limits, Volume
+from services.sc.drivers.base import ExportGrant, Extent, Limits, Volume
+from services.sc.drivers.qsd import points
+from services.sc.drivers.qsd.door import DoorKeys
+from services.sc.drivers.qsd.engine import Around, VolumeEngine
+from services.sc.drivers.qsd.layout import Layout
 from tests.contract.nbd_writer import NbdWriter
 from tests.contract.qsd_bench import NODES, QsdBench, qsd_bench
 from tests.contract.volume_bench import served, started
 from tests.contract.volume_suite import read_point
 from tests.eventually import becomes
 
-FIRST, SECOND = VolumeId("vol-0123456789abcdef0"), VolumeId("vol-0123456789abcdef1")
+FIRST = VolumeId("vol-0123456789abcdef0")
 ONE, TWO = SnapshotId("snap-0123456789abcdef0"), SnapshotId("snap-0123456789abcdef1")
 SIZE = 16 * BLOCK_BYTES
 SECTOR = 4096
 # Nobody else fills or empties the disk by so much meanwhile.
 _SPARE_BYTES = 2 << 30
+# What is not done by then waits.
+WAITS_S = 0.3
 GRANT = ExportGrant(generation=1, node=NODES[0], local=True)
 
 
@@ -152,6 +158,33 @@ async def test_a_point_that_died_with_its_daemon_is_told_as_lost(bench: QsdBench
     assert await client.read(0, 512) == bytes(512)
     assert (await bench.driver.observe())[FIRST].frozen == frozenset()
     await bench.driver.release(ONE, keep_as_base=True)
+    await client.close()
+
+
+async def test_a_controller_that_dies_between_the_points_of_several_volumes_keeps_no_client_waiting(
+    bench: QsdBench, tmp_path: Path
+) -> None:
+    await bench.driver.create(Volume(volume_id=FIRST, size_bytes=SIZE, limits=Limits()))
+    client = await connected(bench)
+    await bench.driver.close()
+    place = Layout(tmp_path / "engine", bench.monitor(FIRST).parent.parent).place(FIRST)
+    keys = DoorKeys(folder=tmp_path / "engine" / "tls", address="127.0.0.1")
+    engine = VolumeEngine(place, Around(keys=keys, direct=True), died=lambda: None)
+    async with engine.lock:
+        point = await points.name(engine, ONE)
+        await points.prepare(engine, point, closed=True)
+        await points.fix(engine, point)
+    waiting = asyncio.ensure_future(client.write(0, b"one!" * 128))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(waiting), WAITS_S)
+    await engine.let_go()
+    again = bench.again()
+    await again.open()
+    await waiting
+    assert (await again.observe())[FIRST].frozen == frozenset()
+    await again.freeze({ONE: FIRST})
+    async with again.frozen(ONE, base=None) as frozen:
+        assert (await frozen.read(Extent(start=0, length=512))) == b"one!" * 128
     await client.close()
 
 

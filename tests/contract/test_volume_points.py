@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
 from common.blocks import BLOCK_BYTES
 from common.errors import NotFound, WrongState
-from tests.contract.volume_bench import Bench
+from common.ids import SnapshotId, VolumeId
+from tests.contract.volume_bench import Bench, Client
 from tests.contract.volume_suite import (
     FIRST,
     ONE,
@@ -27,6 +29,9 @@ from tests.contract.volume_suite import (
 )
 
 __all__ = ["bench"]
+
+# Of several volumes: one alone may be right by chance.
+MOMENTS = 6
 
 
 async def test_a_point_keeps_what_was_while_the_client_writes_on(bench: Bench) -> None:
@@ -104,34 +109,60 @@ async def test_a_volume_has_several_points_and_each_is_its_own(bench: Bench) -> 
 
 
 async def test_points_of_several_volumes_are_of_one_moment(bench: Bench) -> None:
-    """The client writes to the second what was acknowledged on the first: no point of the second is ahead."""
-    await bench.driver.create(volume())
-    await bench.driver.create(volume(SECOND))
-    async with (
-        using(bench, await bench.driver.export(FIRST, grant())) as first,
-        using(bench, await bench.driver.export(SECOND, grant())) as second,
-    ):
-        begun, stop = asyncio.Event(), asyncio.Event()
+    """The client writes to each what was acknowledged on the one before: no point is ahead of one before it."""
+    ids = [VolumeId(f"vol-0123456789abcdef{n}") for n in range(4)]
+    async with contextlib.AsyncExitStack() as clients:
+        writers = []
+        for volume_id in ids:
+            await bench.driver.create(volume(volume_id))
+            place = await bench.driver.export(volume_id, grant())
+            writers.append(await clients.enter_async_context(using(bench, place)))
+        for number in range(MOMENTS):
+            points = [SnapshotId(f"snap-0123456789abcd{number:02}{n}") for n in range(len(ids))]
+            async with writing_in_turn(writers):
+                await bench.driver.freeze(dict(zip(points, ids, strict=True)))
+            found = [await read_point(bench, point) for point in points]
+            counts = [int.from_bytes(blocks.get(0, bytes(8))[:8], "big") for blocks in found]
+            assert counts[-1]
+            assert counts == sorted(counts, reverse=True)
+            assert counts[0] - counts[-1] in (0, 1)
+            for point in points:
+                await bench.driver.release(point, keep_as_base=False)
 
-        async def write_on() -> None:
-            for number in itertools.count(1):
-                if stop.is_set():
-                    return
-                await first.write(0, number.to_bytes(8, "big") * 64)
-                await second.write(0, number.to_bytes(8, "big") * 64)
-                begun.set()
-                # The fake's client gives way nowhere else.
-                await asyncio.sleep(0)
 
-        writing = asyncio.ensure_future(write_on())
-        await begun.wait()
+@contextlib.asynccontextmanager
+async def writing_in_turn(writers: Sequence[Client]) -> AsyncIterator[None]:
+    """Counts up, the next number once all have the last one. Each has one when it begins."""
+    begun, stop = asyncio.Event(), asyncio.Event()
+
+    async def write_on() -> None:
+        for number in itertools.count(1):
+            if stop.is_set():
+                return
+            for writer in writers:
+                await writer.write(0, number.to_bytes(8, "big") * 64)
+            begun.set()
+            # The fake's client gives way nowhere else.
+            await asyncio.sleep(0)
+
+    writing = asyncio.ensure_future(write_on())
+    await begun.wait()
+    yield
+    stop.set()
+    await writing
+
+
+async def test_points_that_only_some_volumes_have_are_fixed_anew_with_the_others(bench: Bench) -> None:
+    """A controller was killed before the last of them stood."""
+    for volume_id in (FIRST, SECOND):
+        await bench.driver.create(volume(volume_id))
+    async with using(bench, await bench.driver.export(FIRST, grant())) as client:
+        await bench.driver.freeze({ONE: FIRST})
+        await client.write(0, b"late" * 128)
         await bench.driver.freeze({ONE: FIRST, TWO: SECOND})
-        stop.set()
-        await writing
-    found = [await read_point(bench, point) for point in (ONE, TWO)]
-    ahead, behind = (int.from_bytes(blocks.get(0, bytes(8))[:8], "big") for blocks in found)
-    assert behind
-    assert ahead - behind in (0, 1)
+        await client.write(0, b"more" * 128)
+    assert (await read_point(bench, ONE))[0][:512] == b"late" * 128
+    assert (await seen(bench, SECOND)).frozen == {TWO}
 
 
 async def test_all_points_or_none(bench: Bench) -> None:

@@ -146,8 +146,8 @@ class VolumeDriver(Protocol):
 
     async def freeze(self, points: Mapping[SnapshotId, VolumeId]) -> None:
         """Fixes one point in time of all these volumes, all or none: a write that a client began after another was
-        acknowledged to it is in no point that lacks the other. Clients wait for milliseconds. A point that stands is
-        left alone. From a point on, what its volume changes is known (`frozen`).
+        acknowledged to it is in no point that lacks the other. Clients wait for milliseconds. Points that all stand are
+        left alone. One of each volume at a time. From a point on, what its volume changes is known (`frozen`).
 
         Raises NotFound, WrongState if one cannot be frozen now; then none is.
         """

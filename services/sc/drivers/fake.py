@@ -169,14 +169,13 @@ class FakeVolumes:
             self.faults.failing_freezes -= 1
             raise WrongState("the fake storage was told not to freeze")
         # Nobody writes meanwhile: clients of the fake are in this process, and this does not give way.
-        for snapshot_id, volume_id in points.items():
-            point = self._path(volume_id) / "points" / snapshot_id
-            if not point.exists():
-                sparse.copy(self._path(volume_id) / "data", point.with_suffix(".new"))
-        for snapshot_id, volume_id in points.items():
-            point = self._path(volume_id) / "points" / snapshot_id
-            if not point.exists():
-                point.with_suffix(".new").rename(point)
+        files = {self._path(volume_id) / "points" / snapshot_id: volume_id for snapshot_id, volume_id in points.items()}
+        if all(file.exists() for file in files):
+            return
+        for file, volume_id in files.items():
+            sparse.copy(self._path(volume_id) / "data", file.with_suffix(".new"))
+        for file in files:
+            file.with_suffix(".new").rename(file)
 
     @contextlib.asynccontextmanager
     async def frozen(self, snapshot_id: SnapshotId, *, base: SnapshotId | None) -> AsyncIterator[Frozen]:

@@ -24,7 +24,7 @@ from services.sc.drivers.qsd import hydrate, points
 from services.sc.drivers.qsd.daemon import Refused
 from services.sc.drivers.qsd.disk import free_bytes, takes_direct, used_bytes
 from services.sc.drivers.qsd.door import DoorKeys
-from services.sc.drivers.qsd.engine import GUEST, Around, VolumeEngine
+from services.sc.drivers.qsd.engine import Around, VolumeEngine
 from services.sc.drivers.qsd.graph import PointName
 from services.sc.drivers.qsd.layout import Layout, Record
 
@@ -76,10 +76,10 @@ class QsdVolumes:
             trouble = await self._mended(volume_id)
             # A predecessor may have left it waiting for space, or not.
             try:
-                await engine.pause(self._full)
                 if engine.daemon.runs:
                     await hydrate.rest(engine)
                     await points.tidy(engine)
+                await engine.pause(self._full)
             except CloudError:
                 self._mender.nudge(_SPACE + volume_id)
             if trouble or engine.record().source is not None:
@@ -159,12 +159,13 @@ class QsdVolumes:
             }
             begun: list[tuple[VolumeEngine, PointName]] = []
             try:
+                if await _all_stand(points_of, engines):
+                    return
                 for snapshot_id, volume_id in points_of.items():
                     engine = engines[volume_id]
-                    if snapshot_id in {point.snapshot_id for point in await engine.points()}:
-                        continue
                     await hydrate.rest(engine)
-                    begun.append((engine, await points.prepare(engine, snapshot_id)))
+                    begun.append((engine, await points.name(engine, snapshot_id)))
+                    await points.prepare(*begun[-1], closed=len(engines) > 1)
                 await _fix(begun)
             except CloudError as error:
                 for engine, point in begun:
@@ -361,20 +362,32 @@ class QsdVolumes:
         return free_bytes(self._layout.folder)
 
 
+async def _all_stand(points_of: Mapping[SnapshotId, VolumeId], engines: Mapping[VolumeId, VolumeEngine]) -> bool:
+    """If some do, a controller was killed before the last, and nobody was told: none does on return."""
+    standing = [
+        (engine, point)
+        for engine in engines.values()
+        for point in await engine.points()
+        if point.snapshot_id in points_of
+    ]
+    if len(standing) == len(points_of):
+        return True
+    for engine, point in standing:
+        await hydrate.rest(engine)
+        await points.undo(engine, point)
+    return False
+
+
 async def _fix(begun: Sequence[tuple[VolumeEngine, PointName]]) -> None:
-    """Several volumes: no client is there between the first point and the last, so that none writes to one what it
-    was told of another meanwhile."""
-    apart = len({engine.place.volume_id for engine, _ in begun}) > 1
-    try:
-        if apart:
-            for engine, _ in begun:
-                await engine.drop_export(GUEST)
+    """Several volumes: from the first point to the last no client is told of a write that came after a point, so that
+    none writes to one what it was told of another meanwhile."""
+    async with AsyncExitStack() as gates:
+        for engine, point in begun:
+            gates.push_async_callback(points.let_on, engine, point)
         for engine, point in begun:
             await points.fix(engine, point)
-    finally:
-        if apart:
-            for engine, _ in begun:
-                await engine.bring_up()
+    for engine, point in begun:
+        await points.finish(engine, point)
 
 
 def _full() -> NoCapacity:

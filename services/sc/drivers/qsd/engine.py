@@ -72,8 +72,11 @@ class VolumeEngine:
         return self.place.data.stat().st_size
 
     async def points(self) -> list[PointName]:
-        """Those that stand, the oldest first: the others only wait for later ones to go."""
-        return [point for point in await self.filters() if self.place.point(point.snapshot_id).exists()]
+        """Those that stand, the oldest first: the others wait for later ones to go, or were never finished."""
+        if not (filters := await self.filters()):
+            return []
+        names = await self.node_names()
+        return [one for one in filters if one.access in names and self.place.point(one.snapshot_id).exists()]
 
     async def filters(self) -> list[PointName]:
         """Of all points, those that were let go too while a later one stands on them; the oldest first."""

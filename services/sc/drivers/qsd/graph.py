@@ -2,6 +2,7 @@
 
     top (throttle; carries the bitmaps) → [c<number>-<point> (copy-before-write), the latest first …] → base
     base: data (file), or while a source comes: map (qcow2 over data, backed by the source)
+    a point keeps what is overwritten in t-<point> (throttle: its gate) → f-<point> (file)
 
 https://www.qemu.org/docs/master/interop/qemu-storage-daemon-qmp-ref.html
 """
@@ -87,7 +88,17 @@ class PointName:
 
     @property
     def target(self) -> str:
+        """What is overwritten goes in here: a gate, which is closed while other volumes have their points."""
         return f"t-{self.snapshot_id}"
+
+    @property
+    def file(self) -> str:
+        return f"f-{self.snapshot_id}"
+
+    @property
+    def gate(self) -> str:
+        """The limits of its target."""
+        return f"gate-{self.snapshot_id}"
 
     @property
     def access(self) -> str:
@@ -100,6 +111,18 @@ class PointName:
         if not number.isdecimal() or not SnapshotId.matches(snapshot_id):
             return None
         return PointName(number=int(number), snapshot_id=SnapshotId(snapshot_id))
+
+
+def target_nodes(point: PointName, path: str) -> list[Node]:
+    return [
+        file_node(point.file, path, direct=False),
+        {"driver": "throttle", "node-name": point.target, "throttle-group": point.gate, "file": point.file},
+    ]
+
+
+def gate(*, closed: bool) -> dict[str, int]:
+    """Closed, the first request goes through, the next one waits a second for each byte of it."""
+    return throttle(Limits(throughput_bytes_per_s=1 if closed else 0))
 
 
 def filter_node(point: PointName, below: str) -> Node:

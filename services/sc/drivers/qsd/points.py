@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
@@ -28,36 +28,59 @@ from services.sc.nbd.client import NbdClient, connected
 _READ_BYTES: Final = 4 << 20
 # Begins the names of exports of points, and of bitmaps that are told along.
 _EXPORT: Final = "p-"
+# Closes a gate for more than an hour.
+_GATE_BYTES: Final = 4096
 _serial = itertools.count()
 
 
-async def prepare(engine: VolumeEngine, snapshot_id: SnapshotId) -> PointName:
-    """All that can be done before the moment itself. Changes are recorded from here on: rather too much."""
+async def name(engine: VolumeEngine, snapshot_id: SnapshotId) -> PointName:
+    """Of the next point of this volume."""
     await engine.bring_up()
-    if any(point.snapshot_id == snapshot_id for point in await engine.filters()):
+    filters = await engine.filters()
+    if any(point.snapshot_id == snapshot_id for point in filters):
         raise WrongState(f"{snapshot_id} was a point of {engine.place.volume_id} a moment ago")
-    numbers = [point.number for point in (*await engine.filters(), *await engine.marks())]
-    point = PointName(number=max(numbers, default=0) + 1, snapshot_id=snapshot_id)
-    target = engine.place.point(snapshot_id)
+    numbers = [point.number for point in (*filters, *await engine.marks())]
+    return PointName(number=max(numbers, default=0) + 1, snapshot_id=snapshot_id)
+
+
+async def prepare(engine: VolumeEngine, point: PointName, *, closed: bool) -> None:
+    """All that can be done before the moment itself. Changes are recorded from here on: rather too much.
+
+    `closed`: from the moment on no client is told of a write, until `let_on`.
+    """
+    target = engine.place.point(point.snapshot_id)
     sparse.make(target, engine.size_bytes)
     ask = engine.daemon.ask
-    await ask("blockdev-add", **graph.file_node(point.target, str(target), direct=False))
+    await ask("object-add", qom_type="throttle-group", id=point.gate, limits=graph.gate(closed=closed))
+    for node in graph.target_nodes(point, str(target)):
+        await ask("blockdev-add", **node)
+    if closed:
+        await _use_up(engine, point)
+    before = await engine.filters()
+    below = before[-1].filter if before else engine.base()
+    await ask("blockdev-add", **graph.filter_node(point, below))
     await ask("block-dirty-bitmap-add", node=graph.TOP, name=point.bitmap, granularity=BLOCK_BYTES)
-    return point
 
 
 async def fix(engine: VolumeEngine, point: PointName) -> None:
-    """This is the moment."""
+    """This is the moment. What is overwritten from now on must be with the point first."""
+    await engine.daemon.ask("blockdev-reopen", options=[graph.top_node(point.filter)])
+
+
+async def let_on(engine: VolumeEngine, point: PointName) -> None:
+    """What waits at its gate goes on, as waiting requests do when their nodes are drained."""
     ask = engine.daemon.ask
-    before = await engine.filters()
-    earlier = [mark for mark in await engine.marks() if mark < point]
-    below = before[-1].filter if before else engine.base()
-    await ask("blockdev-add", **graph.filter_node(point, below))
-    await ask("blockdev-reopen", options=[graph.top_node(point.filter)])
+    limits = graph.gate(closed=False)
+    await ask("qom-set", path=f"/objects/{point.gate}", property="limits", value=limits)
+    await ask("blockdev-reopen", options=[graph.target_nodes(point, "")[-1]])
+
+
+async def finish(engine: VolumeEngine, point: PointName) -> None:
+    """It stands on return."""
+    ask = engine.daemon.ask
+    if earlier := [mark for mark in await engine.marks() if mark < point]:
+        await ask("transaction", actions=[_bitmap_action("disable", mark) for mark in earlier])
     await ask("blockdev-add", **graph.access_node(point))
-    actions = [_bitmap_action("disable", mark) for mark in earlier]
-    if actions:
-        await ask("transaction", actions=actions)
 
 
 async def release(engine: VolumeEngine, snapshot_id: SnapshotId, *, keep_as_base: bool) -> None:
@@ -80,9 +103,9 @@ async def tidy(engine: VolumeEngine) -> None:
     for name in await engine.bitmaps():
         if name.startswith(_EXPORT):
             await engine.daemon.ask("block-dirty-bitmap-remove", node=graph.TOP, name=name)
-    filters = {point.snapshot_id for point in await engine.filters()}
+    standing = {point.snapshot_id for point in await engine.points()}
     for file in engine.place.points():
-        if SnapshotId(file.stem) not in filters:
+        if SnapshotId(file.stem) not in standing:
             file.unlink()
     await _clear(engine)
 
@@ -108,11 +131,29 @@ async def _clear(engine: VolumeEngine) -> None:
         below = filters[-1].filter if filters else engine.base()
         await ask("blockdev-reopen", options=[graph.top_node(below)])
         await ask("blockdev-del", node_name=gone.filter)
-    # Files that are of no filter, or not of one any more.
-    held = {point.target for point in filters}
-    for name in names:
-        if name.startswith("t-") and name not in held:
-            await ask("blockdev-del", node_name=name)
+    # What is of no filter, or not of one any more, each before what it stands on.
+    held = {node for point in filters for node in (point.target, point.file, point.gate)}
+    for node in sorted(names, reverse=True):
+        if node.startswith(("t-", "f-")) and node not in held:
+            await ask("blockdev-del", node_name=node)
+    for one in await ask("qom-list", path="/objects"):
+        if one["name"].startswith("gate-") and one["name"] not in held:
+            await ask("object-del", id=one["name"])
+
+
+async def _use_up(engine: VolumeEngine, point: PointName) -> None:
+    """The one request that a closed gate lets through."""
+    export = f"{_exports_of(point.snapshot_id)}{next(_serial)}"
+    await _export(engine, export, point.target)
+    async with connected(engine.place.private("nbd"), export) as nbd:
+        await nbd.read(0, min(_GATE_BYTES, nbd.size_bytes))
+    await engine.drop_export(export)
+
+
+async def _export(engine: VolumeEngine, name: str, node: str, bitmaps: Sequence[Mapping[str, str]] = ()) -> None:
+    await engine.daemon.ask(
+        "block-export-add", type="nbd", id=name, node_name=node, name=name, writable=False, bitmaps=bitmaps
+    )
 
 
 async def undo(engine: VolumeEngine, point: PointName) -> None:
@@ -188,15 +229,7 @@ async def opened(engine: VolumeEngine, snapshot_id: SnapshotId, base: SnapshotId
             dirty = await _since(engine, point, base, name)
             stack.push_async_callback(_closed, engine, name, dirty)
             bitmaps = [{"node": graph.TOP, "name": dirty}] if dirty else []
-            await engine.daemon.ask(
-                "block-export-add",
-                type="nbd",
-                id=name,
-                node_name=point.access,
-                name=name,
-                writable=False,
-                bitmaps=bitmaps,
-            )
+            await _export(engine, name, point.access, bitmaps)
         context = f"qemu:dirty-bitmap:{dirty}" if dirty else wire.ALLOCATION
         nbd = await stack.enter_async_context(connected(engine.place.private("nbd"), name, contexts=[context]))
         yield FrozenPoint(nbd, dirty=dirty and context, everything=base is not None and not dirty)
