@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import json
 import os
+import re
+import subprocess
+import tempfile
 import time
 from dataclasses import replace
 from functools import partial
@@ -31,6 +33,11 @@ _GONE_S: Final = 10.0
 _CLUSTER_BYTES: Final = 64 << 10
 # fallocate(2): FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
 _PUNCH: Final = 3
+# A line of what `qemu-img map` tells.
+_PART: Final = re.compile(
+    rb'"start": (\d+), "length": (\d+), "depth": \d+, '
+    rb'"present": (true|false), "zero": (true|false), "data": (true|false)'
+)
 
 
 async def make(place: VolumePlace, size_bytes: int) -> None:
@@ -114,9 +121,7 @@ async def _finish(engine: VolumeEngine) -> None:
     engine.filled, engine.finishing = False, True
     await engine.daemon.end(gently=True)
     try:
-        told = json.loads(await _qemu_img("map", "--output=json", str(place.map)))
-        if all(one["present"] or one["start"] >= record.source.size_bytes for one in told):
-            await to_the_end(partial(_clear, place, told))
+        if await to_the_end(partial(clear, place, record.source.size_bytes)):
             place.save(replace(record, source=None))
             place.map.unlink(missing_ok=True)
     finally:
@@ -126,13 +131,34 @@ async def _finish(engine: VolumeEngine) -> None:
             engine.finishing = False
 
 
-def _clear(place: VolumePlace, extents: list[dict[str, Any]]) -> None:
-    """What the qcow2 says are zeros becomes zeros. Durable when it returns."""
-    with place.data.open("r+b") as file:
-        for extent in extents:
-            if extent["zero"] or not extent["data"]:
-                _punch(file.fileno(), extent["start"], extent["length"])
+def clear(place: VolumePlace, source_bytes: int) -> bool:
+    """What the qcow2 says are zeros becomes zeros, durably when it returns; whether all of its source has come.
+
+    Blocks. A guest decides of how many parts the volume is: they are never in memory together.
+    """
+    whole = True
+    command = ["qemu-img", "map", "--output=json", str(place.map)]
+    with (
+        place.data.open("r+b") as file,
+        tempfile.TemporaryFile() as words,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=words) as telling,
+    ):
+        assert telling.stdout is not None
+        end = 0
+        for line in telling.stdout:
+            if (part := _PART.search(line)) is None:
+                raise Unavailable(f"qemu-img map tells what is not understood: {line[:200]!r}")
+            start, length = int(part[1]), int(part[2])
+            end = start + length
+            if part[3] == b"false" and start < source_bytes:
+                whole = False
+            if part[4] == b"true" or part[5] == b"false":
+                _punch(file.fileno(), start, length)
+        if telling.wait() != 0 or end != os.fstat(file.fileno()).st_size:
+            words.seek(0)
+            raise Unavailable(f"qemu-img map, up to {end}: {words.read().decode(errors='replace').strip()[-300:]}")
         os.fsync(file.fileno())
+    return whole
 
 
 def _punch(descriptor: int, start: int, length: int) -> None:
@@ -148,11 +174,10 @@ async def _job(engine: VolumeEngine) -> dict[str, Any] | None:
     return next((job for job in jobs if job["id"] == _JOB), None)
 
 
-async def _qemu_img(*arguments: str) -> str:
+async def _qemu_img(*arguments: str) -> None:
     process = await asyncio.create_subprocess_exec(
-        "qemu-img", *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        "qemu-img", *arguments, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
     )
-    told, error = await process.communicate()
+    _, error = await process.communicate()
     if process.returncode != 0:
         raise Unavailable(f"qemu-img {arguments[0]}: {error.decode(errors='replace').strip()[-300:]}")
-    return told.decode()
