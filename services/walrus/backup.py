@@ -24,6 +24,7 @@ from common import shard_file
 from common.errors import CloudError, InvalidArgument, NoCapacity, Unavailable, WrongState
 from common.log import get_logger
 from common.metrics import gauge
+from common.threads import to_the_end
 from services.walrus.drivers.base import Pin
 from services.walrus.drivers.blobs import BlobDamaged, BlobMissing
 from services.walrus.drivers.embedded import copies
@@ -121,7 +122,7 @@ class Backups:
 
 async def _on_disk(function: Callable[[], Result]) -> Result:
     try:
-        return await asyncio.to_thread(function)
+        return await to_the_end(function)
     except OSError as error:
         raise _refusal(error) from error
 

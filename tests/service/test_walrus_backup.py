@@ -245,6 +245,15 @@ async def test_only_a_store_that_does_not_run_and_is_empty_is_restored_to(stage:
     (aside,) = home.glob("walrus.before-*")
     async with opened_store(aside) as store:
         assert await store.index.find_bucket("mine")
+    # As a crash leaves it after the swap.
+    aside.rename(home / "walrus.restored")
+    assert (await restored(tmp_path / "backup", home, "--replace"))[-1]["restored"] == 0
+    assert not (home / "walrus.restored").exists()
+    mine = []
+    for path in home.glob("walrus.before-*"):
+        async with opened_store(path) as store:
+            mine.append(await store.index.find_bucket("mine") is not None)
+    assert sorted(mine) == [False, True]
 
 
 @pytest.mark.parametrize("harm", ["no manifest", "index", "manifest"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import itertools
 import os
 import shutil
 import sqlite3
@@ -41,8 +42,11 @@ def restore(
     with claimed(root), ExitStack() as stack:
         if not replace and _holds_something(root):
             raise Refused(f"{root} is not empty: with --replace it is moved aside")
-        draft = root.with_name(f"{root.name}.restoring")
+        draft, ready = (root.with_name(f"{root.name}.{state}") for state in ("restoring", "restored"))
         shutil.rmtree(draft, ignore_errors=True)
+        if ready.exists():
+            # Of a restore that crashed: from the swap on it is what stood here before.
+            os.rename(ready, _aside(root))
         stack.callback(shutil.rmtree, draft, ignore_errors=True)
         draft.mkdir(mode=0o700)
         shutil.copyfile(index, draft / INDEX)
@@ -54,14 +58,22 @@ def restore(
             _restore_pins(db, source, draft, tell)
         shard_file.write(draft, part)
         fsync_folder(draft)
-        aside = root.with_name(f"{root.name}.before-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}")
+        os.rename(draft, ready)
         stack.pop_all()
-        copies.swap(draft, root)
-        os.rename(draft, aside)
+        copies.swap(ready, root)
+        aside = _aside(root)
+        os.rename(ready, aside)
         fsync_folder(root.parent)
         if not _holds_something(aside):
             shutil.rmtree(aside)
     return count
+
+
+def _aside(root: Path) -> Path:
+    """A name that is free, for what stood here before."""
+    name = f"{root.name}.before-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}"
+    names = (f"{name}-{number}" if number else name for number in itertools.count())
+    return next(path for path in map(root.with_name, names) if not path.exists())
 
 
 @contextmanager
