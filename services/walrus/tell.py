@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import aiohttp
@@ -31,6 +32,8 @@ _BATCH: Final = 100
 _TIMEOUT_S: Final = 10.0
 _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 60.0
+# How often it is looked for events that nobody told of.
+_LOOK_S: Final = 10.0
 _KIND: Final = configs.kind_of(NotificationConfiguration)
 _log = get_logger(__name__)
 _DELIVERED: Final = counter("mallee_walrus_events_delivered", "Events that a target has taken", ("target",))
@@ -101,9 +104,10 @@ def _event(
 class Teller:
     """`run` works, without end; `nudge` tells it that events were added."""
 
-    def __init__(self, store: Store, *, pause_s: float = _FIRST_PAUSE_S) -> None:
+    def __init__(self, store: Store, *, pause_s: float = _FIRST_PAUSE_S, look_s: float = _LOOK_S) -> None:
         self._store = store
         self._pause_s = pause_s
+        self._look_s = look_s
         self._nudged = {target: asyncio.Event() for target in store.event_targets}
 
     def nudge(self) -> None:
@@ -127,7 +131,10 @@ class Teller:
             self._nudged[target].clear()
             batch = await self._store.index.events.next(target, _BATCH)
             if not batch:
-                await self._nudged[target].wait()
+                # Who was cancelled once its step was taken nudges nobody.
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._look_s):
+                        await self._nudged[target].wait()
             elif await _deliver(session, address, batch):
                 await self._store.index.events.forget(target, batch[-1].id)
                 _DELIVERED.labels(target).inc(len(batch))

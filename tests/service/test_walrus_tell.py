@@ -92,6 +92,19 @@ async def configure(store: Store, *events: str, prefix: str = "") -> None:
     await notification_calls.put_notification(store, request, ALICE)
 
 
+async def test_what_whoever_is_gone_did_is_told_although_nobody_says_that_there_is_something(
+    tmp_path: Path, target: Target
+) -> None:
+    async with opened_store(tmp_path) as store, asyncio.TaskGroup() as tasks:
+        store.event_targets = {"hook": target.address}
+        await make_bucket(store)
+        await configure(store, "s3:ObjectCreated:*")
+        running = tasks.create_task(Teller(store, look_s=0.05).run())
+        await put_bytes(store, "k", b"abc")
+        await target.until(lambda: target.seen() == [("ObjectCreated:Put", "k")])
+        running.cancel()
+
+
 async def test_what_happens_is_told_with_what_s3_tells(tmp_path: Path, target: Target) -> None:
     async with telling(tmp_path, {"hook": target.address}) as store:
         await make_bucket(store)
