@@ -35,6 +35,8 @@ from mallee.s3.v1.multipart_pb2 import CompleteMultipartUploadOutput
 
 _CHUNKED: Final = "aws-chunked"
 _READS: Final = ("GetObject", "HeadObject")
+_CHECKSUM: Final = "x-amz-checksum-"
+_ALGORITHM: Final = "x-amz-sdk-checksum-algorithm"
 _ENCRYPTION: Final = "x-amz-server-side-encryption"
 
 
@@ -171,6 +173,10 @@ def object_headers(wire: WireRequest, payload: Payload) -> dict[str, str]:
         headers[name] = f"{headers[name]},{value}" if name in headers else value
     if payload.framing.chunked:
         headers["content-length"] = str(payload.length)
+    for name in sorted(payload.trailer_names):
+        if name.startswith(_CHECKSUM):
+            # Some clients (AWS's CRT) announce the checksum that follows in x-amz-trailer alone.
+            headers.setdefault(_ALGORITHM, name.removeprefix(_CHECKSUM).upper())
     if kept := _without_framing(headers.pop("content-encoding", "")):
         headers["content-encoding"] = kept
     return headers

@@ -28,8 +28,6 @@ from services.walrus.store import IN_PLACE_BYTES, Store
 
 # Bodies from this size on may be written into their blob by who sends them.
 _SHARED_BYTES: Final = 1 << 20
-# Computed when no algorithm was named: one of them may still come as a trailer, and they cost next to nothing.
-_UNNAMED: Final = frozenset({"CRC32", "CRC32C", "CRC64NVME"})
 # Promised to a body of unknown length at a time.
 _STEP_BYTES: Final = 16 << 20
 
@@ -113,7 +111,7 @@ async def received(
         room = stack.enter_context(closing(_Room(store, may_be)))
         await room.promise(claim.length or 0)
         incoming = _Incoming(store, stack, encryption, may_inline=may_inline, room=room)
-        digests = Digests({claim.stored_algorithm} | ({claim.algorithm} if claim.algorithm else _UNNAMED))
+        digests = Digests({claim.stored_algorithm, claim.algorithm} - {""})
         if isinstance(messages, Accepting) and (claim.length or 0) >= _SHARED_BYTES:
             await incoming.share(messages)
         end = await _take_all(store, messages, incoming, digests, most_bytes)
@@ -348,13 +346,9 @@ def _check_digests(digests: Digests, claim: Announced, trailers: Mapping[str, st
     sent = claim.checksum
     trailed = wire.checksum_trailed(trailers)
     if trailed is not None:
-        if sent is not None or trailed.algorithm != (claim.algorithm or trailed.algorithm):
+        if sent is not None or trailed.algorithm != claim.algorithm:
             raise errors.invalid_request("The checksum in the trailer is not the one that was announced.")
         sent = trailed
-        if not claim.algorithm and trailed.algorithm not in _UNNAMED | {claim.stored_algorithm}:
-            raise errors.invalid_request(
-                f"The trailing {trailed.algorithm} was not announced. Name it in x-amz-sdk-checksum-algorithm."
-            )
     if sent is None:
         return None
     checksums.check(sent.algorithm, sent.value, digests)

@@ -165,6 +165,9 @@ async def test_digests_in_headers_and_trailers_are_compared(store: Store) -> Non
             await refused(code, call)
         else:
             assert (await call).checksum_crc32 == right
+    header.checksum_algorithm = "SHA1"
+    call = put.put_object(store, stream(object_pb2.PutObjectStream, header, LARGE, trailers=trailers), ALICE)
+    await refused("InvalidRequest", call)
     found, _ = await get_object(store, "k", checksum_mode="ENABLED")
     assert (found.checksum_crc32, found.checksum_crc64_nvme) == (right, "")
 

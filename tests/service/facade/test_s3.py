@@ -97,6 +97,8 @@ async def test_a_stream_without_a_known_hash_comes_with_a_trailer(stage: Stage) 
     stored, header = stage.backstage.walrus.objects["b", "k"]
     assert (stored, header.content_length, header.content_encoding) == (body, len(body), "")
     assert list(stage.backstage.walrus.trailers) == ["x-amz-checksum-crc32"]
+    # Named for Walrus, which computes no other.
+    assert header.checksum_algorithm == "CRC32"
 
 
 async def test_signed_chunks_are_verified_to_the_last(stage: Stage) -> None:
