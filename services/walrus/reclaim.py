@@ -19,6 +19,9 @@ from services.walrus.store import Store
 _BATCH: Final = 1000
 # Between passes, so that a busy store frees in batches and does not commit once more for each request.
 _PAUSE_S: Final = 0.5
+# What a pass frees that makes the next one follow at once: large objects that take each other's place then take each
+# other's memory, too. A host gives its virtual machine pages that it has not used for a while one by one, and slowly.
+_MUCH_BYTES: Final = 16 << 20
 _ORPHANS_EVERY_S: Final = 600.0
 # How long a repeated CompleteMultipartUpload is answered as the first one was.
 _COMPLETIONS_MS: Final = 7 * 24 * 3600 * 1000
@@ -35,6 +38,7 @@ class Reclaimer:
     def __init__(self, store: Store, *, pause_s: float = _PAUSE_S) -> None:
         self._store = store
         self._pause_s = pause_s
+        self._freed_much = False
         self._nudged = asyncio.Event()
         self.repack = Repacker(store).repack
 
@@ -56,7 +60,7 @@ class Reclaimer:
             drained = await self._store.index.blocks.drain(_NEEDS)
             if not await self.collect() and not drained and not await self.repack():
                 await self._nudged.wait()
-            await asyncio.sleep(self._pause_s)
+            await asyncio.sleep(0 if self._freed_much else self._pause_s)
 
     async def give_up_uploads(self) -> int:
         """Those of snapshots that stand still; how many."""
@@ -77,7 +81,9 @@ class Reclaimer:
         held = self._store.readers.held
         free = [blob for blob in garbage if blob not in held]
         if free:
-            _RECLAIMED.labels("garbage").inc(await self._store.blobs.delete(free))
+            freed_bytes = await self._store.blobs.delete(free)
+            self._freed_much = freed_bytes >= _MUCH_BYTES
+            _RECLAIMED.labels("garbage").inc(freed_bytes)
             await self._store.index.forget_garbage(free)
         return len(free)
 

@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 
 from common.errors import CloudError, Denied, InvalidArgument, NotFound, Unavailable
 from common.rpc import context
+from common.rpc.local.calls import LENGTH
 from common.rpc.local.channel import LocalCall, LocalChannel
 from common.rpc.local.frames import Frames, Kind
 from common.rpc.local.server import LocalServer, Unary
@@ -190,6 +191,23 @@ async def test_a_large_body_is_written_into_the_blob_that_it_becomes(stage: Stag
     assert isinstance(answer, object_pb2.PutObjectOutput)
     assert answer.e_tag == f'"{hashlib.md5(body).hexdigest()}"'
     assert await get_bytes(stage.store, "k") == body
+
+
+async def test_what_was_told_while_the_store_was_busy_is_taken_together(stage: Stage) -> None:
+    body = (BODY * 5)[: 20 * MIB]
+    call = uploading(stage, asks=True)
+    await call.write(header(content_length=len(body)))
+    assert await header_accepted(call)
+    os.pwrite(call._file, body, 0)
+    # One turn of the loop: the frames arrive together.
+    for _ in range(0, len(body), MIB):
+        call._put(Kind.WRITTEN, LENGTH.pack(MIB))
+    await call.write(end(len(body)))
+    await call.done_writing()
+    answer = await call
+    call.cancel()
+    assert isinstance(answer, object_pb2.PutObjectOutput)
+    assert answer.e_tag == f'"{hashlib.md5(body).hexdigest()}"'
 
 
 async def test_what_was_written_and_not_told_of_is_no_part_of_the_object(stage: Stage) -> None:

@@ -18,7 +18,8 @@ from services.walrus.drivers.base import Scan, Summary
 from services.walrus.reclaim import Reclaimer
 from services.walrus.scrub import Pace, Scrubber
 from services.walrus.store import Store
-from tests.walrus_store import ALICE, files_of, get_bytes, opened_store
+from tests.eventually import eventually
+from tests.walrus_store import ALICE, files_of, get_bytes, make_bucket, opened_store, put_bytes
 
 _ROUNDS = int(os.environ.get("MALLEE_KILLS") or 4)
 # How many changes it acknowledges before it is killed: from, to.
@@ -61,6 +62,24 @@ async def _write_until_killed(root: Path, seed: int, possible: Possible) -> None
             child.send_signal(signal.SIGKILL)
     assert await child.wait() == -signal.SIGKILL
     assert done >= last
+
+
+async def test_much_that_is_let_go_is_freed_without_a_pause(tmp_path: Path) -> None:
+    async with opened_store(tmp_path / "walrus") as store:
+        await make_bucket(store)
+        # What was let go before it runs is freed at once; whatever comes later would wait an hour.
+        reclaimer = Reclaimer(store, pause_s=3600)
+        store.reclaim = reclaimer.nudge
+        for _ in range(2):
+            await put_bytes(store, "k", bytes(17 << 20))
+        running = asyncio.create_task(reclaimer.run())
+        try:
+            for _ in range(2):
+                await eventually(lambda: len(files_of(tmp_path / "walrus")) == 1)
+                await put_bytes(store, "k", bytes(17 << 20))
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
 
 
 async def _check(store: Store, possible: Possible) -> None:

@@ -91,6 +91,11 @@ class Frames:
         """A frame can be read at once."""
         return bool(self._read)
 
+    @property
+    def next_kind(self) -> int:
+        """Of the frame that can be read at once; 0: none can."""
+        return self._read[0][0] if self._read else 0
+
     def has_room_for(self, size: int) -> bool:
         """A frame of so many bytes may be put, and `drained` does not wait."""
         return self._unsent + _HEAD.size + size <= _UNSENT_BYTES

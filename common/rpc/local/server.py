@@ -33,6 +33,8 @@ _CREDENTIALS: Final = struct.Struct("3i")
 _BACKLOG: Final = 1024
 # So that the next is checked while the last one goes out.
 _EXTENTS_UNDER_WAY: Final = 2
+# What is taken at once of a body that stands in a file: nobody waits longer for a step to end than this needs.
+_WRITTEN_BYTES: Final = 16 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,12 +215,20 @@ class _Connection:
                 case Kind.CHUNK:
                     yield RawChunk(payload)
                 case Kind.WRITTEN if len(payload) == LENGTH.size:
-                    yield RawWritten(*LENGTH.unpack(payload))
+                    yield RawWritten(await self._written(payload))
                 case Kind.MESSAGE:
                     yield handler.frame.FromString(payload)
                 case _:
                     context.ended = True
                     return
+
+    async def _written(self, payload: bytes) -> int:
+        """With what was told meanwhile, so that who is behind catches up in few steps."""
+        (length,) = LENGTH.unpack(payload)
+        while self._frames.next_kind == Kind.WRITTEN and length < _WRITTEN_BYTES:
+            _, payload = await self._frames.take()
+            length += int.from_bytes(payload)
+        return int(length)
 
     async def _read_rest(self, context: _Context) -> None:
         """Of an upload that was refused before its end: the client stops as soon as it has seen why."""
