@@ -34,7 +34,7 @@ class SnapshotReconciler:
     async def step(self, snapshot_id: str) -> float | None:
         snapshot = self._cloud.store.get(record_pb2.SnapshotRecord, snapshot_id)
         if snapshot is None:
-            return None
+            return await self._remove_orphan(snapshot_id)
         record = snapshot.record
         seen = self._cloud.storage.snapshot(record.zone, snapshot_id)
         with context.bind(request_id=record.request_id):
@@ -160,10 +160,31 @@ class SnapshotReconciler:
             request = sc.DeleteSnapshotRequest(snapshot_id=record.snapshot_id)
             if not (await self._cloud.storage[record.zone].stub.DeleteSnapshot(request)).gone:
                 return _AGAIN_S
+            gone = sc_snapshot.SnapshotObservation(
+                snapshot_id=record.snapshot_id, state=sc_snapshot.SNAPSHOT_STATE_GONE
+            )
+            self._cloud.storage[record.zone].note(gone)
         changes = Changes()
         changes.delete(snapshot)
         changes.release(use_of(record.snapshot_id))
         await self._cloud.store.commit(changes)
+        return None
+
+    async def _remove_orphan(self, snapshot_id: str) -> float | None:
+        """One that a storage controller has and no record owns: it was deleted while its point was on its way."""
+        for storage in self._cloud.storage:
+            if snapshot_id not in storage.snapshots:
+                continue
+            # A commit returns when this replica has seen it: what is not in it after that is not in etcd either.
+            changes = Changes()
+            changes.bump(f"orphan-snapshots/{storage.zone}")
+            await self._cloud.store.commit(changes)
+            if self._cloud.store.get(record_pb2.SnapshotRecord, snapshot_id) is not None:
+                return 0.0
+            answer = await storage.stub.DeleteSnapshot(sc.DeleteSnapshotRequest(snapshot_id=snapshot_id))
+            _log.warning("a snapshot that no record owns is removed", snapshot_id=snapshot_id, zone=storage.zone)
+            if not answer.gone:
+                return _AGAIN_S
         return None
 
     def _is_read(self, snapshot_id: str) -> bool:

@@ -37,6 +37,8 @@ class SnapshotWork:
             for kind in (record_pb2.SnapshotRecord, record_pb2.TaskRecord):
                 for stored in self._cloud.store.all(kind):
                     self.heard(stored.record)
+            for zone in self._cloud.storage:
+                self._look_at_all(zone.zone)
             yield
         finally:
             self._cloud.storage.unlisten(self._observed)
@@ -76,10 +78,11 @@ class SnapshotWork:
     def _look_at_all(self, zone: str) -> None:
         for snapshot in self._cloud.store.all(record_pb2.SnapshotRecord):
             record = snapshot.record
-            # Ended ones that are known there may have to be settled.
-            under_way = record.state in (rules.PENDING, rules.DELETING)
-            if record.zone == zone and (under_way or record.snapshot_id in self._cloud.storage[zone].snapshots):
+            if record.zone == zone and record.state in (rules.PENDING, rules.DELETING):
                 self._snapshots.nudge(record.snapshot_id)
+        # Ended ones may have to be settled, those that no record owns to go.
+        for snapshot_id in self._cloud.storage[zone].snapshots:
+            self._snapshots.nudge(snapshot_id)
         for task in self._cloud.store.all(record_pb2.TaskRecord):
             if task.record.zone == zone:
                 self._tasks.nudge(task.record.task_id)

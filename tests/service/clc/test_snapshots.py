@@ -108,6 +108,16 @@ async def test_a_call_that_died_is_finished_by_the_leader(stage: Stage, leader: 
     assert sorted(stage.storage[ZONE].points[0]) == sorted(its.snapshot_id for its in pending)
 
 
+async def test_what_no_record_owns_is_taken_away(stage: Stage, leader: Leader) -> None:
+    """It was deleted while its point in time was on its way: the order came after the one to forget it."""
+    sc, late = stage.storage[ZONE], "snap-0123456789abcdef9"
+    mine = await create(stage, await volume(stage))
+    await completed(stage, mine.snapshot_id)
+    sc.completes(late)
+    await eventually(lambda: late not in sc.snapshots)
+    assert record(stage, mine.snapshot_id) is not None
+
+
 async def test_what_the_storage_controller_never_does_ends_in_error(stage: Stage, leader: Leader) -> None:
     lost = snapshot_record(stage, state=rules.PENDING, progress_percent=0, zone=ZONE)
     stage.now += 60
