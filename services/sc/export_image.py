@@ -20,7 +20,7 @@ from mallee.sc.v1.snapshot_pb2 import ExportObservation, ExportSpec
 from services.sc.clients import Objects, Sources
 from services.sc.image_content import FORMATS
 from services.sc.jobs import Jobs
-from services.sc.room import Room
+from services.sc.room import Room, settle
 from services.sc.snapshot import NEXT, Phase, state_of
 from services.sc.storage_feed import StorageFeed
 from services.sc.store import Records
@@ -141,7 +141,7 @@ class ExportTasks:
             await self._disk.within(
                 made, lambda: qemu_img.convert_from_nbd(source.socket, source.name, image_format, made)
             )
-            await asyncio.to_thread(made.rename, written)
+            await asyncio.to_thread(settle, made, written)
         self._tell(record, _WRITTEN_PERCENT)
 
         def stored(done: int, total: int) -> None:

@@ -17,7 +17,7 @@ from mallee.sc.v1 import snapshot_pb2
 from mallee.sc.v1.snapshot_pb2 import ImportSpec
 from services.sc.clients import Objects, Progress, Upload, Uploaded, Uploader
 from services.sc.image_content import FORMATS, ImageContent
-from services.sc.room import Room
+from services.sc.room import Room, settle
 
 # Parts of the whole, of a thousand.
 _WHOLE, _FETCHED, _CONVERTED = 1000, 400, 500
@@ -113,8 +113,8 @@ def virtual_size_of(head: bytes, size: int, image_format: str) -> int:
 
 
 def _settle(made: Path, raw: Path, *spent: Path) -> None:
-    """The disk is whole from here on."""
-    made.rename(raw)
+    """The disk is whole from here on, after the host's own crash too."""
+    settle(made, raw)
     for path in spent:
         path.unlink()
 

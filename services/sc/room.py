@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -57,3 +58,10 @@ class Room:
                 writing.cancel()
                 await asyncio.gather(writing, return_exceptions=True)
                 await asyncio.to_thread(made.unlink, missing_ok=True)
+
+
+def settle(made: Path, whole: Path) -> None:
+    """Gives a file that is written its name, once its bytes are on the disk: who finds the name trusts them. Blocks."""
+    with made.open("rb") as file:
+        os.fsync(file.fileno())
+    made.rename(whole)
