@@ -49,6 +49,10 @@ class Frame:
         self.seen: set[str] = set()
 
 
+# Lists that S3 takes for malformed if they are there and hold nothing.
+_NEVER_EMPTY: Final = ("RoutingRules",)
+
+
 class XmlParser:
     """Compiles the payload shape of one action."""
 
@@ -94,7 +98,8 @@ class XmlParser:
             add = self._open_item(shape.member, field)
             if shape.serialization.get("flattened"):
                 return add
-            items = Compiled(children={str(shape.member.serialization.get("name", "member")): add})
+            name = str(shape.member.serialization.get("name", "member"))
+            items = Compiled(children={name: add}, required={name} if shape.name in _NEVER_EMPTY else set())
             return lambda message: Frame(message, items)
         return self._open_single(shape, field)
 

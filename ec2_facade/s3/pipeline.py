@@ -8,6 +8,7 @@ from typing import Final
 from aiohttp import web
 from google.protobuf.message import Message
 
+from common.errors import Denied
 from common.rpc import context as rpc_context
 from ec2_facade.auth.authenticate import utc_now
 from ec2_facade.auth.canonical import EMPTY_SHA256, UNSIGNED_PAYLOAD
@@ -37,6 +38,8 @@ _CHUNKED: Final = "aws-chunked"
 _READS: Final = ("GetObject", "HeadObject")
 _CHECKSUM: Final = "x-amz-checksum-"
 _ALGORITHM: Final = "x-amz-sdk-checksum-algorithm"
+# They tell where the bucket is, beside what they are asked for; as HeadBucket does, all three also who is refused.
+_LISTS: Final = ("ListObjects", "ListObjectsV2")
 _ENCRYPTION: Final = "x-amz-server-side-encryption"
 
 
@@ -54,6 +57,7 @@ class S3Pipeline:
         self._backends = backends
         self._limits = limits
         self._endpoint = endpoint
+        self._region = ("x-amz-bucket-region", endpoint.region)
         self._hosts = endpoint.s3_hosts()
         self._cors = Cors(backends)
         self._website = Website(protocol, backends, limits)
@@ -111,9 +115,15 @@ class S3Pipeline:
         if operation.name in TAKE_LONG:
             call = self._backends.call(operation, request, timeout_s=self._limits.long_s)
             return await answer_in_time(exchange, call, render, self._limits)
-        return await exchange.send(
-            render(await self._backends.call(operation, request, timeout_s=self._limits.commit_s))
-        )
+        try:
+            answer = await self._backends.call(operation, request, timeout_s=self._limits.commit_s)
+        except Denied:
+            if operation.name in (*_LISTS, "HeadBucket"):
+                exchange.headers.append(self._region)
+            raise
+        if operation.name in _LISTS:
+            exchange.headers.append(self._region)
+        return await exchange.send(render(answer))
 
     async def _site(self, wire: WireRequest) -> str | None:
         """The bucket of a website. A host that is called as its bucket is one to browsers, if the bucket is."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -19,6 +20,8 @@ from services.walrus.listing import read_token, token_of
 from services.walrus.store import Store
 
 _LIST_LIMIT: Final = 10_000
+# Of any partition: us-gov-west-1, ap-southeast-7, us-isob-east-1.
+_REGION: Final = re.compile(r"[a-z]{2,4}(-[a-z]+){1,2}-[0-9]{1,2}")
 # Of a bucket that may lock versions: it keeps them.
 _LOCKING: Final = configs.serialized(
     ObjectLockConfiguration(object_lock_enabled=lock.ENABLED), VersioningConfiguration(status=versioning.ENABLED)
@@ -74,6 +77,12 @@ async def list_buckets(
     if request.prefix:
         answer.prefix = request.prefix
     if request.bucket_region not in ("", store.region):
+        if not _REGION.fullmatch(request.bucket_region):
+            raise errors.invalid_argument(
+                f"Argument value {request.bucket_region} is not a valid AWS Region",
+                name="bucket-region",
+                value=request.bucket_region,
+            )
         return answer
     after = read_token(request.continuation_token).decode(errors="replace") if request.continuation_token else ""
     found = await _buckets_of(store, owner.account_id, prefix=request.prefix, after=after, limit=limit + 1)

@@ -5,6 +5,7 @@ https://docs.aws.amazon.com/AmazonS3/latest/userguide/ManageCorsUsing.html. Requ
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from mallee.s3.v1.cors_pb2 import CORSConfiguration
@@ -13,6 +14,8 @@ from services.walrus import errors
 _MOST_RULES: Final = 100
 _MOST_BYTES: Final = 64 << 10
 _ID_CHARACTERS: Final = 255
+# RFC 9110, section 5.6.2, to which the wildcard belongs anyway.
+_HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _METHODS: Final = frozenset({"GET", "PUT", "POST", "DELETE", "HEAD"})
 
 
@@ -32,6 +35,8 @@ def checked(config: CORSConfiguration) -> CORSConfiguration:
                 )
         for kind, values in (("AllowedOrigin", rule.allowed_origins), ("AllowedHeader", rule.allowed_headers)):
             for value in values:
+                if kind == "AllowedHeader" and not _HEADER.fullmatch(value):
+                    raise errors.invalid_request(f'{kind} "{value}" contains invalid character.')
                 if value.count("*") > 1:
                     raise errors.invalid_request(f'{kind} "{value}" can not have more than one wildcard.')
         for name in rule.expose_headers:

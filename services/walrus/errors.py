@@ -108,6 +108,14 @@ def precondition_failed(condition: str) -> WrongState:
     )
 
 
+def conditional_conflict(key: bytes, condition: str) -> WrongState:
+    return WrongState(
+        "The conditional request cannot succeed due to a conflicting operation against this resource.",
+        code="ConditionalRequestConflict",
+        details={"Condition": condition, "Key": shown(key)},
+    )
+
+
 def access_denied() -> Denied:
     return Denied("Access Denied", code="AccessDenied")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import secrets
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from common.errors import Denied, InvalidArgument, Stale
@@ -138,7 +139,8 @@ async def complete_upload(
         bucket, new = await version_of(store, bucket, new, upload)
         events = created(store, bucket, "CompleteMultipartUpload", caller, new)
         try:
-            await store.index.complete_upload(bucket, upload, parts, new, expect, events)
+            since = replace(expect, since_ms=upload.started_ms)
+            await store.index.complete_upload(bucket, upload, parts, new, since, events)
         except Stale:
             continue
         store.changed(events)

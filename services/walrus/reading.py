@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1.notification_pb2 import NotificationConfiguration
@@ -14,6 +14,12 @@ from services.walrus.drivers.events import NO_EVENTS, Event
 from services.walrus.drivers.versions import Marker
 from services.walrus.store import Store
 from services.walrus.tell import events_of
+
+# To these a key whose newest version is a marker is not there; to all others it is one, which takes a DELETE alone.
+_PASS_OVER: Final = frozenset(
+    {"GetObjectRequest", "HeadObjectRequest", "GetObjectAttributesRequest", "GetObjectAclRequest"}
+    | {"GetObjectRetentionRequest", "GetObjectLegalHoldRequest", "GetObjectTorrentRequest", "RestoreObjectRequest"}
+)
 
 
 async def find(store: Store, bucket: Bucket, key: bytes, request: Any, caller: Caller | None) -> Object:
@@ -26,11 +32,13 @@ async def find(store: Store, bucket: Bucket, key: bytes, request: Any, caller: C
     store.check_object(bucket, request, caller, found if isinstance(found, Object) else None)
     if isinstance(found, Object):
         return found
-    if asked is None:
-        raise errors.no_such_key(key) if found is None else errors.deleted_key(key, found.version_id)
+    if found is None and asked is None:
+        raise errors.no_such_key(key)
     if isinstance(found, Marker):
+        if asked is None and type(request).__name__ in _PASS_OVER:
+            raise errors.deleted_key(key, found.version_id)
         raise errors.is_marker(found.version_id, found.modified_ms)
-    raise errors.no_such_version(key, asked)
+    raise errors.no_such_version(key, asked or "")
 
 
 async def change(

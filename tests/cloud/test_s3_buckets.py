@@ -24,6 +24,15 @@ def test_a_bucket_is_made_found_and_deleted(s3: Any, fake_cloud: RunningCloud) -
     s3.get_waiter("bucket_exists").wait(Bucket="life-of-a-bucket")
     assert s3.head_bucket(Bucket="life-of-a-bucket")["BucketRegion"] == "us-east-1"
     assert s3.get_bucket_location(Bucket="life-of-a-bucket")["LocationConstraint"] is None
+    for told in (s3.list_objects, s3.list_objects_v2, s3.head_bucket):
+        headers = told(Bucket="life-of-a-bucket")["ResponseMetadata"]["HTTPHeaders"]
+        assert headers["x-amz-bucket-region"] == "us-east-1"
+        with pytest.raises(ClientError) as caught:
+            getattr(fake_cloud.client("s3", "stranger-of-buckets"), told.__name__)(Bucket="life-of-a-bucket")
+        assert caught.value.response["ResponseMetadata"]["HTTPHeaders"]["x-amz-bucket-region"] == "us-east-1"
+    assert s3.list_buckets(BucketRegion="eu-west-1").get("Buckets", []) == []
+    with refused("InvalidArgument", 400, "Argument value nowhere is not a valid AWS Region"):
+        s3.list_buckets(BucketRegion="nowhere")
     listed = s3.list_buckets()
     assert listed["Owner"]["ID"] == fake_cloud.account("buckets").canonical_user_id
     (shown,) = [bucket for bucket in listed["Buckets"] if bucket["Name"] == "life-of-a-bucket"]

@@ -218,3 +218,14 @@ def test_the_resource_api_works(fake_cloud: RunningCloud, tmp_path: Path) -> Non
     assert "resources-of-tests" in {found.name for found in s3.buckets.all()}
     bucket.delete()
     bucket.wait_until_not_exists()
+
+
+def test_a_completion_names_as_many_parts_as_there_may_be(s3: Any) -> None:
+    upload = {"Bucket": BUCKET, "Key": "many", "UploadId": "0" * 52}
+    named = [
+        {"PartNumber": n, "ETag": '"' + "0" * 32 + '"', "ChecksumSHA256": "A" * 43 + "="} for n in range(1, 10_002)
+    ]
+    with refused("NoSuchUpload", 404):
+        s3.complete_multipart_upload(**upload, MultipartUpload={"Parts": named[:-1]})
+    with refused("MalformedXML", 400):
+        s3.complete_multipart_upload(**upload, MultipartUpload={"Parts": named})

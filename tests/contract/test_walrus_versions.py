@@ -216,8 +216,8 @@ async def test_extras_change_and_nothing_else(index: Index, bucket: Bucket) -> N
     await refused("NoSuchVersion", index.change_object(bucket, b"k", "c", refuse))
     await refused("NoSuchKey", index.change_object(bucket, b"none", None, refuse))
     await do(index, bucket, marker(b"k", "m"))
-    await refused("NoSuchKey", index.change_object(bucket, b"k", None, refuse))
-    await refused("MethodNotAllowed", index.change_object(bucket, b"k", "m", refuse))
+    for version_id in (None, "m"):
+        await refused("MethodNotAllowed", index.change_object(bucket, b"k", version_id, refuse))
 
 
 async def test_an_upload_keeps_the_extras_of_its_object_and_its_completion_the_version(
@@ -290,3 +290,21 @@ async def test_engines_agree_on_random_histories(tmp_path: Path) -> None:
                     listed = [await engine.list_objects(b, scan) for engine, b in zip(engines, buckets, strict=True)]
                     assert listed[0] == listed[1]
         assert await real.garbage(1000) == await model.garbage(1000)
+
+
+async def test_a_condition_of_an_upload_holds_if_nobody_changed_what_it_speaks_of_since(
+    index: Index, bucket: Bucket
+) -> None:
+    same = Expectation(if_match="e", since_ms=1234)
+    await index.put_object(bucket, version(b"k", "a"))
+    await index.put_object(bucket, version(b"k", "b"), same)
+    await refused(
+        "ConditionalRequestConflict", index.put_object(bucket, version(b"k", "c"), replace(same, since_ms=1233))
+    )
+    await refused("PreconditionFailed", index.put_object(bucket, version(b"k", "c"), replace(same, if_match="f")))
+    absent = Expectation(absent=True, since_ms=1)
+    await index.put_object(bucket, version(b"new", "a"), absent)
+    await do(index, bucket, marker(b"k", "m"))
+    (marked,) = [one for one in [await index.find_object(bucket, b"k")] if isinstance(one, Marker)]
+    await refused("ConditionalRequestConflict", index.put_object(bucket, version(b"k", "c"), absent))
+    await index.put_object(bucket, version(b"k", "c"), replace(absent, since_ms=marked.modified_ms))

@@ -227,3 +227,18 @@ async def test_a_large_object_is_read_to_its_end_although_it_is_replaced_and_rec
         assert await reclaimer.collect() == 0
         assert b"".join([chunk async for chunk in chunks]) == WHOLE
     assert await reclaimer.collect() == 3
+
+
+async def test_a_completion_in_which_another_write_came_between_begins_anew(store: Store) -> None:
+    now = store.now_ms()
+    store.now_ms = lambda: now
+    first = await put_bytes(store, "k", b"first")
+    upload_id = await begin_upload(store, "k")
+    parts = {1: await upload_part(store, "k", upload_id, 1, LAST)}
+    store.now_ms = lambda: now + 1
+    await put_bytes(store, "k", b"first")
+    await refused("ConditionalRequestConflict", complete(store, "k", upload_id, parts, if_match=first.e_tag))
+    await refused("PreconditionFailed", complete(store, "k", upload_id, parts, if_none_match="*"))
+    upload_id = await begin_upload(store, "k")
+    parts = {1: await upload_part(store, "k", upload_id, 1, LAST)}
+    await complete(store, "k", upload_id, parts, if_match=first.e_tag)

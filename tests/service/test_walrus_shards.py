@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -17,10 +18,10 @@ from common.rpc.channel import CloudChannel, connect
 from common.rpc.peers import Peers
 from common.rpc.server import RpcServer
 from common.shards import Shards
-from mallee.s3.v1 import bucket_pb2, copy_pb2, object_pb2
+from mallee.s3.v1 import bucket_access_pb2, bucket_pb2, bucket_policy_pb2, copy_pb2, object_pb2
 from mallee.walrus.v1 import shard_pb2, upkeep_pb2
 from mallee.walrus.v1.shard_pb2_grpc import ShardServiceStub, add_ShardServiceServicer_to_server
-from services.walrus import buckets, copy, delete, holdings
+from services.walrus import bucket_access, buckets, copy, delete, holdings, policies
 from services.walrus.reclaim import Reclaimer
 from services.walrus.shard_service import ShardService
 from services.walrus.siblings import Siblings
@@ -193,3 +194,23 @@ async def test_an_accounts_quota_counts_what_all_stores_have(pair: Pair) -> None
     await delete.delete_object(pair.there, object_pb2.DeleteObjectRequest(bucket=THERE, key="a"), ALICE)
     await holdings.refresh(pair.here)
     await put_bytes(pair.here, "d", b"4444", bucket=HERE)
+
+
+async def test_who_pays_for_a_copy_is_told_wherever_its_source_is(pair: Pair) -> None:
+    await make_bucket(pair.here, BOBS, BOB)
+    for store, bucket in ((pair.here, HERE), (pair.there, THERE)):
+        await put_bytes(store, "k", b"body", bucket=bucket)
+        allow = {"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject*", "Resource": f"arn:aws:s3:::{bucket}/*"}
+        block = bucket_access_pb2.DeletePublicAccessBlockRequest(bucket=bucket)
+        await bucket_access.delete_public_access_block(store, block, ALICE)
+        policy = bucket_policy_pb2.PutBucketPolicyRequest(
+            bucket=bucket, policy=json.dumps({"Version": "2012-10-17", "Statement": [allow]})
+        )
+        await policies.put_bucket_policy(store, policy, ALICE)
+        pays = bucket_access_pb2.PutBucketRequestPaymentRequest(bucket=bucket)
+        pays.request_payment_configuration.payer = "Requester"
+        await bucket_access.put_request_payment(store, pays, ALICE)
+        request = copy_pb2.CopyObjectRequest(bucket=BOBS, key="k", copy_source=f"{bucket}/k", request_payer="requester")
+        assert (await copy.copy_object(pair.here, request, BOB)).request_charged == "requester"
+        request.request_payer = ""
+        await refused("AccessDenied", copy.copy_object(pair.here, request, BOB))

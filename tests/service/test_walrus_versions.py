@@ -127,6 +127,11 @@ async def test_a_marker_is_no_object(store: Store) -> None:
     assert error.details["x-amz-version-id"] == marked.version_id
     error = await refused("MethodNotAllowed", get_bytes(store, "k", version_id=marked.version_id))
     assert error.details["Allow"] == "DELETE"
+    tags = object_tagging_pb2.GetObjectTaggingRequest(bucket="bucket", key="k")
+    untag = object_tagging_pb2.DeleteObjectTaggingRequest(bucket="bucket", key="k")
+    for asked in (object_tagging.get_tagging(store, tags, ALICE), object_tagging.delete_tagging(store, untag, ALICE)):
+        error = await refused("MethodNotAllowed", asked)
+        assert error.details["x-amz-version-id"] == marked.version_id
     assert await get_bytes(store, "k", version_id=first) == b"first"
     await refused("NoSuchVersion", get_bytes(store, "k", version_id="0" * 32))
     for wrong in ("nonsense", ""):

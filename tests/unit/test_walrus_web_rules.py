@@ -62,6 +62,8 @@ def test_cors_rules_that_are_good(config: CORSConfiguration) -> None:
         (cors_of(allowed_methods=["get"]), "InvalidRequest", "Unsupported method is get"),
         (cors_of(allowed_origins=["*.x.*"]), "InvalidRequest", 'AllowedOrigin "*.x.*" can not have more than one'),
         (cors_of(allowed_headers=["**"]), "InvalidRequest", 'AllowedHeader "**" can not have more than one wildcard.'),
+        (cors_of(allowed_headers=["x-a b"]), "InvalidRequest", 'AllowedHeader "x-a b" contains invalid character.'),
+        (cors_of(allowed_headers=[""]), "InvalidRequest", 'AllowedHeader "" contains invalid character.'),
         (cors_of(expose_headers=["x-*"]), "InvalidRequest", 'ExposeHeader "x-*" contains wildcard.'),
     ],
 )

@@ -35,7 +35,7 @@ def check(expect: Expectation, key: bytes, now: Object | Marker | None) -> None:
     if isinstance(now, Object):
         expect.check(key, now.etag, now.size, now.modified_ms)
     else:
-        expect.check(key, None)
+        expect.check(key, None, modified_ms=now.modified_ms if now else 0)
 
 
 def put(versions: Versions, place: tuple[int, bytes], new: Object | Marker, expect: Expectation, drop: Discard) -> None:
@@ -63,7 +63,7 @@ def change(
     versions: Versions, place: tuple[int, bytes], version_id: str | None, change: Callable[[Object], Object]
 ) -> Object:
     now = find(versions, place, version_id)
-    if now is None or (isinstance(now, Marker) and version_id is None):
+    if now is None:
         raise errors.no_such_key(place[1]) if version_id is None else errors.no_such_version(place[1], version_id)
     if isinstance(now, Marker):
         raise errors.is_marker(now.version_id, now.modified_ms)

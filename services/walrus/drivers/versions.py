@@ -31,17 +31,27 @@ class Expectation:
     # Its size in bytes, and the second it was last modified in.
     size: int | None = None
     modified_s: int | None = None
+    # What a condition speaks of was there when the upload began: nobody may have written or deleted it since.
+    since_ms: int | None = None
 
     def check(self, key: bytes, etag: str | None, size: int = 0, modified_ms: int = 0) -> None:
-        """`etag` None: there is no object. Raises NotFound (NoSuchKey) or WrongState (PreconditionFailed)."""
+        """`etag` None: there is no object; `modified_ms` is of the delete marker in its place, if there is one.
+
+        Raises NotFound (NoSuchKey) or WrongState (PreconditionFailed, ConditionalRequestConflict).
+        """
+        changed = self.since_ms is not None and modified_ms > self.since_ms
         if self.absent and etag is not None:
             raise errors.precondition_failed("If-None-Match")
+        if self.absent and changed:
+            raise errors.conditional_conflict(key, "If-None-Match")
         if self.if_match is None and self.size is None and self.modified_s is None:
             return
         if etag is None:
             raise errors.no_such_key(key)
         if self.if_match not in (None, "*", etag):
             raise errors.precondition_failed("If-Match")
+        if changed:
+            raise errors.conditional_conflict(key, "If-Match")
         if self.size not in (None, size):
             raise errors.precondition_failed("x-amz-if-match-size")
         if self.modified_s not in (None, modified_ms // 1000):

@@ -194,6 +194,15 @@ def test_a_malformed_or_hostile_body_is_malformed_xml(body: bytes) -> None:
     assert caught.value.code == "MalformedXML"
 
 
+def test_a_website_without_routing_rules_has_no_list_of_them() -> None:
+    operation = S3.route("PUT", "b", None, {"website": ""}, {})
+    body = b"<WebsiteConfiguration>%s<IndexDocument><Suffix>i</Suffix></IndexDocument></WebsiteConfiguration>"
+    S3.parse(operation, "b", None, {"website": ""}, {}, body % b"")
+    with pytest.raises(InvalidArgument) as caught:
+        S3.parse(operation, "b", None, {"website": ""}, {}, body % b"<RoutingRules/>")
+    assert caught.value.code == "MalformedXML"
+
+
 def test_a_malformed_acl_has_a_code_of_its_own() -> None:
     operation = S3.route("PUT", "b", None, {"acl": ""}, {})
     with pytest.raises(InvalidArgument) as caught:

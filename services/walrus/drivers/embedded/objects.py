@@ -130,7 +130,7 @@ def change_object(
     change: Callable[[Object], Object],
 ) -> Object:
     table, now = versions.found(db, bucket, key, version_id)
-    if now is None or (isinstance(now, Marker) and version_id is None):
+    if now is None:
         raise errors.no_such_key(key) if version_id is None else errors.no_such_version(key, version_id)
     if isinstance(now, Marker):
         raise errors.is_marker(now.version_id, now.modified_ms)

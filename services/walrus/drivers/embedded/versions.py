@@ -92,7 +92,7 @@ def newest(db: sqlite3.Connection, bucket: Bucket, key: bytes) -> Standing | Non
 
 def check(expect: Expectation, key: bytes, standing: Standing | None) -> None:
     if standing is None or standing.marker:
-        expect.check(key, None)
+        expect.check(key, None, modified_ms=standing.modified_ms if standing else 0)
     else:
         expect.check(key, standing.etag, standing.size, standing.modified_ms)
 
