@@ -14,13 +14,16 @@ import os
 import secrets
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from common.errors import CloudError
 from common.log import get_logger
 from common.metrics import counter
+from common.threads import to_the_end
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import body_pb2, object_pb2
 from mallee.s3.v1.logging_pb2 import BucketLoggingStatus, LoggingEnabled
@@ -45,6 +48,8 @@ class AccessLog:
         self._folder = folder
         self._delivery_s = delivery_s
         self._changed = asyncio.Event()
+        # Held while lines are written: what is on its way grows no more.
+        self._files = asyncio.Lock()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def settings_changed(self) -> None:
@@ -53,10 +58,17 @@ class AccessLog:
 
     async def logged(self) -> AsyncIterator[list[str]]:
         """Names of the buckets whose requests are logged: now, and whenever they change."""
+        told: list[str] | None = None
         while True:
             changed = self._changed
-            yield [bucket.name for bucket in await self._store.index.buckets_with(_KIND)]
-            await changed.wait()
+            names = [bucket.name for bucket in await self._store.index.buckets_with(_KIND)]
+            if names != told:
+                yield names
+            told = names
+            # Who was cancelled once a bucket was changed says nothing of it.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._delivery_s):
+                    await changed.wait()
 
     async def take(self, records: Iterable[AccessRecord]) -> None:
         lines: dict[int, list[str]] = defaultdict(list)
@@ -64,8 +76,10 @@ class AccessLog:
             bucket = await self._store.index.find_bucket(record.bucket)
             if bucket is not None and _KIND in bucket.configs:
                 lines[bucket.id].append(line_of(record, bucket.owner_id))
-        for bucket_id, found in lines.items():
-            await asyncio.to_thread(_append, self._folder / f"{bucket_id}.log", "".join(found))
+        async with self._files:
+            for bucket_id, found in lines.items():
+                path, text = self._folder / f"{bucket_id}.log", "".join(found)
+                await to_the_end(partial(_append, path, text))
 
     async def run(self) -> None:
         while True:
@@ -74,7 +88,8 @@ class AccessLog:
 
     async def deliver(self) -> None:
         """All that waits. What finds its target in trouble waits for the next time."""
-        waiting = await asyncio.to_thread(_take_up, self._folder, self._store.now_ms())
+        async with self._files:
+            waiting = await to_the_end(partial(_take_up, self._folder, self._store.now_ms()))
         sources = {str(bucket.id): bucket for bucket in await self._store.index.buckets_with(_KIND)}
         for path in waiting:
             source = sources.get(path.stem.split("-")[0])

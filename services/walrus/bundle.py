@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from common.bundle import manifest as manifests
 from common.bundle.manifest import Described, Manifest
 from common.bundle.pack import unpack
+from common.threads import to_the_end
 from services.walrus.store import Store
 
 SUFFIX: Final = b".manifest.xml"
@@ -53,7 +54,8 @@ async def unbundle(
         with store.space(packed.size, await store.blobs.free_bytes()):
             for part, path in zip(packed.parts, paths, strict=True):
                 await export(b"/".join(filter(None, (folder, part.filename.encode()))), path)
-            await store.in_thread(lambda: unpack(paths, packed, image, key=secret, iv=iv))
+            # Minutes: a thread of the digests is none to take.
+            await to_the_end(lambda: unpack(paths, packed, image, key=secret, iv=iv))
     return manifest.described
 
 

@@ -119,6 +119,10 @@ async def test_followers_hear_which_buckets_are_logged(store: Store, tmp_path: P
     await log.take([record()])
     await log.deliver()
     assert await delivered(store) == {}
+    # As it is left by whoever was gone once it was done.
+    store.logging_changed = lambda: None
+    await logging_calls.put_bucket_logging(store, settings(), ALICE)
+    assert await anext(told) == ["bucket"]
 
 
 async def test_targets_are_buckets_of_the_same_owner(store: Store) -> None:
