@@ -15,7 +15,7 @@ import pytest
 from common.blocks import BLOCK_BYTES
 from common.ids import SnapshotId, VolumeId
 from services.sc.drivers.base import ExportGrant, Extent, Limits, Volume
-from services.sc.drivers.qsd import points
+from services.sc.drivers.qsd import hydrate, points
 from services.sc.drivers.qsd.door import DoorKeys
 from services.sc.drivers.qsd.engine import Around, VolumeEngine
 from services.sc.drivers.qsd.layout import Layout
@@ -233,6 +233,35 @@ async def test_writes_wait_while_the_disk_has_only_what_is_kept_for_the_host(ben
     await bench.driver.open()
     await late
     assert await client.read(SECTOR, 512) == b"late" * 128
+    await client.close()
+
+
+async def test_a_source_does_not_come_into_what_is_kept_for_the_host(bench: QsdBench, tmp_path: Path) -> None:
+    image = tmp_path / "source.raw"
+    image.write_bytes(content := os.urandom(64 << 20))
+    with served(image, tmp_path / "source.sock") as source:
+        await started(source)
+        size = source.size_bytes
+        await bench.driver.create(Volume(volume_id=FIRST, size_bytes=size, limits=Limits(), source=source))
+        await bench.driver.close()
+        full = bench.leaving(1 << 60)
+        await full.open()
+        before = (await full.observe())[FIRST]
+        assert before.missing_bytes == size
+        engine = full._engines[FIRST]
+        for _ in range(3):
+            async with engine.lock:
+                await hydrate.step(engine)
+        assert (await full.observe())[FIRST].used_bytes == before.used_bytes
+        await full.close()
+        await bench.driver.open()
+
+        async def filled() -> bool:
+            return (await bench.driver.observe())[FIRST].missing_bytes == 0
+
+        await becomes(filled)
+    client = await connected(bench)
+    assert await client.read(size - SECTOR, SECTOR) == content[-SECTOR:]
     await client.close()
 
 

@@ -94,6 +94,11 @@ async def step(engine: VolumeEngine) -> float | None:
         await _finish(engine)
         return None if engine.record().source is None else _LOOK_S
     job = await _job(engine)
+    if engine.paused and (job is None or job["status"] != "concluded"):
+        # What is left of the disk is the host's: it goes on when there is more.
+        if job is not None and job["status"] == "running":
+            await engine.daemon.ask("job-pause", id=_JOB)
+        return _LOOK_S
     if job is None:
         await engine.daemon.ask(
             "block-stream", job_id=_JOB, device=graph.MAP, speed=_BYTES_PER_S, auto_dismiss=False, on_error="stop"
