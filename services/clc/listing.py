@@ -37,6 +37,8 @@ def max_results_of(request: Paged, *, low: int = 5, high: int = 1000, or_less: b
 def select(cloud: Cloud, call: Call, noun: Noun[R], ids: Sequence[str]) -> list[Stored[R]]:
     """The account's own, those of `ids` if any are named, oldest first."""
     if ids:
+        for given in ids:
+            noun.check(given, listed=True)
         return sorted_by_creation(own_all(cloud.store, noun, call.account_id, ids))
     return sorted_by_creation(cloud.store.owned(noun.record, call.account_id))
 

@@ -35,6 +35,8 @@ class Kind:
     in_brackets: bool = False
     # The request's parameter that EC2 calls invalid when it is given an id of something else. Empty: that is malformed.
     parameter: str = ""
+    # The same of a list of ids.
+    list_parameter: str = ""
     # Hexadecimal digits of old ids, which are no more: from here to eight.
     shortest: int = 8
 
@@ -43,11 +45,12 @@ class Kind:
         digits = f"(?:[0-9a-f]{{{self.shortest},8}}|[0-9a-f]{{17}})"
         return re.fullmatch(f"(?:{'|'.join(self.prefixes)})-{digits}", given) is not None
 
-    def check(self, given: str) -> None:
+    def check(self, given: str, *, listed: bool = False) -> None:
         """Raises InvalidArgument unless it fits."""
-        if self.parameter and not given.startswith(f"{self.prefixes[0]}-"):
+        parameter = self.list_parameter if listed and self.list_parameter else self.parameter
+        if parameter and not given.startswith(f"{self.prefixes[0]}-"):
             raise InvalidArgument(
-                f"Value ({given}) for parameter {self.parameter} is invalid. Expected: '{self.prefixes[0]}-...'."
+                f"Value ({given}) for parameter {parameter} is invalid. Expected: '{self.prefixes[0]}-...'."
             )
         if not self.fits(given):
             expected = "" if given.startswith(f"{self.prefixes[0]}-") else f' (expecting "{self.prefixes[0]}-...")'
@@ -142,6 +145,7 @@ VOLUME: Final = Noun(
     not_found_code="InvalidVolume.NotFound",
     words="volume",
     parameter="volumeId",
+    list_parameter="volumes",
 )
 SNAPSHOT: Final = Noun(
     record=record_pb2.SnapshotRecord,

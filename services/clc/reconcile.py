@@ -18,6 +18,7 @@ from services.clc.account.create import missing_default_subnets
 from services.clc.account.delete import finish_deletion
 from services.clc.bundle_task.reconcile import BundleTaskReconciler
 from services.clc.clusters import Cluster
+from services.clc.idempotency import sweep
 from services.clc.image.reconcile import ImageReconciler
 from services.clc.instance.reconcile import InstanceReconciler
 from services.clc.snapshot.work import SnapshotWork
@@ -49,6 +50,7 @@ class Leader:
         self._images = Reconciler("images", images.step)
         self._snapshots = SnapshotWork(cloud, self._images.nudge)
         self._sweep = Reconciler("image-sweep", images.sweep)
+        self._tokens = Reconciler("client-tokens", lambda _: sweep(cloud))
         self._accounts = Reconciler("accounts", lambda account_id: finish_deletion(cloud, account_id))
         self._orphans = Reconciler("orphans", self._remove_orphan)
         self._orphan_zones: dict[str, tuple[str, int]] = {}
@@ -65,6 +67,7 @@ class Leader:
                     self._vpcs,
                     self._images,
                     self._sweep,
+                    self._tokens,
                     self._accounts,
                     self._orphans,
                     self._bundles,
@@ -74,6 +77,7 @@ class Leader:
                     tasks.create_task(loop.run())
                 tasks.create_task(self._instances.run())
                 self._sweep.nudge()
+                self._tokens.nudge()
                 for cluster in self._cloud.clusters:
                     tasks.create_task(self._follow(cluster))
                 for kind in (

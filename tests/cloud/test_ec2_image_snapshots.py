@@ -163,6 +163,7 @@ def test_the_aws_cli_takes_and_removes_an_image(instance: str, fake_cloud: Runni
         ([{"DeviceName": "/dev/sda1", "Ebs": {"VolumeSize": 1}}], "InvalidBlockDeviceMapping"),
         ([{"DeviceName": "/dev/sda1", "Ebs": {"SnapshotId": "snap-0123456789abcdef0"}}], "InvalidSnapshot.NotFound"),
         ([{"DeviceName": "/dev/sda1", "Ebs": {"SnapshotId": "own", "Encrypted": True}}], "UnsupportedOperation"),
+        ([{"DeviceName": "/dev/sda1", "Ebs": {"SnapshotId": "own", "Encrypted": False}}], "InvalidBlockDeviceMapping"),
         ([{"DeviceName": "/dev/sda1", "Ebs": {"SnapshotId": "own", "KmsKeyId": "x"}}], "UnsupportedOperation"),
         ([{"DeviceName": "/dev/hda", "Ebs": {"SnapshotId": "own"}}], "InvalidParameterValue"),
     ],

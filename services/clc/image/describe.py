@@ -136,6 +136,7 @@ def view(image: record_pb2.ImageRecord) -> ec2.Image:
         sriov_net_support=image.sriov_net_support or None,
         platform_details="Linux/UNIX",
         usage_operation="RunInstances",
+        deregistration_protection="disabled",
         boot_mode="legacy-bios" if image.image_type == "machine" else None,
         tags=shown(image.tags),
     )

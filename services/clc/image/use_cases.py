@@ -138,6 +138,12 @@ def _take_devices(cloud: Cloud, record: record_pb2.ImageRecord, request: ec2.Reg
         return _registrable(cloud.store, record.account_id, snapshot_id).record
 
     del record.block_devices[:]
+    for given in request.block_device_mappings:
+        if given.ebs.snapshot_id and given.ebs.HasField("encrypted"):
+            raise InvalidArgument(
+                f"the encrypted flag cannot be specified since device {given.device_name} has a snapshot specified.",
+                code="InvalidBlockDeviceMapping",
+            )
     if request.block_device_mappings:
         root_name = record.root_device_name
         record.block_devices.extend(

@@ -14,7 +14,7 @@ from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import image_pb2 as ec2
 from services.clc.volume.device import slot_of
 from services.clc.volume.new import shape_of
-from services.clc.volume.types import DEFAULT_TYPE, Shape
+from services.clc.volume.types import DEFAULT_TYPE, Shape, type_of
 
 _EPHEMERAL: Final = re.compile(r"ephemeral([0-9]|1[0-9]|2[0-3])\Z")
 _MOST_NAME: Final = 32
@@ -92,6 +92,8 @@ def _mapping(
     kind = ebs.volume_type or before.volume_type or DEFAULT_TYPE
     # What was provisioned for the image's volume goes on for one of its type.
     provisioned = before if before.volume_type == kind != DEFAULT_TYPE else Mapping()
+    if ebs.HasField("throughput") and type_of(kind).throughput_mibps is None:
+        raise _invalid(f"throughput cannot be specified with the volumeType of device '{given.device_name}'")
     shape = shape_of(
         size_gib=size_gib,
         snapshot_gib=None,

@@ -80,6 +80,7 @@ _INTERFACE: Final[dict[str, Getter[ec2.Instance]]] = {
         "group-name": _interfaces(lambda n: [g.group_name for g in n.groups]),
         "mac-address": _interfaces(lambda n: n.mac_address),
         "network-interface-id": _interfaces(lambda n: n.network_interface_id),
+        "operator.managed": _interfaces(lambda n: "true" if n.operator.managed else "false"),
         "owner-id": _interfaces(lambda n: n.owner_id),
         "private-dns-name": _interfaces(lambda n: n.private_dns_name),
         "private-ip-address": _interfaces(lambda n: n.private_ip_address),
@@ -138,6 +139,8 @@ _OF_VIEW = FilterTable[ec2.Instance](
         "monitoring-state": lambda i: i.monitoring.state,
         "placement-group-name": lambda i: i.placement.group_name or None,
         "platform": lambda i: i.platform or None,
+        "network-performance-options.bandwidth-weighting": lambda i: i.network_performance_options.bandwidth_weighting,
+        "operator.managed": lambda i: i.operator.managed,
         "platform-details": lambda i: i.platform_details,
         "private-dns-name": lambda i: i.private_dns_name or None,
         "private-dns-name-options.enable-resource-name-dns-a-record": lambda i: (
@@ -195,9 +198,7 @@ _OF_VIEW = FilterTable[ec2.Instance](
             f"network-interface.{of}"
             for of in ("deny-all-igw-traffic", "ipv6-addresses.is-primary-ipv6", "ipv6-native")
         ),
-        *(f"network-interface.{of}" for of in ("operator.managed", "operator.principal", "requester-id")),
-        "network-performance-options.bandwidth-weighting",
-        "operator.managed",
+        *(f"network-interface.{of}" for of in ("operator.principal", "requester-id")),
         "operator.principal",
         "outpost-arn",
         "placement-partition-number",

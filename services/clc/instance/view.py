@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import instance_pb2 as ec2
-from mallee.ec2.v1 import security_group_pb2, state_reason_pb2
+from mallee.ec2.v1 import operator_pb2, security_group_pb2, state_reason_pb2
 from services.clc.derived import PerRevision
 from services.clc.instance import metadata_options, rules
 from services.clc.store import Store, Stored
@@ -109,6 +109,8 @@ def view_of(
         ),
         hibernation_options=ec2.HibernationOptions(configured=False),
         enclave_options=ec2.EnclaveOptions(enabled=False),
+        network_performance_options=ec2.InstanceNetworkPerformanceOptions(bandwidth_weighting="default"),
+        operator=operator_pb2.OperatorResponse(managed=False),
         maintenance_options=ec2.InstanceMaintenanceOptions(auto_recovery="default"),
         metadata_options=metadata_options.shown(record),
         platform_details="Linux/UNIX",
@@ -151,13 +153,7 @@ def _add_network(
             public_dns_name="",
             public_ip=interface.public_ipv4,
         )
-    view.private_dns_name_options.CopyFrom(
-        ec2.PrivateDnsNameOptionsResponse(
-            hostname_type="ip-name",
-            enable_resource_name_dns_a_record=False,
-            enable_resource_name_dns_aaaa_record=False,
-        )
-    )
+    view.private_dns_name_options.CopyFrom(_dns_options())
     view.network_interfaces.append(
         ec2.InstanceNetworkInterface(
             network_interface_id=interface.interface_id,
@@ -174,6 +170,7 @@ def _add_network(
             groups=groups,
             interface_type="interface",
             mac_address=interface.mac,
+            operator=operator_pb2.OperatorResponse(managed=False),
             owner_id=record.account_id,
             private_dns_name=interface.private_dns_name,
             private_ip_address=interface.private_ipv4,
@@ -190,6 +187,12 @@ def _add_network(
             subnet_id=interface.subnet_id,
             vpc_id=interface.vpc_id,
         )
+    )
+
+
+def _dns_options() -> ec2.PrivateDnsNameOptionsResponse:
+    return ec2.PrivateDnsNameOptionsResponse(
+        hostname_type="ip-name", enable_resource_name_dns_a_record=False, enable_resource_name_dns_aaaa_record=False
     )
 
 

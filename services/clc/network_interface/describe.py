@@ -46,6 +46,7 @@ _FILTERS = FilterTable[ec2.NetworkInterface](
         "interface-type": lambda i: i.interface_type,
         "mac-address": lambda i: i.mac_address,
         "network-interface-id": lambda i: i.network_interface_id,
+        "operator.managed": lambda i: i.operator.managed,
         "owner-id": lambda i: i.owner_id,
         "private-dns-name": lambda i: i.private_dns_name,
         "private-ip-address": lambda i: i.private_ip_address,
@@ -58,7 +59,6 @@ _FILTERS = FilterTable[ec2.NetworkInterface](
     tags=lambda i: as_mapping(i.tag_set),
     absent=(
         "ipv6-addresses.ipv6-address",
-        "operator.managed",
         "operator.principal",
         "requester-id",
     ),
@@ -131,6 +131,7 @@ def view_of(cloud: Cloud, instance: Instance) -> ec2.NetworkInterface:
         groups=given.groups,
         interface_type=given.interface_type,
         mac_address=given.mac_address,
+        operator=given.operator,
         owner_id=record.account_id,
         private_dns_name=given.private_dns_name,
         private_ip_address=given.private_ip_address,

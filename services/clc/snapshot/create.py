@@ -42,7 +42,11 @@ async def create_snapshot(cloud: Cloud, call: Call, request: ec2.CreateSnapshotR
 
     records = await until_committed(attempt)
     await fix_point(cloud, records)
-    return view(_latest(cloud, records)[0], call.account_id)
+    shown = view(_latest(cloud, records)[0], call.account_id)
+    if shown.progress == "0%":
+        # As EC2 has it in this answer alone.
+        shown.progress = ""
+    return shown
 
 
 @use_case("ec2.CreateSnapshots")

@@ -7,7 +7,7 @@ from typing import Final
 from common.errors import InvalidArgument, NotFound, WrongState
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import volume_pb2 as ec2
-from services.clc.idempotency import earlier, remember
+from services.clc.idempotency import earlier, remember, token_of
 from services.clc.lookup import VOLUME, own
 from services.clc.region.describe import zone_id
 from services.clc.snapshot.find import completed_snapshot
@@ -27,7 +27,7 @@ _DELETABLE: Final = frozenset({record_pb2.VOLUME_STATE_AVAILABLE, record_pb2.VOL
 async def create_volume(cloud: Cloud, call: Call, request: ec2.CreateVolumeRequest) -> ec2.Volume:
     async def attempt() -> ec2.Volume:
         if (made := earlier(cloud, call, ACTION, request)) is not None:
-            return volume_view(cloud, own(cloud.store, VOLUME, call.account_id, made).record)
+            return _made(cloud, call, request, made)
         changes = Changes()
         record = _record(cloud, call, request, changes)
         within_volume_limit(cloud, changes, call.account_id)
@@ -65,6 +65,14 @@ async def delete_volume(cloud: Cloud, call: Call, request: ec2.DeleteVolumeReque
         return ec2.DeleteVolumeResponse()
 
     return await until_committed(attempt)
+
+
+def _made(cloud: Cloud, call: Call, request: ec2.CreateVolumeRequest, volume_id: str) -> ec2.Volume:
+    """By an earlier request of this token; it may be gone again."""
+    used = token_of(cloud.store, call.account_id, ACTION, request.client_token)
+    if used is not None and used.record.HasField("gone"):
+        return ec2.Volume.FromString(used.record.last_shown)
+    return volume_view(cloud, own(cloud.store, VOLUME, call.account_id, volume_id).record)
 
 
 def _record(cloud: Cloud, call: Call, request: ec2.CreateVolumeRequest, changes: Changes) -> record_pb2.VolumeRecord:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from mallee.clc.v1 import record_pb2
+from mallee.ec2.v1 import operator_pb2
 from mallee.ec2.v1 import volume_pb2 as ec2
 from services.clc.clock import written
 from services.clc.filters import FilterTable
@@ -46,6 +47,7 @@ _FILTERS = FilterTable[ec2.Volume](
         "create-time": lambda v: written(v.create_time),
         "encrypted": lambda v: v.encrypted,
         "multi-attach-enabled": lambda v: v.multi_attach_enabled,
+        "operator.managed": lambda v: v.operator.managed,
         "size": lambda v: v.size,
         "snapshot-id": lambda v: v.snapshot_id,
         "status": lambda v: v.state,
@@ -55,7 +57,6 @@ _FILTERS = FilterTable[ec2.Volume](
     tags=lambda v: as_mapping(v.tags),
     absent=(
         "fast-restored",
-        "operator.managed",
         "operator.principal",
     ),
 )
@@ -86,6 +87,7 @@ def volume_view(cloud: Cloud, volume: record_pb2.VolumeRecord) -> ec2.Volume:
         create_time=volume.created,
         encrypted=False,
         multi_attach_enabled=False,
+        operator=operator_pb2.OperatorResponse(managed=False),
         attachments=[attachment_view(volume)] if volume.HasField("attachment") else [],
         tags=shown(volume.tags),
     )

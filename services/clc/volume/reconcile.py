@@ -20,11 +20,12 @@ from mallee.nc.v1 import instance_pb2 as nc
 from mallee.sc.v1 import service_pb2 as sc
 from mallee.sc.v1 import volume_pb2 as volumes
 from services.clc.clock import timestamp
-from services.clc.idempotency import forget
+from services.clc.idempotency import outlive, token_of
 from services.clc.store import Changes, Conflict, Stored
 from services.clc.use_case import Cloud
 from services.clc.volume import rules
 from services.clc.volume.create import ACTION
+from services.clc.volume.describe import volume_view
 from services.clc.volume.device import device_claim
 from services.clc.volume.disks import heard_disk, place_of
 from services.clc.volume.modify import MODIFYING, OPTIMIZING, wanted_shape
@@ -211,7 +212,10 @@ class VolumeReconciler:
         self._cloud.storage[record.zone].note(gone)
         changes = Changes()
         changes.delete(volume)
-        forget(store, changes, account_id=record.account_id, action=ACTION, token=record.client_token)
+        if used := token_of(store, record.account_id, ACTION, record.client_token):
+            shown = volume_view(self._cloud, record)
+            shown.state = "deleted"
+            outlive(changes, used, last_shown=shown.SerializeToString(), now=self._cloud.clock())
         await self._commit(changes)
         return None
 

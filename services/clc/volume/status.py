@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from common.errors import WrongState
 from mallee.clc.v1 import record_pb2
+from mallee.ec2.v1 import operator_pb2
 from mallee.ec2.v1 import volume_pb2 as ec2
 from mallee.sc.v1 import volume_pb2 as sc
 from services.clc import attribute as attribute_errors
@@ -22,6 +23,7 @@ _FILTERS = FilterTable[ec2.VolumeStatusItem](
         "attachment-status.io-performance": lambda v: [a.io_performance for a in v.attachment_statuses],
         "availability-zone": lambda v: v.availability_zone,
         "availability-zone-id": lambda v: v.availability_zone_id,
+        "operator.managed": lambda v: v.operator.managed,
         "volume-status.details-name": lambda v: [d.name for d in v.volume_status.details],
         "volume-status.details-status": lambda v: [d.status for d in v.volume_status.details],
         "volume-status.status": lambda v: v.volume_status.status,
@@ -35,7 +37,6 @@ _FILTERS = FilterTable[ec2.VolumeStatusItem](
         "event.event-type",
         "event.not-after",
         "event.not-before",
-        "operator.managed",
         "operator.principal",
     ),
 )
@@ -114,6 +115,7 @@ def _item(cloud: Cloud, volume: record_pb2.VolumeRecord) -> ec2.VolumeStatusItem
         volume_id=volume.volume_id,
         availability_zone=volume.zone,
         availability_zone_id=zone_id(cloud, volume.zone),
+        operator=operator_pb2.OperatorResponse(managed=False),
         volume_status=ec2.VolumeStatusInfo(
             status=status,
             details=[

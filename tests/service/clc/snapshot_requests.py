@@ -150,10 +150,13 @@ async def ebs(stage: Stage) -> image_pb2.EbsBlockDevice:
 
 
 async def register_a_snapshot(stage: Stage) -> Any:
+    root = await ebs(stage)
+    # What is on a snapshot is encrypted or not.
+    root.ClearField("encrypted")
     return image_pb2.RegisterImageRequest(
         name="on a volume",
         root_device_name="/dev/sda1",
-        block_device_mappings=[image_pb2.BlockDeviceMapping(device_name="/dev/sda1", ebs=await ebs(stage))],
+        block_device_mappings=[image_pb2.BlockDeviceMapping(device_name="/dev/sda1", ebs=root)],
     )
 
 

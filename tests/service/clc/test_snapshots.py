@@ -70,7 +70,7 @@ async def test_the_point_in_time_stands_before_the_answer_and_progress_is_told(s
     sc.busy = True
     made = await create(stage, await volume(stage))
     assert sc.points == [[made.snapshot_id]]
-    assert (made.state, made.volume_size, made.progress) == ("pending", 8, "0%")
+    assert (made.state, made.volume_size, made.progress) == ("pending", 8, "")
     sc.progresses(made.snapshot_id, 42)
     await eventually(lambda: (r := record(stage, made.snapshot_id)) is not None and r.progress_percent == 42)
     (seen,) = await shown(stage, filters=[Filter(name="progress", values=["42%"])])

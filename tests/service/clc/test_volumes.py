@@ -12,6 +12,7 @@ from common.errors import InvalidArgument, NoCapacity, NotFound, WrongState
 from common.patience import ROOM_PATIENCE_S
 from mallee.clc.v1 import record_pb2
 from mallee.ec2.v1 import filter_pb2, tag_pb2, volume_pb2
+from services.clc import idempotency
 from services.clc.account.administration import find_account
 from services.clc.account.delete import delete_account
 from services.clc.reconcile import Leader
@@ -149,6 +150,20 @@ async def test_a_deleted_volume_goes_when_nothing_of_it_is_left(stage: Stage, le
     await eventually(lambda: "delete" in sc(stage).names(volume_id))
     sc(stage).gone(volume_id)
     await eventually(lambda: stage.cloud.store.count(record_pb2.VolumeRecord) == 0)
+
+
+async def test_the_token_of_a_deleted_volume_makes_no_other_for_a_day(stage: Stage, leader: Leader) -> None:
+    volume_id = await made(stage, client_token="once")
+    await stage.run("DeleteVolume", volume_pb2.DeleteVolumeRequest(volume_id=volume_id))
+    await eventually(lambda: stage.cloud.store.count(record_pb2.VolumeRecord) == 0)
+    assert await create(stage, client_token="once") == volume_id
+    with pytest.raises(InvalidArgument) as refused:
+        await create(stage, client_token="once", size=9)
+    assert refused.value.code == "IdempotentParameterMismatch"
+    await idempotency.sweep(stage.cloud)
+    assert stage.cloud.store.count(record_pb2.ClientTokenRecord) == 1
+    later = stage.cloud.clock() + 25 * 3600
+    await idempotency.sweep(replace(stage.cloud, clock=lambda: later))
     assert stage.cloud.store.count(record_pb2.ClientTokenRecord) == 0
 
 

@@ -111,6 +111,7 @@ def test_a_volume_of_a_snapshot_is_as_large_as_that() -> None:
         ),
         ([{"device_name": "/dev/sdg", "ebs": {"volume_size": 1, "volume_type": "io1"}}], "InvalidParameterValue"),
         ([{"device_name": "/dev/sdg", "ebs": {"volume_size": 1, "iops": 300}}], "InvalidParameterCombination"),
+        ([{"device_name": "/dev/sdg", "ebs": {"volume_size": 1, "throughput": 125}}], "InvalidBlockDeviceMapping"),
     ],
 )
 def test_what_makes_no_sense_is_refused(given: list[dict[str, Any]], code: str) -> None:
