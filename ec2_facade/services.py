@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from ec2_facade.auth.claim import peek_scope
 from ec2_facade.errors import Refused
@@ -38,7 +39,7 @@ class Hosts:
         return None
 
     def is_own(self, host: str) -> bool:
-        return any(host == one or host.endswith(f".{one}") for one in self.own)
+        return bool(self.own) and any(host == one or host.endswith(f".{one}") for one in self.own)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,5 +92,14 @@ def _unserved(what: str) -> Refused:
 
 def bare_host(host: str) -> str:
     """Lower case, without the port and a final dot."""
+    return _usual_host(host) if len(host) <= _USUAL_CHARACTERS else _bare_host(host)
+
+
+def _bare_host(host: str) -> str:
     name, colon, port = host.lower().rpartition(":")
     return (name if colon and port.isdigit() else host.lower()).rstrip(".")
+
+
+# There are few; what is longer than a name can be is not kept.
+_usual_host = lru_cache(maxsize=1024)(_bare_host)
+_USUAL_CHARACTERS = 260

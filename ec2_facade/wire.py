@@ -5,7 +5,8 @@ Text is UTF-8 with surrogateescape, so that every byte a client sent can be had 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
@@ -20,7 +21,8 @@ def to_text(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
-# Not frozen: one is made for every request, and freezing costs as much as all the rest of it.
+# Not frozen: one is made for every request, and freezing costs as much as all the rest of it. Each is asked some twenty
+# times, so what is asked for is at hand.
 @dataclass(slots=True, kw_only=True, eq=False)
 class WireRequest:
     method: str
@@ -33,50 +35,26 @@ class WireRequest:
     source_ip: str = ""
     # Over TLS.
     secure: bool = False
-    # The first of each name.
-    _first: dict[str, str] = field(init=False, repr=False)
-    _query: tuple[tuple[bytes, bytes], ...] | None = field(init=False, repr=False, default=None)
-    _texts: dict[str, str] = field(init=False, repr=False)
+    # The first one of that (lower-case) name.
+    header: Callable[[str], str | None] = field(init=False, repr=False)
+    header_names: Iterable[str] = field(init=False, repr=False)
+    host: str = field(init=False, repr=False)
+    # Decoded names and values; `+` is a space and a name without `=` has an empty value, as S3 reads them.
+    query: Sequence[tuple[bytes, bytes]] = field(init=False, repr=False)
+    # By name; of one given twice the first counts.
+    query_texts: Mapping[str, str] = field(init=False, repr=False)
+    query_value: Callable[[str], str | None] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._first = dict(reversed(self.headers))
-
-    def header(self, name: str) -> str | None:
-        """The first one of that (lower-case) name."""
-        return self._first.get(name)
+        first = dict(reversed(self.headers))
+        self.header, self.header_names, self.host = first.get, first, first.get("host", "")
+        pairs = [_known_pair(pair) for pair in self.raw_query.split("&") if pair] if self.raw_query else []
+        self.query = [decoded for decoded, _, _ in pairs]
+        texts = {name: value for _, name, value in reversed(pairs)}
+        self.query_texts, self.query_value = texts, texts.get
 
     def header_values(self, name: str) -> list[str]:
         return [value for known, value in self.headers if known == name]
-
-    @property
-    def header_names(self) -> Iterable[str]:
-        return self._first
-
-    @property
-    def query(self) -> tuple[tuple[bytes, bytes], ...]:
-        """Decoded names and values; `+` is a space and a name without `=` has an empty value, as S3 reads them."""
-        if self._query is None:
-            pairs = [_known_pair(pair) for pair in self.raw_query.split("&") if pair]
-            self._texts = {}
-            for _, name, value in pairs:
-                self._texts.setdefault(name, value)
-            self._query = tuple([decoded for decoded, _, _ in pairs])
-        return self._query
-
-    @property
-    def query_texts(self) -> Mapping[str, str]:
-        """By name; of one given twice the first counts."""
-        if self._query is None:
-            _ = self.query
-        return self._texts
-
-    def query_value(self, name: str) -> str | None:
-        """The first one of that name."""
-        return self.query_texts.get(name)
-
-    @property
-    def host(self) -> str:
-        return self.header("host") or ""
 
 
 def decode_query(raw_query: str) -> Iterable[tuple[bytes, bytes]]:
@@ -91,6 +69,9 @@ _Pair = tuple[tuple[bytes, bytes], str, str]
 
 def _known_pair(pair: str) -> _Pair:
     """Credentials, actions and the like are the same from one request to the next; what is long is not kept."""
+    if plain := _PLAIN.fullmatch(pair):
+        name, value = plain.groups()
+        return (name.encode(), value.encode()), name, value
     return _pair_again(pair) if len(pair) <= _SHORT_CHARACTERS else _pair(pair)
 
 
@@ -106,6 +87,8 @@ def _decode(text: str) -> bytes:
 
 _pair_again = lru_cache(maxsize=1024)(_pair)
 _SHORT_CHARACTERS: Final = 256
+# Nothing in it is encoded.
+_PLAIN: Final = re.compile(r"([A-Za-z0-9._~-]*)=([A-Za-z0-9._~-]*)")
 
 
 def split_target(target: str) -> tuple[str, str]:

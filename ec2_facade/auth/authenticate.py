@@ -155,10 +155,9 @@ def verify_text(identified: Identified, text: str, **shown: str) -> None:
 
 def _check_signed_headers(request: WireRequest, claim: Claim, service: str) -> None:
     """Host always; for S3 every x-amz- header too, because each changes what the request does."""
-    signed = set(claim.signed_headers)
-    needed = {"host"}
+    signed = claim.signed_headers
+    missing = [] if "host" in signed else ["host"]
     if service == "s3":
-        needed |= {name for name in request.header_names if name.startswith("x-amz-")}
-    missing = sorted(needed - signed)
+        missing += [name for name in request.header_names if name.startswith("x-amz-") and name not in signed]
     if missing:
-        raise AuthProblem(Reason.UNSIGNED_HEADERS, headers=", ".join(missing)[:_MOST_SHOWN])
+        raise AuthProblem(Reason.UNSIGNED_HEADERS, headers=", ".join(sorted(missing))[:_MOST_SHOWN])

@@ -89,7 +89,7 @@ def _encode(raw: bytes, *, safe: str = "") -> str:
 
 
 def _header_value(request: WireRequest, name: str) -> str:
-    return ",".join(" ".join(value.split()) for value in request.header_values(name))
+    return ",".join([" ".join(value.split()) for value in request.header_values(name)])
 
 
 def _without_dot_segments(path: str) -> str:

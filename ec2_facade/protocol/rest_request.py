@@ -83,7 +83,7 @@ class RequestParser:
 
     def _parse_headers(self, message: Message, query: Mapping[str, str], headers: Mapping[str, str]) -> None:
         given = headers
-        if query:
+        if not query.keys() <= _OF_SIGNATURE:
             asked = [(name.lower(), value) for name, value in query.items() if name not in _OF_SIGNATURE]
             told = {name: value for name, value in asked if name.startswith(_S3_PREFIX) and name not in _OF_NO_BODY}
             given = told | dict(headers)

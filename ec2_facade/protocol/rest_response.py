@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Final
 
 from botocore.model import Shape
@@ -17,8 +17,8 @@ from ec2_facade.protocol.text import http_date, iso8601
 # Never in a header, wherever the text came from: it would end it and begin another.
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
-# The headers that one field becomes.
-Render = Callable[[Any], Iterable[tuple[str, str]]]
+# The text of a field in its header.
+Text = Callable[[Any], str]
 
 
 class ResponseHeaders:
@@ -27,7 +27,9 @@ class ResponseHeaders:
     def __init__(self, operation: Operation) -> None:
         self.status = int(operation.model.http.get("responseCode", 200))
         self.has_body = has_body(operation)
-        self._fields: dict[FieldDescriptor, Render] = {}
+        self._fields: dict[FieldDescriptor, tuple[str, Text]] = {}
+        # Fields of which each entry is a header, and what these begin with.
+        self._prefixed: dict[FieldDescriptor, str] = {}
         descriptor = descriptor_of(operation.response_class)
         for member, shape, field in members(operation.model.output_shape, descriptor):
             if field is None:
@@ -35,17 +37,19 @@ class ResponseHeaders:
             name = str(shape.serialization.get("name", member))
             match shape.serialization.get("location"):
                 case "header":
-                    self._fields[field] = _single(name, _text(shape, field))
+                    self._fields[field] = name, _text(shape, field)
                 case "headers":
-                    self._fields[field] = _prefixed(name)
+                    self._prefixed[field] = name
 
     def render(self, message: Message) -> list[tuple[str, str]]:
         """In the contract's order, those that are set."""
         headers: list[tuple[str, str]] = []
         for field, value in message.ListFields():
-            render = self._fields.get(field)
-            if render is not None:
-                headers += render(value)
+            if (known := self._fields.get(field)) is not None:
+                name, text = known
+                headers.append((name, _one_line(text(value))))
+            elif (prefix := self._prefixed.get(field)) is not None:
+                headers += [(prefix + key, _word(_one_line(value[key]))) for key in value]
         return headers
 
 
@@ -67,14 +71,6 @@ def payload(operation: Operation) -> tuple[str, Shape, FieldDescriptor] | None:
     return None
 
 
-def _single(name: str, text: Callable[[Any], str]) -> Render:
-    return lambda value: ((name, _one_line(text(value))),)
-
-
-def _prefixed(prefix: str) -> Render:
-    return lambda values: [(prefix + key, _word(_one_line(value))) for key, value in values.items()]
-
-
 def _one_line(text: str) -> str:
     return text if text.isprintable() else _CONTROL.sub(" ", text)
 
@@ -84,7 +80,7 @@ def _word(value: str) -> str:
     return value if value.isascii() else f"=?UTF-8?B?{base64.b64encode(value.encode()).decode()}?="
 
 
-def _text(shape: Shape, field: FieldDescriptor) -> Callable[[Any], str]:
+def _text(shape: Shape, field: FieldDescriptor) -> Text:
     if field.message_type is not None:
         return iso8601 if shape.serialization.get("timestampFormat") == "iso8601" else http_date
     if field.type == FieldDescriptor.TYPE_BOOL:

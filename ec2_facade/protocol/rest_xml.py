@@ -90,9 +90,7 @@ class RestXmlProtocol:
         if compiled is None:
             compiled = self._headers[operation.name] = ResponseHeaders(operation)
         headers = s3_ids(request_id) + compiled.render(message)
-        status = compiled.status
-        if any(name == "Content-Range" for name, _ in headers):
-            status = 206
+        status = 206 if getattr(message, "content_range", "") else compiled.status
         if not compiled.has_body:
             return Response(status=status, headers=headers)
         content_type, body = self._body(operation, message)

@@ -187,7 +187,7 @@ def object_headers(wire: WireRequest, payload: Payload) -> dict[str, str]:
         if name.startswith(_CHECKSUM):
             # Some clients (AWS's CRT) announce the checksum that follows in x-amz-trailer alone.
             headers.setdefault(_ALGORITHM, name.removeprefix(_CHECKSUM).upper())
-    if kept := _without_framing(headers.pop("content-encoding", "")):
+    if (encoding := headers.pop("content-encoding", "")) and (kept := _without_framing(encoding)):
         headers["content-encoding"] = kept
     return headers
 
