@@ -6,18 +6,20 @@ import time
 from collections.abc import Callable
 from functools import lru_cache
 
-from prometheus_client import Counter, Histogram
-
 from common import metrics
 from common.log import teller
 from ec2_facade.exchange import Exchange
 
 _tell = teller("access")
 
-REQUESTS = metrics.counter(
-    "mallee_http_requests", "Requests answered, by service, action and AWS error code", ("service", "action", "code")
+REQUESTS = metrics.Requests(
+    "mallee_http_requests",
+    "Requests answered, by service, action and AWS error code",
+    ("service", "action", "code"),
+    seconds="mallee_http_seconds",
+    seconds_help="Time to answer a request, its body included",
+    timed=2,
 )
-SECONDS = metrics.histogram("mallee_http_seconds", "Time to answer a request, its body included", ("service", "action"))
 BYTES = metrics.counter("mallee_http_bytes", "Bytes of bodies", ("service", "direction"))
 _in_flight: set[object] = set()
 metrics.gauge("mallee_http_in_flight", "Requests being answered now", read=lambda: len(_in_flight))
@@ -46,13 +48,11 @@ class Observed:
 
 def _record(exchange: Exchange, ended: str, took_s: float) -> None:
     service, action = exchange.service or "none", exchange.action or "none"
-    requests, seconds, received, sent = _counted(service, action, ended)
-    requests.inc()
-    seconds.observe(took_s)
+    REQUESTS.of(service, action, ended).add(took_s)
     if exchange.body.received:
-        received.inc(exchange.body.received)
+        _bytes(service, "in").inc(exchange.body.received)
     if exchange.sent_bytes:
-        sent.inc(exchange.sent_bytes)
+        _bytes(service, "out").inc(exchange.sent_bytes)
     _tell(
         "request",
         source_ip=exchange.wire.source_ip,
@@ -72,11 +72,4 @@ def _record(exchange: Exchange, ended: str, took_s: float) -> None:
 
 
 # To look a metric up by its labels costs more than to count.
-@lru_cache(maxsize=4096)
-def _counted(service: str, action: str, ended: str) -> tuple[Counter, Histogram, Counter, Counter]:
-    return (
-        REQUESTS.labels(service, action, ended),
-        SECONDS.labels(service, action),
-        BYTES.labels(service, "in"),
-        BYTES.labels(service, "out"),
-    )
+_bytes = lru_cache(maxsize=16)(BYTES.labels)

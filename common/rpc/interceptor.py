@@ -15,12 +15,11 @@ from typing import Any, Final, TypeAlias
 
 import grpc
 from google.protobuf.message import DecodeError
-from prometheus_client import Counter, Gauge, Histogram
 
 from common.errors import CloudError, Denied, InvalidArgument, Unauthenticated, Unavailable
 from common.ids import new_request_id
 from common.log import get_logger, teller
-from common.metrics import RPC_IN_FLIGHT, RPC_REQUESTS, RPC_SECONDS
+from common.metrics import RPC_IN_FLIGHT, RPCS
 from common.rpc import context as rpc_context
 from common.rpc.access import SPEAKS_FOR_CALLERS, Access, peer_of
 from common.rpc.errors import status_of, to_trailer
@@ -114,7 +113,7 @@ async def _guarded(method: str, access: Access, context: _Context, *, has_deadli
     began = time.perf_counter()
     code = "CANCELLED"
     in_flight = _in_flight(method)
-    in_flight.inc()
+    in_flight.count += 1
     try:
         timeout_s = _admit(method, access, context, has_deadline=has_deadline)
         async with asyncio.timeout(timeout_s) as limit:
@@ -135,8 +134,8 @@ async def _guarded(method: str, access: Access, context: _Context, *, has_deadli
         await _abort(context, opaque())
     finally:
         took_s = time.perf_counter() - began
-        in_flight.dec()
-        _count(method, code, took_s)
+        in_flight.count -= 1
+        RPCS.of(method, code).add(took_s)
         if not method.startswith("/grpc."):
             _tell("rpc", method=method, code=code, took_ms=round(took_s * 1000, 1), peer=_peer_name())
 
@@ -152,7 +151,7 @@ class Observed:
 
     def __enter__(self) -> None:
         self._began = time.perf_counter()
-        _in_flight(self._method).inc()
+        _in_flight(self._method).count += 1
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         refused: CloudError | None = None
@@ -169,8 +168,8 @@ class Observed:
             case _:
                 code = "CANCELLED"
         took_s = time.perf_counter() - self._began
-        _in_flight(self._method).dec()
-        _count(self._method, code, took_s)
+        _in_flight(self._method).count -= 1
+        RPCS.of(self._method, code).add(took_s)
         _tell("rpc", method=self._method, code=code, took_ms=round(took_s * 1000, 1), peer="local")
         if refused is not None:
             raise refused from error
@@ -185,21 +184,15 @@ class Observed:
         return opaque()
 
 
-def _count(method: str, code: str, took_s: float) -> None:
-    requests, seconds = _outcome(method, code)
-    requests.inc()
-    seconds.observe(took_s)
+class _InFlight:
+    """Calls of one method. A plain number, which is looked at when Prometheus asks."""
+
+    def __init__(self, method: str) -> None:
+        self.count = 0
+        RPC_IN_FLIGHT.labels(method).set_function(lambda: self.count)
 
 
-# To look a metric up by its labels costs more than to count.
-@lru_cache(maxsize=4096)
-def _in_flight(method: str) -> Gauge:
-    return RPC_IN_FLIGHT.labels(method)
-
-
-@lru_cache(maxsize=4096)
-def _outcome(method: str, code: str) -> tuple[Counter, Histogram]:
-    return RPC_REQUESTS.labels(method, code), RPC_SECONDS.labels(method, code)
+_in_flight = lru_cache(maxsize=4096)(_InFlight)
 
 
 def _status_name(context: _Context) -> str:

@@ -62,7 +62,7 @@ async def scraped(url: str, query: str, *, series: int = 1, within_s: float = 60
 async def test_a_real_prometheus_scrapes_our_metrics(tmp_path: Path) -> None:
     metrics.counter("test_apples", "Apples", ("kind",)).labels("red").inc(3)
     metrics.gauge("test_pears", "Pears", read=lambda: 7.0)
-    metrics.RPC_SECONDS.labels("/test/Prometheus", "OK").observe(0.02)
+    metrics.RPCS.of("/test/Prometheus", "OK").add(0.02)
     async with metrics.serve("127.0.0.1:0") as port, prometheus([f"127.0.0.1:{port}"], tmp_path) as url:
         (apples,) = await scraped(url, "test_apples_total")
         assert apples["metric"]["kind"] == "red"
