@@ -38,7 +38,7 @@ WRITTEN: Final = _Written()
 
 def is_everyday(status: int, headers: Iterable[tuple[str, str]], body: bytes) -> bool:
     """`rendered` says all there is to say. A body without a type would be given one."""
-    return status in _REASONS and (not body or any(name == "Content-Type" for name, _ in headers))
+    return status in _REASONS and (not body or "Content-Type" in dict(headers))
 
 
 def rendered(status: int, headers: Iterable[tuple[str, str]], server: str, body: bytes | None) -> bytes:

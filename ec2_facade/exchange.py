@@ -200,7 +200,8 @@ _SHORT_BODY_BYTES = 16 << 10
 
 def wire_request(request: web.BaseRequest, proxies: Proxies) -> WireRequest:
     path, query = split_target(request.raw_path)
-    address, secure = request.remote or "", request.secure
+    # Itself the facade speaks plain HTTP.
+    address, secure = request.remote or "", False
     if proxies:
         forwarded_for = request.headers.getall("X-Forwarded-For", ())
         forwarded_proto = request.headers.getall("X-Forwarded-Proto", ())

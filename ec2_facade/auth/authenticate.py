@@ -7,8 +7,8 @@ for S3 is in a header and for the Query services is that of the body.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from common.errors import NotFound
 from ec2_facade.auth.canonical import canonical_request, sign, signatures_match, string_to_sign
@@ -26,8 +26,8 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Identified:
+# A tuple: each request makes one, and a frozen dataclass takes twice the time.
+class Identified(NamedTuple):
     """The key that the request names. It proves nothing until `Authenticator.verify` has returned."""
 
     claim: Claim

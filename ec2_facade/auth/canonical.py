@@ -47,7 +47,14 @@ def canonical_path(raw_path: str, *, service: str) -> str:
 
 
 def canonical_query(pairs: Iterable[tuple[bytes, bytes]]) -> str:
-    encoded = sorted([_encode_pair(pair) for pair in pairs if pair[0] != b"X-Amz-Signature"])
+    # Most are the same from one request to the next; what is long is not kept.
+    encoded = sorted(
+        [
+            _pair_again(pair) if len(pair[0]) + len(pair[1]) <= _SHORT_BYTES else _pair(pair)
+            for pair in pairs
+            if pair[0] != b"X-Amz-Signature"
+        ]
+    )
     return "&".join([f"{name}={value}" for name, value in encoded])
 
 
@@ -69,11 +76,6 @@ def sign(signing_key: bytes, text: str) -> str:
 
 def signatures_match(ours: str, theirs: str) -> bool:
     return hmac.compare_digest(ours.encode(), to_bytes(theirs))
-
-
-def _encode_pair(pair: tuple[bytes, bytes]) -> tuple[str, str]:
-    """Most are the same from one request to the next; what is long is not kept."""
-    return _pair_again(pair) if len(pair[0]) + len(pair[1]) <= _SHORT_BYTES else _pair(pair)
 
 
 def _pair(pair: tuple[bytes, bytes]) -> tuple[str, str]:

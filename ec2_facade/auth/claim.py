@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
+from typing import NamedTuple
 
 from ec2_facade.auth.canonical import ALGORITHM
 from ec2_facade.auth.problem import AuthProblem, Reason
@@ -39,8 +40,8 @@ class Scope:
         return f"{self.date}/{self.region}/{self.service}/aws4_request"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
+# A tuple: each request makes one, and a frozen dataclass takes twice the time.
+class Claim(NamedTuple):
     scope: Scope
     signed_headers: tuple[str, ...]
     signature: str

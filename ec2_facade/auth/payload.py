@@ -6,9 +6,8 @@ https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-auth-using-authorization-h
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Final, NamedTuple
 
 from ec2_facade.auth.canonical import UNSIGNED_PAYLOAD
 from ec2_facade.auth.claim import Claim
@@ -43,8 +42,8 @@ class Framing(Enum):
 _FRAMINGS: Final = {framing.value: framing for framing in Framing if framing is not Framing.HASHED}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Payload:
+# A tuple: each request makes one, and a frozen dataclass takes twice the time.
+class Payload(NamedTuple):
     framing: Framing
     # As it stands in the canonical request.
     hash: str

@@ -6,7 +6,7 @@ https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 
 from __future__ import annotations
 
-import base64
+import binascii
 import hashlib
 from typing import Final
 
@@ -195,7 +195,7 @@ def s3_ids(request_id: str) -> list[tuple[str, str]]:
 
 def s3_host_id(request_id: str) -> str:
     """S3's second id. Ours says nothing more than the first."""
-    return base64.b64encode(hashlib.sha256(request_id.encode()).digest()).decode()
+    return binascii.b2a_base64(hashlib.sha256(request_id.encode()).digest(), newline=False).decode()
 
 
 def _status(error: CloudError, code: str, table: dict[str, int]) -> int:

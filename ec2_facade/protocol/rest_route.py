@@ -58,12 +58,12 @@ class Router:
         """Raises MethodNotAllowed, or NotImplemented with the name of an action that is not served."""
         level = Level.SERVICE if bucket is None else Level.BUCKET if key is None else Level.OBJECT
         # What tells routes apart, of this request. What was refused is not kept, so these are few.
-        told = (
-            method,
-            level,
-            *[(name, self._valued.get((name, query[name]))) for name in query if name in self._telling[0]],
-            *[name for name in headers if name in self._telling[1]],
-        )
+        told: tuple[object, ...] = (method, level)
+        keys, names = self._telling
+        if not keys.isdisjoint(query):
+            told += tuple((key, self._valued.get((key, query[key]))) for key in query if key in keys)
+        if not names.isdisjoint(headers):
+            told += tuple(name for name in headers if name in names)
         if known := self._operations.get(told):
             return known
         operation = self._find(method, level, query, headers)

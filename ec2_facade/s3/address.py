@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
 from ec2_facade.errors import Refused
@@ -11,8 +11,8 @@ from ec2_facade.services import Hosts, bare_host
 from ec2_facade.wire import WireRequest, to_bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Address:
+# A tuple: each request makes one, and a frozen dataclass takes twice the time.
+class Address(NamedTuple):
     # None: the service itself.
     bucket: str | None
     # None: the bucket itself.

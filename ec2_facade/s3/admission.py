@@ -6,7 +6,7 @@ A request that names nobody is let through as nobody: what a bucket has opened t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ec2_facade.auth.authenticate import Identified, verify_text
 from ec2_facade.auth.canonical import ALGORITHM
@@ -26,8 +26,8 @@ _LEGACY = "AWS"
 _SIGNATURE_QUERY = frozenset({"X-Amz-Algorithm", "X-Amz-Signature", "X-Amz-Credential"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Proved:
+# A tuple: each request makes one, and a frozen dataclass takes twice the time.
+class Proved(NamedTuple):
     """Who asks, and what was signed about the body."""
 
     caller: Caller

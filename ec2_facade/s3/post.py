@@ -6,7 +6,6 @@ https://docs.aws.amazon.com/AmazonS3/latest/API/RESTObjectPOST.html. Walrus sees
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 from urllib.parse import quote, urlencode, urlsplit
@@ -161,7 +160,7 @@ def answer(stored: Response, wire: WireRequest, address: Address, fields: Mappin
         told = urlencode({"bucket": bucket, "key": key, "etag": etag}, quote_via=quote)
         location = f"{target}{'&' if urlsplit(target).query else '?'}{told}"
         return Response(status=303, headers=[*headers, ("Location", location)])
-    location = url_of(wire, replace(address, key=key))
+    location = url_of(wire, address._replace(key=key))
     headers.append(("Location", location))
     status = _STATUSES.get(fields.get("success_action_status", ""), 204)
     if status != 201:

@@ -6,8 +6,8 @@ https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObject.html#API_GetObject
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from email.utils import formatdate
+from typing import NamedTuple
 
 from common.errors import Unsupported, WrongState
 from services.walrus import errors
@@ -15,8 +15,8 @@ from services.walrus.drivers.base import Object
 from services.walrus.drivers.versions import Expectation
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReadConditions:
+# A tuple: each request makes one, and a frozen dataclass takes twice the time.
+class ReadConditions(NamedTuple):
     # As sent; empty: not sent.
     if_match: str = ""
     if_none_match: str = ""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from common.errors import InvalidArgument
 
@@ -17,8 +16,8 @@ SPAN: Final = struct.Struct("!QQ")
 LENGTH: Final = struct.Struct("!Q")
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+# A tuple: each request makes one, and a frozen dataclass takes twice the time.
+class Call(NamedTuple):
     # /package.Service/Method
     method: str
     request_id: str
