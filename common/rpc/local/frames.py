@@ -105,10 +105,7 @@ class Frames:
         if self.closed:
             raise ConnectionResetError("the connection is closed")
         if now and not self._out and len(payload) <= _SMALL_READ_BYTES:
-            # Most frames: alone, and there is room for them.
-            self._out.append(_HEAD.pack(len(payload), kind) + payload)
-            self._unsent = len(self._out[0])
-            self._flush()
+            self._send_alone(_HEAD.pack(len(payload), kind) + payload)
             return
         self._out.append(_HEAD.pack(len(payload), kind))
         if payload:
@@ -239,6 +236,20 @@ class Frames:
                 self._read.append((kind, last[_HEAD.size : ends]))
             self._parts = [last[ends:]] if self._arrived else []
         return True
+
+    def _send_alone(self, frame: bytes) -> None:
+        """Most frames: nothing waits before it, and there is room for it."""
+        try:
+            sent = self._sock.send(frame)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:
+            self._end()
+            return
+        if sent < len(frame):
+            self._out.append(memoryview(frame)[sent:])
+            self._unsent = len(frame) - sent
+            self._block()
 
     def _flush(self) -> None:
         self._flushing = False
