@@ -107,3 +107,18 @@ class RawHeader:
 
     def WhichOneof(self, oneof: str) -> str:
         return "header"
+
+
+class AtHand(AsyncIterator[Any]):
+    """A body that is there: one chunk, or none if it is empty."""
+
+    __slots__ = ("body",)
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+
+    async def __anext__(self) -> bytes:
+        body, self.body = self.body, b""
+        if not body:
+            raise StopAsyncIteration
+        return body

@@ -9,7 +9,7 @@ from email.utils import formatdate
 from typing import Any, Final, NamedTuple, TypeVar
 
 from common.errors import InvalidArgument, Unavailable
-from common.rpc.uploads import RawExtent
+from common.rpc.uploads import AtHand, RawExtent
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import object_pb2
 from services.walrus import damage, encryption, errors, lifecycle, payment, plaintext, reading, versioning, wire
@@ -104,7 +104,7 @@ class _Reading(AbstractAsyncContextManager[tuple[object_pb2.GetObjectOutput, Asy
     async def __aenter__(self) -> tuple[object_pb2.GetObjectOutput, AsyncIterator[Chunk]]:
         opened = await _opened(self._store, self._request, self._caller)
         if isinstance(opened.found.content, Inline):
-            return opened.header, _Whole(_inline(opened))
+            return opened.header, AtHand(_inline(opened))
         self._held = opened.held
         self._chunks = self._read(self._store, opened)
         begun: AsyncIterator[Chunk] | None = None
@@ -121,19 +121,6 @@ class _Reading(AbstractAsyncContextManager[tuple[object_pb2.GetObjectOutput, Asy
                 await self._chunks.aclose()
         finally:
             self._store.readers.give_back(self._held)
-
-
-class _Whole(AsyncIterator[Any]):
-    """One chunk, or none if it is empty."""
-
-    def __init__(self, body: bytes) -> None:
-        self._body = body
-
-    async def __anext__(self) -> bytes:
-        body, self._body = self._body, b""
-        if not body:
-            raise StopAsyncIteration
-        return body
 
 
 async def _opened(store: Store, request: object_pb2.GetObjectRequest, caller: Caller | None) -> Opened:

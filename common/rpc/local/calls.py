@@ -12,6 +12,8 @@ _LENGTHS: Final = struct.Struct("!BHHI")
 
 # Of an extent: its first byte in the file, and the one behind its last.
 SPAN: Final = struct.Struct("!QQ")
+# Of the header before a whole body.
+HEADER: Final = struct.Struct("!I")
 # Of what was written.
 LENGTH: Final = struct.Struct("!Q")
 

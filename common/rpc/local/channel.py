@@ -18,7 +18,7 @@ from common.errors import CloudError, Unavailable
 from common.ids import new_request_id
 from common.rpc.context import current_caller, current_request_id
 from common.rpc.errors import from_bytes
-from common.rpc.local.calls import LENGTH, SPAN, Call
+from common.rpc.local.calls import HEADER, LENGTH, SPAN, Call
 from common.rpc.local.frames import Frames, Kind
 from common.rpc.local.server import is_ours
 from common.rpc.uploads import ACCEPTED_KEY, RawChunk, RawExtent, RawHeader
@@ -80,6 +80,8 @@ class LocalCall:
         self._ended = False
         self._gone = False
         self._answer: Message | None = None
+        # Of a download that came whole: what is not read yet.
+        self._body = b""
         self._timer: asyncio.TimerHandle | None = None
         self._expired = False
         # The file that the body goes into, and how much of it there is.
@@ -145,6 +147,9 @@ class LocalCall:
 
     async def read(self, *, within_s: float | None = None) -> Any:
         """A RawHeader, a RawChunk, a RawExtent (answer it with `taken`), or grpc.aio.EOF. Raises CloudError."""
+        if self._ended:
+            body, self._body = self._body, b""
+            return RawChunk(body) if body else grpc.aio.EOF
         if within_s is None or self._frames.waiting:
             kind, payload = await self._take()
         else:
@@ -156,6 +161,12 @@ class LocalCall:
         match kind:
             case Kind.CHUNK:
                 return RawChunk(payload)
+            case Kind.WHOLE:
+                self._ended = True
+                start = HEADER.size
+                end = start + HEADER.unpack_from(payload)[0]
+                self._body = payload[end:]
+                return RawHeader(self._receives.FromString(payload[start:end]))
             case Kind.MESSAGE:
                 return RawHeader(self._receives.FromString(payload))
             case Kind.EXTENT:

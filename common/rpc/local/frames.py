@@ -55,6 +55,8 @@ class Kind(enum.IntEnum):
     WRITTEN = 9
     # From a server, the last: the serialized message of a call that has one answer.
     ANSWER = 10
+    # From a server, the last of a download: its header, whose length stands before it, and all of the body.
+    WHOLE = 11
 
 
 Frame = tuple[int, bytes]

@@ -22,9 +22,9 @@ from common.log import get_logger
 from common.rpc import context as rpc_context
 from common.rpc.errors import to_bytes
 from common.rpc.interceptor import Observed
-from common.rpc.local.calls import LENGTH, SPAN, Call
+from common.rpc.local.calls import HEADER, LENGTH, SPAN, Call
 from common.rpc.local.frames import Frames, Kind
-from common.rpc.uploads import RawChunk, RawExtent, RawWritten
+from common.rpc.uploads import AtHand, RawChunk, RawExtent, RawWritten
 from mallee.common.v1.caller_pb2 import Caller
 
 _log = get_logger(__name__)
@@ -166,29 +166,31 @@ class _Connection:
             with Observed(call.method):
                 caller = Caller.FromString(call.caller) if call.caller else None
                 rpc_context.enter(request_id=call.request_id, caller=caller, peer=None, timeout_s=None)
-                answer = await self._dispatch(handler, call, context)
-                if answer is None:
-                    self._frames.put(Kind.END, now=True)
-                else:
-                    self._frames.put(Kind.ANSWER, answer.SerializeToString(), now=True)
+                kind, answer = await self._dispatch(handler, call, context)
+                self._frames.put(kind, answer, now=True)
         except CloudError as error:
             self._frames.put(Kind.ERROR, to_bytes(error), now=True)
         await self._read_rest(context)
 
-    async def _dispatch(self, handler: Handler, call: Call, context: _Context) -> Message | None:
-        """The answer; None: it has gone out."""
+    async def _dispatch(self, handler: Handler, call: Call, context: _Context) -> tuple[Kind, bytes]:
+        """The last frame."""
         match handler:
             case Unary():
-                return await handler.answer(handler.request.FromString(call.message))
+                answer = await handler.answer(handler.request.FromString(call.message))
+                return Kind.ANSWER, answer.SerializeToString()
             case Download():
-                async with handler.answer(handler.request.FromString(call.message)) as (header, chunks):
-                    self._frames.put(Kind.MESSAGE, header.SerializeToString())
+                async with handler.answer(handler.request.FromString(call.message)) as (message, chunks):
+                    header = message.SerializeToString()
+                    if type(chunks) is AtHand:
+                        return Kind.WHOLE, HEADER.pack(len(header)) + header + chunks.body
+                    self._frames.put(Kind.MESSAGE, header)
                     await self._send_chunks(chunks)
-                return None
+                return Kind.END, b""
             case Upload():
                 context.uploads = True
                 async with aclosing(self._messages(handler, context)) as messages:
-                    return await handler.answer(messages, context)
+                    answer = await handler.answer(messages, context)
+                return Kind.ANSWER, answer.SerializeToString()
 
     async def _send_chunks(self, chunks: AsyncIterator[bytes | RawExtent]) -> None:
         under_way = 0
