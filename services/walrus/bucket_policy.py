@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import replace
-from functools import lru_cache
 from typing import Final
 
 from common.errors import InvalidArgument
@@ -17,13 +16,14 @@ from common.policy.pattern import Pattern, pattern
 from common.policy.problem import malformed
 from services.walrus.actions import BUCKET_ACTIONS, OBJECT_ACTIONS
 from services.walrus.condition_keys import SAID_AT_THE_BEGINNING, applies_to, is_known
+from services.walrus.configs import remembered
 
 # The kind of configuration that it is kept under: the text as it came.
 KIND: Final = "Policy"
 MAX_BYTES: Final = 20 << 10
 ARN: Final = "arn:aws:s3:::"
-# So many policies stay read: the largest takes 140 KB then.
-_READ: Final = 256
+# The largest takes 140 KB.
+_LARGE: Final = 64
 
 # Keys that bind a statement to callers who are known, when their values are fixed.
 _BINDING: Final = frozenset(
@@ -62,12 +62,12 @@ def check(text: str, bucket: str) -> Policy:
 
 
 # By its text, so that each state of a bucket's policy is read once.
-@lru_cache(maxsize=_READ)
+@remembered(large=_LARGE)
 def read(body: bytes) -> Policy:
     return parse(body.decode())
 
 
-@lru_cache(maxsize=_READ)
+@remembered(large=_LARGE)
 def read_for_parts(body: bytes) -> Policy:
     """For the parts and the end of an upload that was begun: what its beginning had to say was asked then."""
     kept = []
@@ -78,7 +78,7 @@ def read_for_parts(body: bytes) -> Policy:
     return Policy(statements=tuple(kept))
 
 
-@lru_cache(maxsize=_READ)
+@remembered(large=_LARGE)
 def opens(body: bytes) -> bool:
     """The policy of that text is public."""
     return is_public(read(body))

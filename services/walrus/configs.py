@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from google.protobuf.message import Message
 
@@ -13,6 +15,10 @@ if TYPE_CHECKING:
     from services.walrus.store import Store
 
 Config = TypeVar("Config", bound=Message)
+Reader = TypeVar("Reader", bound=Callable[..., Any])
+
+_EVERYDAY: Final = 512
+_EVERYDAY_BYTES: Final = 4 << 10
 
 
 def kind_of(config: type[Message]) -> str:
@@ -21,6 +27,22 @@ def kind_of(config: type[Message]) -> str:
 
 def body_of(config: Message) -> bytes:
     return config.SerializeToString(deterministic=True)
+
+
+def remembered(large: int) -> Callable[[Reader], Reader]:
+    """What a body was read to, which is asked for with every request, stays: of everyday bodies of many, of others of
+    so many. Read it takes several times its size, and some may be megabytes.
+    """
+
+    def remembering(read: Reader) -> Reader:
+        everyday, others = lru_cache(_EVERYDAY)(read), lru_cache(large)(read)
+
+        def again(body: bytes, *more: Any) -> Any:
+            return (everyday if len(body) <= _EVERYDAY_BYTES else others)(body, *more)
+
+        return cast("Reader", again)
+
+    return remembering
 
 
 def find(bucket: Bucket, config: type[Config]) -> Config | None:

@@ -10,7 +10,6 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
-from functools import lru_cache
 from typing import Final
 from urllib.parse import quote
 
@@ -162,7 +161,7 @@ def rules_of(bucket: Bucket, calendar: Calendar) -> Rules | None:
 
 
 # Every read and write of an object asks.
-@lru_cache(maxsize=256)
+@configs.remembered(large=4)
 def _read(body: bytes, calendar: Calendar) -> Rules:
     return Rules(BucketLifecycleConfiguration.FromString(body), calendar)
 

@@ -11,7 +11,6 @@ import secrets
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
 from itertools import combinations
 from typing import Any, Final
 from urllib.parse import quote_plus
@@ -19,7 +18,7 @@ from urllib.parse import quote_plus
 from common.errors import InvalidArgument
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1.notification_pb2 import NotificationConfiguration, NotificationConfigurationFilter
-from services.walrus import errors
+from services.walrus import configs, errors
 from services.walrus.drivers.base import Bucket
 
 # What is told here, by the names that S3 gives them.
@@ -105,7 +104,7 @@ def checked(configuration: NotificationConfiguration, targets: Collection[str]) 
 
 
 # Every write of an object asks.
-@lru_cache(maxsize=256)
+@configs.remembered(large=4)
 def rules_in(body: bytes) -> tuple[Rule, ...]:
     """Of a configuration as it is kept."""
     return tuple(rules_of(NotificationConfiguration.FromString(body)))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from common.errors import CloudError
 from mallee.s3.v1.lifecycle_pb2 import BucketLifecycleConfiguration
+from services.walrus import configs
 from services.walrus.lifecycle import DAY_MS, Calendar, Rules, Version, checked
 
 NOON = 100 * DAY_MS + DAY_MS // 2
@@ -162,3 +163,17 @@ def test_rules_have_ids_and_no_two_the_same() -> None:
         checked(configured({"id": "a", "expiration": {"days": 1}}, {"id": "a", "expiration": {"days": 1}}))
     with pytest.raises(CloudError):
         checked(BucketLifecycleConfiguration())
+
+
+def test_configurations_that_are_large_are_read_and_forgotten() -> None:
+    read: list[bytes] = []
+
+    @configs.remembered(large=1)
+    def reader(body: bytes) -> int:
+        read.append(body)
+        return len(body)
+
+    small, large, other = b"s", b"l" * 5000, b"o" * 5000
+    for body in (small, large, large, small, other, large, small):
+        assert reader(body) == len(body)
+    assert read == [small, large, other, large]
