@@ -14,6 +14,7 @@ from common.errors import NotFound, WrongState
 from common.ids import SnapshotId, VolumeId
 from tests.contract.volume_bench import Bench, Client
 from tests.contract.volume_suite import (
+    DEADLINE_S,
     FIRST,
     ONE,
     SECOND,
@@ -170,6 +171,24 @@ async def test_all_points_or_none(bench: Bench) -> None:
     with pytest.raises(NotFound):
         await bench.driver.freeze({ONE: FIRST, TWO: SECOND})
     assert (await seen(bench)).frozen == set()
+
+
+async def test_a_caller_who_goes_leaves_nothing_that_a_client_waits_for(bench: Bench) -> None:
+    """Wherever it is cut short: the next point is fixed, and writes after it come back."""
+    for name in (FIRST, SECOND):
+        await bench.driver.create(volume(name))
+    async with using(bench, await bench.driver.export(FIRST, grant())) as client:
+        for number in range(12):
+            freezing = asyncio.ensure_future(bench.driver.freeze({ONE: FIRST, TWO: SECOND}))
+            await asyncio.wait([freezing], timeout=number * 0.004)
+            freezing.cancel()
+            await asyncio.gather(freezing, return_exceptions=True)
+            for point in (ONE, TWO):
+                await bench.driver.release(point, keep_as_base=False)
+            await bench.driver.freeze({THREE: FIRST})
+            for at in (0, BLOCK_BYTES):
+                await asyncio.wait_for(client.write(at, bytes([number]) * 4096), DEADLINE_S)
+            await bench.driver.release(THREE, keep_as_base=False)
 
 
 async def test_a_point_of_a_volume_that_nobody_uses(bench: Bench) -> None:

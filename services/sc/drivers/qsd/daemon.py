@@ -21,6 +21,7 @@ from typing import Any, Final
 from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError
 
 from common.errors import CloudError, NoCapacity, Unavailable
+from common.threads import to_the_end
 
 _START_S: Final = 10.0
 _ANSWER_S: Final = 10.0
@@ -74,7 +75,8 @@ class Daemon:
             self._monitor.unlink(missing_ok=True)
             self._started = time.monotonic()
             try:
-                await asyncio.to_thread(self._launch)
+                # A caller who goes leaves none behind that comes up later, beside the next one.
+                await to_the_end(self._launch)
                 break
             except _Taken:
                 # A controller was killed while it started one, which comes up only now: it is ended as soon as its pid
@@ -198,7 +200,8 @@ class Daemon:
                 try:
                     async with asyncio.timeout(_ANSWER_S):
                         await client.connect(str(self._monitor))
-                except (QMPError, OSError, EOFError, TimeoutError) as error:
+                # The library asserts that the other side has not gone again at once.
+                except (QMPError, OSError, EOFError, TimeoutError, AssertionError) as error:
                     cause = error.exc if isinstance(error, ConnectError) else None
                     deaf = isinstance(cause, (ConnectionRefusedError, FileNotFoundError))
                     raise (_Deaf if deaf else Unavailable)(f"the storage daemon does not answer: {error!r}") from error

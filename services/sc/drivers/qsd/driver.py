@@ -161,16 +161,17 @@ class QsdVolumes:
             try:
                 if await _all_stand(points_of, engines):
                     return
-                for snapshot_id, volume_id in points_of.items():
-                    engine = engines[volume_id]
-                    await hydrate.rest(engine)
-                    begun.append((engine, await points.name(engine, snapshot_id)))
-                    await points.prepare(*begun[-1], closed=len(engines) > 1)
-                await _fix(begun)
+                # Also of a caller who goes: what is half prepared would keep the next point, and its clients, waiting.
+                async with AsyncExitStack() as unless_all:
+                    for snapshot_id, volume_id in points_of.items():
+                        engine = engines[volume_id]
+                        await hydrate.rest(engine)
+                        begun.append((engine, await points.name(engine, snapshot_id)))
+                        unless_all.push_async_callback(_undone, *begun[-1])
+                        await points.prepare(*begun[-1], closed=len(engines) > 1)
+                    await _fix(begun)
+                    unless_all.pop_all()
             except CloudError as error:
-                for engine, point in begun:
-                    with contextlib.suppress(CloudError):
-                        await points.undo(engine, point)
                 if isinstance(error, (NoCapacity, NotFound)):
                     raise
                 raise WrongState(f"the volumes cannot be frozen now: {error.message}") from error
@@ -376,6 +377,11 @@ async def _all_stand(points_of: Mapping[SnapshotId, VolumeId], engines: Mapping[
         await hydrate.rest(engine)
         await points.undo(engine, point)
     return False
+
+
+async def _undone(engine: VolumeEngine, point: PointName) -> None:
+    with contextlib.suppress(CloudError):
+        await points.undo(engine, point)
 
 
 async def _fix(begun: Sequence[tuple[VolumeEngine, PointName]]) -> None:

@@ -120,11 +120,13 @@ async def _clear(engine: VolumeEngine) -> None:
     filters = await engine.filters()
     standing = {point.snapshot_id for point in filters if engine.place.point(point.snapshot_id).exists()}
     names = await engine.node_names()
+    # Also of those that were not prepared to the end: they have no filter.
+    read = tuple(map(_exports_of, standing))
+    for export_id in await engine.exports():
+        if export_id.startswith(_EXPORT) and not export_id.startswith(read):
+            await engine.drop_export(export_id)
     for point in filters:
         if point.snapshot_id not in standing and point.access in names:
-            for export_id in await engine.exports():
-                if export_id.startswith(_exports_of(point.snapshot_id)):
-                    await engine.drop_export(export_id)
             await ask("blockdev-del", node_name=point.access)
     while filters and filters[-1].snapshot_id not in standing:
         gone = filters.pop()
