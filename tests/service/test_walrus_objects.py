@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import sqlite3
 import threading
 import zlib
 from collections.abc import AsyncIterator
@@ -136,6 +137,36 @@ async def test_an_upload_that_is_cancelled_twice_while_it_is_committed_keeps_wha
     # Behind its step.
     await put_bytes(store, "other", SMALL)
     assert await get_bytes(store, "k") == LARGE
+
+
+@pytest.mark.parametrize("bug", [MemoryError(), OSError("x"), sqlite3.IntegrityError("x")])
+async def test_what_a_step_raises_is_its_own(store: Store, bug: Exception) -> None:
+    await put_bytes(store, "k", SMALL)
+    bucket = await store.index.find_bucket("bucket")
+    assert bucket is not None
+
+    def change(_: Object) -> Object:
+        raise bug
+
+    steps = [store.index.change_object(bucket, b"k", None, change), put_bytes(store, "l", SMALL)]
+    refusal, stored = await asyncio.gather(*steps, return_exceptions=True)
+    assert refusal is bug
+    assert not isinstance(stored, BaseException)
+    assert await get_bytes(store, "l") == SMALL
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_nobody_waits_for_a_writer_that_is_gone(store: Store) -> None:
+    await put_bytes(store, "k", SMALL)
+    bucket = await store.index.find_bucket("bucket")
+    assert bucket is not None
+
+    def change(_: Object) -> Object:
+        raise SystemExit
+
+    await refused("ServiceUnavailable", store.index.change_object(bucket, b"k", None, change))
+    await refused("ServiceUnavailable", put_bytes(store, "l", SMALL))
+    assert await get_bytes(store, "k") == SMALL
 
 
 async def test_a_stalled_upload_is_given_up(tmp_path: Path) -> None:

@@ -10,12 +10,15 @@ import asyncio
 import contextlib
 import os
 import queue
+import re
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
+
+from google.protobuf.message import DecodeError
 
 from common.errors import CloudError
 from common.threads import ended
@@ -34,7 +37,12 @@ _CHECKPOINT_PAGES = 4096
 # a page.)
 LOG_BYTES: Final = (_CHECKPOINT_PAGES + 1024) * (4096 + 24)
 # A bug in a step belongs to its caller, and must take neither the batch nor the thread with it.
-_BUGS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+_BUGS = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError),
+    *(MemoryError, OSError, DecodeError, re.error),
+    # These undo their statement alone; what else SQLite raises may have ended the transaction.
+    *(sqlite3.DataError, sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError),
+)
 
 
 @dataclass(slots=True)
@@ -59,6 +67,7 @@ class Writer:
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._ended = False
 
     async def open(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -79,6 +88,8 @@ class Writer:
             raise errors.store_failed("it is not open")
         future: asyncio.Future[Result] = self._loop.create_future()
         self._queue.put(_Waiting(step, future))
+        if self._ended and not future.done():
+            future.set_exception(_gone())
         return await ended(future)
 
     def _connect(self) -> sqlite3.Connection:
@@ -93,13 +104,29 @@ class Writer:
         return db
 
     def _run(self, db: sqlite3.Connection) -> None:
-        ended = False
-        while not ended:
-            batch, ended = self._take()
-            if batch:
-                self._commit(db, batch)
-                self._tell(batch)
-        db.close()
+        ended, batch = False, list[_Waiting]()
+        try:
+            while not ended:
+                batch, ended = self._take()
+                if batch:
+                    self._commit(db, batch)
+                    self._tell(batch)
+        finally:
+            self._ended = True
+            if not ended:
+                # By what no step may raise: nobody is to wait for a thread that is gone.
+                self._refuse(batch)
+            db.close()
+
+    def _refuse(self, batch: Sequence[_Waiting]) -> None:
+        left = list(batch)
+        with contextlib.suppress(queue.Empty):
+            while True:
+                if (item := self._queue.get_nowait()) is not None:
+                    left.append(item)
+        for waiting in left:
+            waiting.error = _gone()
+        self._tell(left)
 
     def _take(self) -> tuple[list[_Waiting], bool]:
         """Blocks for the first step, then takes what else is there. True: it was the last batch."""
@@ -122,8 +149,10 @@ class Writer:
                 _take_step(db, waiting)
             db.execute("COMMIT")
         except sqlite3.Error as error:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
+            # If even that fails, what comes next fails, too: it is said, and nobody hangs.
+            with contextlib.suppress(sqlite3.Error):
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
             for waiting in batch:
                 waiting.error = errors.store_failed(str(error))
         else:
@@ -133,6 +162,10 @@ class Writer:
         assert self._loop is not None
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(_resolve, batch)
+
+
+def _gone() -> CloudError:
+    return errors.store_failed("its writer has ended: see the log, and start Walrus again")
 
 
 def _lay_out(log: Path, size: int) -> None:
