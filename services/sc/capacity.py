@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from common.errors import NoCapacity
 from mallee.sc.v1 import service_pb2 as sc
 from mallee.sc.v1.record_pb2 import VolumeRecord
+from mallee.sc.v1.volume_pb2 import VOLUME_STATE_FAILED
 from services.sc.engine import Engine
 from services.sc.store import Records
 
@@ -46,7 +47,12 @@ class Capacity:
 
     @property
     def promised_bytes(self) -> int:
-        sizes = {volume_id: record.spec.size_bytes for volume_id, record in self._volumes.all().items()}
+        sizes = {
+            volume_id: record.spec.size_bytes
+            for volume_id, record in self._volumes.all().items()
+            # Of one that failed nothing is left but its record, until its owner deletes that.
+            if record.state != VOLUME_STATE_FAILED
+        }
         for volume_id, size_bytes in self._asked.items():
             sizes[volume_id] = max(size_bytes, sizes.get(volume_id, 0))
         return sum(sizes.values())

@@ -8,7 +8,7 @@ import pytest
 
 from common.errors import NoCapacity
 from mallee.sc.v1.record_pb2 import VolumeRecord
-from mallee.sc.v1.volume_pb2 import VolumeSpec
+from mallee.sc.v1.volume_pb2 import VOLUME_STATE_FAILED, VolumeSpec
 from services.sc.capacity import Capacity
 
 GIB = 1 << 30
@@ -64,3 +64,9 @@ def test_what_is_promised_already_is_kept_on_a_disk_that_became_too_small() -> N
     assert capacity.free_bytes == 0
     with capacity.reserve("a", 300 * GIB):
         pass
+
+
+def test_a_volume_that_failed_takes_nothing() -> None:
+    volumes = _Volumes(a=30 * GIB, b=50 * GIB)
+    volumes.all()["b"].state = VOLUME_STATE_FAILED
+    assert _capacity(volumes).free_bytes == 70 * GIB
