@@ -14,6 +14,7 @@ from mallee.sc.v1 import snapshot_pb2 as sc_snapshot
 from services.clc.clock import timestamp
 from services.clc.idempotency import forget
 from services.clc.image.record import add_image
+from services.clc.snapshot import rules as snapshots
 from services.clc.store import Changes
 from services.clc.task import rules
 from services.clc.task.cancel import take_away
@@ -59,7 +60,10 @@ class TaskReconciler:
             if not disk.ready_made
         ]
         failed = rules.ERROR if record.task_id.startswith("import-snap-") else rules.DELETED
-        status = rules.next_status(record.status, [s.state if s is not None else None for s in made], failed=failed)
+        states: list[int | None] = [s.state if s is not None else None for s in made]
+        if record.status == rules.ACTIVE and self._is_one_gone(record):
+            states.append(None)
+        status = rules.next_status(record.status, states, failed=failed)
         draft, changes = task.draft(), Changes()
         self._note_sizes(draft)
         match status:
@@ -82,6 +86,14 @@ class TaskReconciler:
             changes.update(task, draft)
             await store.commit(changes)
 
+    def _is_one_gone(self, task: record_pb2.TaskRecord) -> bool:
+        """Of the snapshots that it was given: their owner may delete them, as no image keeps them yet."""
+        given = (
+            snapshot_id for disk, snapshot_id in zip(task.disks, task.snapshot_ids, strict=True) if disk.ready_made
+        )
+        found = (self._cloud.store.get(record_pb2.SnapshotRecord, snapshot_id) for snapshot_id in given)
+        return any(s is None or s.record.state != snapshots.COMPLETED for s in found)
+
     def _note_sizes(self, draft: record_pb2.TaskRecord) -> None:
         """Of the disk images, as far as their storage controller knows them."""
         zone = next((zone for zone in self._cloud.storage if zone.zone == draft.zone), None)
@@ -95,7 +107,7 @@ class TaskReconciler:
             record_pb2.BlockDeviceMappingRecord(
                 device_name=disk.device_name,
                 snapshot_id=snapshot_id,
-                size_gib=self._size_gib(snapshot_id),
+                size_gib=self._size_gib(changes, snapshot_id),
                 volume_type=DEFAULT_TYPE,
                 delete_on_termination=index == 0,
             )
@@ -120,9 +132,11 @@ class TaskReconciler:
         add_image(changes, image)
         return image.image_id
 
-    def _size_gib(self, snapshot_id: str) -> int:
+    def _size_gib(self, changes: Changes, snapshot_id: str) -> int:
+        """It must still be there when the image is written."""
         snapshot = self._cloud.store.get(record_pb2.SnapshotRecord, snapshot_id)
         assert snapshot is not None
+        changes.require(snapshot)
         return snapshot.record.volume_size_gib
 
     async def _export(self, task: Task) -> float | None:

@@ -169,6 +169,26 @@ async def test_one_bad_disk_spoils_the_image(stage: Stage, leader: Leader, playe
     assert stage.cloud.store.count(record_pb2.ImageRecord) == 0
 
 
+async def test_a_snapshot_that_is_deleted_before_the_other_disks_are_there_ends_the_import(
+    stage: Stage, leader: Leader, played: PlayedSnapshots
+) -> None:
+    its = await snapshot(stage)
+    containers = [
+        import_task_pb2.ImageDiskContainer(snapshot_id=its),
+        import_task_pb2.ImageDiskContainer(url="s3://disks/data.raw"),
+    ]
+    request = import_task_pb2.ImportImageRequest(disk_containers=containers)
+    task_id = (await stage.run("ImportImage", request)).import_task_id
+    await eventually(lambda: played.imports)
+    (coming,) = played.imports
+    await stage.run("DeleteSnapshot", snapshot_pb2.DeleteSnapshotRequest(snapshot_id=its))
+    await eventually(lambda: stage.cloud.store.get(record_pb2.SnapshotRecord, its) is None)
+    played.completes(coming)
+    await status(stage, task_id, "deleted")
+    assert not (await image_task(stage, task_id)).image_id
+    await eventually(lambda: stage.cloud.store.get(record_pb2.SnapshotRecord, coming) is None)
+
+
 async def test_an_image_of_a_snapshot_needs_no_import(stage: Stage, leader: Leader) -> None:
     its = await snapshot(stage)
     container = import_task_pb2.ImageDiskContainer(snapshot_id=its)
