@@ -7,10 +7,11 @@ https://docs.aws.amazon.com/AmazonS3/latest/userguide/how-s3-evaluates-access-co
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any, Final
 
-from common.errors import CloudError, Denied, WrongState
+from common.errors import CloudError, Denied, InvalidArgument, WrongState
 from common.policy.evaluate import Request, Verdict, evaluate
 from common.policy.principal import Identity
 from mallee.common.v1.caller_pb2 import Caller
@@ -20,6 +21,7 @@ from services.walrus.actions import PART_REQUESTS, RULES, Rule, Scope
 from services.walrus.condition_keys import Situation, context_of
 from services.walrus.drivers.base import Bucket, Object
 
+_ACCOUNT_ID: Final = re.compile(r"[0-9]{12}")
 # What the owner of a bucket may do whatever its policy says, so that nobody is locked out for ever, and nobody else.
 _ABOUT_THE_POLICY: Final = frozenset(
     {"s3:GetBucketPolicy", "s3:PutBucketPolicy", "s3:DeleteBucketPolicy", "s3:GetBucketPolicyStatus"}
@@ -40,12 +42,12 @@ def is_everyday(bucket: Bucket, caller: Caller) -> bool:
 
 
 def check(bucket: Bucket, request: Any, caller: Caller, now_ms: int) -> None:
-    """As far as it can be said without an object. Raises Denied (AccessDenied).
+    """As far as it can be said without an object. Raises Denied (AccessDenied), InvalidArgument if none can own it.
 
     A request of Scope.OBJECT or Scope.UPLOAD is decided by `check_object` or `check_upload`.
     """
     if request.expected_bucket_owner not in ("", bucket.account_id):
-        raise errors.access_denied()
+        raise _unexpected(request.expected_bucket_owner)
     if is_everyday(bucket, caller):
         return
     situation = Situation(bucket=bucket, request=request, caller=caller, now_ms=now_ms)
@@ -53,6 +55,15 @@ def check(bucket: Bucket, request: Any, caller: Caller, now_ms: int) -> None:
     rule = RULES[request.DESCRIPTOR.name]
     if rule.scope in (Scope.BUCKET, Scope.KEY):
         _check(situation, rule)
+
+
+def _unexpected(owner: str) -> CloudError:
+    if _ACCOUNT_ID.fullmatch(owner):
+        return errors.access_denied()
+    return InvalidArgument(
+        f"The value of the expected bucket owner parameter must be an AWS Account ID... [{owner}]",
+        code="InvalidBucketOwnerAWSAccountID",
+    )
 
 
 def check_object(bucket: Bucket, request: Any, caller: Caller, now_ms: int, found: Object | None) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import object_attributes_pb2 as pb
 from services.walrus import encryption, errors, reading, versioning, wire
 from services.walrus import object as object_rules
-from services.walrus.drivers.base import Assembled, Object
+from services.walrus.drivers.base import Assembled, Checksum, Object
 from services.walrus.store import Store
 
 _NAMES: Final = frozenset({"ETag", "Checksum", "ObjectParts", "StorageClass", "ObjectSize"})
@@ -36,7 +37,7 @@ async def get_attributes(
     if "ETag" in wanted:
         answer.e_tag = found.etag
     if "Checksum" in wanted:
-        wire.set_checksum(answer.checksum, found.checksum)
+        wire.set_checksum(answer.checksum, _without_count(found.checksum))
     if "StorageClass" in wanted:
         answer.storage_class = found.attributes.headers.get("StorageClass", "STANDARD")
     if "ObjectSize" in wanted:
@@ -46,9 +47,17 @@ async def get_attributes(
     return answer
 
 
+def _without_count(checksum: Checksum | None) -> Checksum | None:
+    """Of parts: it is told beside it."""
+    return checksum and replace(checksum, value=checksum.value.partition("-")[0])
+
+
 async def _parts(
     store: Store, request: pb.GetObjectAttributesRequest, found: Object, content: Assembled
 ) -> pb.GetObjectAttributesParts:
+    if found.checksum is None or not found.checksum.composite:
+        # Parts have checksums of their own, or are not told.
+        return pb.GetObjectAttributesParts(total_parts_count=content.part_count)
     limit = request.max_parts if request.HasField("max_parts") else _PAGE
     for name, value in (("max-parts", limit), ("part-number-marker", request.part_number_marker)):
         if value < 0:
@@ -63,8 +72,6 @@ async def _parts(
     )
     for part in parts[:limit]:
         one = answer.parts.add(part_number=part.number, size=part.size)
-        # Parts were digested as the upload said, and the object as its checksum says: the same.
-        if found.checksum is not None and part.checksum.algorithm == found.checksum.algorithm:
-            wire.set_checksum(one, part.checksum, with_kind=False)
+        wire.set_checksum(one, part.checksum, with_kind=False)
     answer.next_part_number_marker = answer.parts[-1].part_number if answer.parts else 0
     return answer

@@ -58,8 +58,7 @@ def test_a_large_object_is_copied_in_parts_by_boto3(s3: Any) -> None:
     assert told["ObjectSize"] == len(BODY)
     assert told["ETag"].endswith("-2")
     assert told["StorageClass"] == "STANDARD"
-    assert told["ObjectParts"]["TotalPartsCount"] == 2
-    assert [part["Size"] for part in told["ObjectParts"]["Parts"]] == [5 * MIB, MIB]
+    assert told["ObjectParts"] == {"TotalPartsCount": 2}
 
 
 def test_a_part_is_copied_to_the_letter_of_its_range(s3: Any) -> None:
