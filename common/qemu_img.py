@@ -9,12 +9,14 @@ import asyncio
 import json
 import os
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from common.confined import Limits, Refused, TookTooLong, lent, run_confined
 from common.disk_image import refused
 from common.errors import InvalidArgument, Unavailable
+from common.threads import to_the_end
 
 _LOOK: Final = Limits(cpu_s=10, wall_s=20.0)
 # Of a disk that is as large as any here; most of that is time in which others run.
@@ -57,7 +59,8 @@ async def convert_to_raw(source: Path, image_format: str, target: Path, virtual_
             options = ["--target-is-zero", "-n", "-S", "4k", "--image-opts", "--target-image-opts"]
             wanted = [_options(image_format, old), _options("raw", new)]
             await _run(["qemu-img", "convert", *options, *wanted], limits, old, new)
-            os.fsync(new)
+            # As long as it takes: gigabytes may wait for the disk.
+            await to_the_end(partial(os.fsync, new))
         finally:
             os.close(new)
     finally:

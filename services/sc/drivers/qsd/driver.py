@@ -266,7 +266,7 @@ class QsdVolumes:
             sparse.make(place.data, volume.size_bytes)
         else:
             await hydrate.make(place, volume.size_bytes)
-        place.save(Record(limits=volume.limits, source=volume.source))
+        await place.save(Record(limits=volume.limits, source=volume.source))
 
     async def _observed(self, engine: VolumeEngine) -> ObservedVolume:
         record = engine.record()

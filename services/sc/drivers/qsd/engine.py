@@ -142,7 +142,7 @@ class VolumeEngine:
         if record.grant is None:
             port = 0 if grant.local else self.door.free_port()
             record = replace(record, grant=grant, port=port)
-            self.place.save(record)
+            await self.place.save(record)
         await self.bring_up()
         name = _export_name(self.place, grant)
         if grant.local:
@@ -154,7 +154,7 @@ class VolumeEngine:
         if (record := self.place.load()) is None:
             return
         if record.grant is not None:
-            self.place.save(replace(record, grant=None, port=0))
+            await self.place.save(replace(record, grant=None, port=0))
         await self.cut_off()
 
     async def cut_off(self) -> None:
@@ -170,7 +170,7 @@ class VolumeEngine:
             await self.daemon.end()
 
     async def limit(self, limits: Limits) -> None:
-        self.place.save(replace(self.record(), limits=limits))
+        await self.place.save(replace(self.record(), limits=limits))
         if self.daemon.runs:
             await self._throttle(limits)
 

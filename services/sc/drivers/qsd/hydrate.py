@@ -127,7 +127,7 @@ async def _finish(engine: VolumeEngine) -> None:
     await engine.daemon.end(gently=True)
     try:
         if await to_the_end(partial(clear, place, record.source.size_bytes)):
-            place.save(replace(record, source=None))
+            await place.save(replace(record, source=None))
             place.map.unlink(missing_ok=True)
     finally:
         try:

@@ -15,10 +15,12 @@ import os
 import shutil
 import tempfile
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from common.ids import SnapshotId, VolumeId
+from common.threads import to_the_end
 from services.sc.drivers.base import ExportGrant, Limits, NbdSource
 
 _SOCKET: Final = ".sock"
@@ -88,9 +90,9 @@ class VolumePlace:
         except FileNotFoundError:
             return None
 
-    def save(self, record: Record) -> None:
-        """Whole, and durable when it returns."""
-        _write(self._record, record.encoded())
+    async def save(self, record: Record) -> None:
+        """Whole, and durable when it returns. A busy disk takes its time."""
+        await to_the_end(partial(_write, self._record, record.encoded()))
 
     def wipe(self) -> None:
         """Nothing is left. The record goes first: without it a volume is none."""
