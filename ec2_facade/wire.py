@@ -5,7 +5,6 @@ Text is UTF-8 with surrogateescape, so that every byte a client sent can be had 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -69,14 +68,13 @@ _Pair = tuple[tuple[bytes, bytes], str, str]
 
 def _known_pair(pair: str) -> _Pair:
     """Credentials, actions and the like are the same from one request to the next; what is long is not kept."""
-    if plain := _PLAIN.fullmatch(pair):
-        name, value = plain.groups()
-        return (name.encode(), value.encode()), name, value
     return _pair_again(pair) if len(pair) <= _SHORT_CHARACTERS else _pair(pair)
 
 
 def _pair(pair: str) -> _Pair:
     name, _, value = pair.partition("=")
+    if "%" not in pair and "+" not in pair and pair.isascii():
+        return (name.encode(), value.encode()), name, value
     decoded = _decode(name), _decode(value)
     return decoded, to_text(decoded[0]), to_text(decoded[1])
 
@@ -87,8 +85,6 @@ def _decode(text: str) -> bytes:
 
 _pair_again = lru_cache(maxsize=1024)(_pair)
 _SHORT_CHARACTERS: Final = 256
-# Nothing in it is encoded.
-_PLAIN: Final = re.compile(r"([A-Za-z0-9._~-]*)=([A-Za-z0-9._~-]*)")
 
 
 def split_target(target: str) -> tuple[str, str]:

@@ -67,6 +67,8 @@ async def download(
 
 async def _whole(call: Any, limits: Limits) -> bytes:
     """Of a body that is too small for an extent."""
+    if isinstance(call, LocalCall) and (body := call.whole_body) is not None:
+        return body
     parts: list[bytes] = []
     while (message := await _read(call, limits)) is not None:
         if isinstance(message, RawExtent):

@@ -174,6 +174,11 @@ class LocalCall:
         self._note(kind, payload)
         return grpc.aio.EOF
 
+    @property
+    def whole_body(self) -> bytes | None:
+        """Of a download whose header was read: None if it did not come with it."""
+        return self._body if self._ended else None
+
     def taken(self) -> None:
         """The bytes of an extent have gone. Raises CloudError."""
         self._put(Kind.TAKEN)
