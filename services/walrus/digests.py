@@ -60,9 +60,8 @@ def _crc32c(chunk: bytes, previous: int) -> int:
 
 
 def new(algorithm: str) -> Digest:
+    """One of those that clients may choose. Raises InvalidArgument."""
     match algorithm:
-        case "MD5":
-            return hashlib.md5(usedforsecurity=False)
         case "SHA1":
             return hashlib.sha1(usedforsecurity=False)
         case "SHA256":
@@ -81,7 +80,8 @@ class Digests:
     """Several at once over one body."""
 
     def __init__(self, algorithms: AbstractSet[str]) -> None:
-        self._digests = {algorithm: new(algorithm) for algorithm in algorithms | {MD5}}
+        self._digests = {algorithm: new(algorithm) for algorithm in algorithms}
+        self._digests[MD5] = hashlib.md5(usedforsecurity=False)
 
     def update(self, chunk: bytes) -> None:
         for digest in self._digests.values():

@@ -100,6 +100,11 @@ async def test_what_was_uploaded_in_parts_is_copied_as_one(store: Store) -> None
     assert answer.copy_object_result.e_tag == whole.e_tag
     assert answer.copy_object_result.checksum_sha256 == whole.checksum_sha256
     assert await get_bytes(store, "copy") == LARGE + b"end"
+    for name in ("MD5", "SHA512"):
+        await refused("InvalidRequest", copied(store, "bucket/k", "never", checksum_algorithm=name))
+        await refused("InvalidRequest", put_bytes(store, "never", LARGE, checksum_algorithm=name))
+        await refused("InvalidRequest", begin_upload(store, "never", checksum_algorithm=name))
+    await refused("NoSuchKey", get_bytes(store, "never"))
     answer = await copied(store, "bucket/k", "copy", checksum_algorithm="CRC32")
     assert answer.copy_object_result.checksum_crc32
 
