@@ -41,7 +41,7 @@ class Snapshots:
         header = await anext(limited, None)
         if header is None or not header.snapshot_id or not header.size_bytes:
             raise InvalidArgument("The first message names the snapshot and its size.")
-        async with self._sealing.setdefault(header.snapshot_id, asyncio.Lock()):
+        async with self._alone(header.snapshot_id):
             if (standing := await self._store.index.blocks.sealed(header.snapshot_id)) is not None:
                 return standing
             await self._check_base(header.base_snapshot_id, header.size_bytes)
@@ -85,8 +85,13 @@ class Snapshots:
         return await self._store.index.blocks.copy(source_id, new, now_ms=self._store.now_ms())
 
     async def forget(self, snapshot_id: str) -> None:
-        await self._store.index.blocks.forget(snapshot_id)
+        # One that is being sealed goes as a whole: what came after would be all that there is of it.
+        async with self._alone(snapshot_id):
+            await self._store.index.blocks.forget(snapshot_id)
         self._store.reclaim()
+
+    def _alone(self, snapshot_id: str) -> asyncio.Lock:
+        return self._sealing.setdefault(snapshot_id, asyncio.Lock())
 
     async def _sealed(self, snapshot_id: str) -> Sealed:
         found = await self._store.index.blocks.sealed(snapshot_id)

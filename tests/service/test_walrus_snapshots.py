@@ -14,6 +14,7 @@ from common.errors import DataLoss, Denied, InvalidArgument, NoCapacity, NotFoun
 from common.rpc.channel import cloud_errors
 from mallee.walrus.v1 import service_pb2
 from services.walrus.reclaim import Reclaimer
+from services.walrus.snapshots import Snapshots
 from services.walrus.store import Limits
 from tests.service.walrus_fixtures import certificates, stage
 from tests.service.walrus_snapshots import (
@@ -72,6 +73,32 @@ async def test_sealing_may_be_repeated_and_half_a_stream_makes_nothing(walrus: A
     for _ in range(2):
         assert await seal(walrus, "snap-1", {3: block.digest}) == BLOCK_BYTES
     assert await manifest(walrus, "snap-1") == {3: block.digest}
+
+
+async def test_one_that_is_forgotten_while_it_is_sealed_is_not_there_in_part(stage: WalrusStage, walrus: Any) -> None:
+    block = block_of(a_block(1))
+    await store(walrus, "snap-1", [block])
+    drafted, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def stream() -> AsyncIterator[service_pb2.SealSnapshotRequest]:
+        yield service_pb2.SealSnapshotRequest(snapshot_id="snap-1", account_id=ACCOUNT, size_bytes=1 << 30)
+        yield service_pb2.SealSnapshotRequest(entries=[service_pb2.BlockEntry(index=0, digest=block.digest)])
+        drafted.set()
+        await goes_on.wait()
+        yield service_pb2.SealSnapshotRequest(entries=[service_pb2.BlockEntry(index=700, digest=block.digest)])
+        yield service_pb2.SealSnapshotRequest(complete=True)
+
+    snapshots = Snapshots(stage.store)
+    sealing = asyncio.ensure_future(snapshots.seal(stream()))
+    await drafted.wait()
+    forgetting = asyncio.ensure_future(snapshots.forget("snap-1"))
+    # Longer than it takes where nothing holds it up.
+    await asyncio.wait([forgetting], timeout=0.2)
+    goes_on.set()
+    assert (await sealing).full_bytes == 2 * BLOCK_BYTES
+    await forgetting
+    with pytest.raises(NotFound):
+        await manifest(walrus, "snap-1")
 
 
 async def test_a_snapshot_that_cannot_be_is_refused(walrus: Any) -> None:
