@@ -28,7 +28,6 @@ from services.nc.store import InstanceStore
 _log = get_logger(__name__)
 
 # One per letter; a disk that is made of a machine image is a.
-SLOTS: Final = 26
 ROOT_SLOT: Final = 0
 AT_ONCE: Final = 256
 # A guest that has not let go of a disk for so long is busy with it, and asked again.

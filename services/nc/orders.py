@@ -8,13 +8,14 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from common.disk_names import SLOTS
 from common.errors import InvalidArgument, NotFound, Stale, WrongState
 from common.ids import InstanceId, InterfaceId, VolumeId, VpcId
 from common.rpc.context import current_request_id
 from mallee.nc.v1 import instance_pb2, record_pb2, service_pb2
 from services.nc.capacity import HostRoom, check_fits, need_of, used_by
 from services.nc.console import tail
-from services.nc.disks import ROOT_SLOT, SLOTS
+from services.nc.disks import ROOT_SLOT
 from services.nc.drivers.base import Hypervisor
 from services.nc.images import ImageCache, images_of
 from services.nc.instance import Goal, Phase

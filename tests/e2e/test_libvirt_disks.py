@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from common.cores import core_of
+from common.disk_names import slot_of_letters
 from common.ids import InstanceId
 from images import cpio
 from images.packages import BOOT_LOADER_PACKAGES, KERNEL, ROOT_PACKAGES, fetch, unpack
@@ -196,6 +197,25 @@ async def test_a_volume_comes_survives_its_daemon_moves_grows_and_goes(bench: Be
         assert await anext(changes) == ID
     assert await hypervisor.disks_of(ID) == []
     assert bench.threads == {}
+    await bench.until_told("no disk")
+
+
+@pytest.mark.parametrize(("letters", "place"), [("aa", "0000:01:01.0"), ("dx", "0000:04:18.0")])
+async def test_a_volume_with_a_name_of_two_letters_has_a_place_of_its_own(
+    bench: Bench, letters: str, place: str
+) -> None:
+    hypervisor, slot = bench.hypervisor, slot_of_letters(letters)
+    assert slot is not None
+    await bench.boot()
+    await hypervisor.attach_disk(ID, dataclasses.replace(bench.export.disk(), slot=slot))
+    await bench.until_told(f"disk {place} 2048 {VOLUME.replace('-', '')}")
+    (found,) = await hypervisor.disks_of(ID)
+    (use,) = await hypervisor.disk_uses()
+    assert (found.slot, use.slot) == (slot, slot)
+    changes = hypervisor.disk_changes()
+    await hypervisor.detach_disk(ID, VOLUME)
+    async with asyncio.timeout(DEADLINE_S):
+        assert await anext(changes) == ID
     await bench.until_told("no disk")
 
 

@@ -53,8 +53,8 @@ def test_a_snapshot_is_taken_while_the_guest_writes_and_used_in_the_other_zone(l
     lab.run(writer, "kill $(cat /tmp/writer); sync")
     (reader,) = lab.launch(lab.image_id, THERE)
     copy_id = lab.create(THERE, SnapshotId=lab.snapshot_id)
-    lab.attach(copy_id, reader)
-    assert lab.run(reader, "mount /dev/sdf /mnt && sha256sum < /mnt/kept") == lab.sums["kept"]
+    lab.attach(copy_id, reader, "/dev/xvdba")
+    assert lab.run(reader, "mount /dev/xvdba /mnt && sha256sum < /mnt/kept") == lab.sums["kept"]
     # Incremental: next to nothing has changed since.
     lab.run(writer, "dd if=/dev/urandom of=/mnt/more bs=1k count=100 conv=fsync 2>/dev/null; sync")
     second_id = lab.snapshot(lab.volume_id)

@@ -63,7 +63,7 @@ class ExportSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disk:
-    # Where it is plugged in, 0 to 25: the guest finds it by that.
+    # Where it is plugged in (common/disk_names.py): the guest finds it by that.
     slot: int
     source: FileSource | ExportSource
     # What the guest is to see.

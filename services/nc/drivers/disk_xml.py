@@ -6,16 +6,22 @@ https://libvirt.org/formatdomain.html#hard-drives-floppy-disks-cdroms
 from __future__ import annotations
 
 import re
-import string
 from dataclasses import dataclass
 from typing import Final
 from xml.etree import ElementTree
 
+from common.disk_names import ROW, SLOTS, letters_of, row_of, slot_of_letters
 from services.nc.drivers.base import Disk, ExportSource, FileSource
 from services.nc.drivers.element import Element, add_pci_slot
 
-# The letter a is here, so guests tell letters by PCI slots (images/): z has the last slot of the bus.
+# Guests tell names by PCI slots (images/). The letter a is here, z has the last slot of the bus.
 FIRST_PCI_SLOT: Final = 6
+# Names of two letters have a bus for each first one, behind bridges that every guest has from the start: a bridge
+# cannot be plugged in. The second letter a is here on each. The first bus has one slot left, for the bridge of a's row;
+# those of the other rows stand behind the disks of that one.
+_BRIDGE_PCI_SLOT: Final = 5
+_FIRST_BEHIND_BRIDGE: Final = 1
+_FURTHER_BRIDGES: Final = _FIRST_BEHIND_BRIDGE + ROW
 _ALIAS: Final = re.compile(r"ua-(vol-[0-9a-f]+)\Z")
 
 
@@ -62,13 +68,33 @@ def add_disk(devices: Element, disk: Disk) -> None:
             told = _file(devices, disk.source)
         case ExportSource():
             told = _export(devices, disk.source, thread=thread_of_slot(disk.slot))
-    told.add("target", dev=f"vd{string.ascii_lowercase[disk.slot]}", bus="virtio")
+    told.add("target", dev=f"vd{letters_of(disk.slot)}", bus="virtio")
     if disk.boots:
         told.add("boot", order="1")
     if disk.volume_id:
         told.add("serial", serial_of(disk.volume_id))
         told.add("alias", name=alias_of(disk.volume_id))
-    add_pci_slot(told, FIRST_PCI_SLOT + disk.slot)
+    bus, slot = _place_of(disk.slot)
+    add_pci_slot(told, slot, bus=bus)
+
+
+def add_bridges(devices: Element) -> None:
+    """https://libvirt.org/formatdomain.html#controllers"""
+    for number in range(1, 5):
+        bridge = devices.add("controller", type="pci", index=str(number), model="pci-bridge")
+        if number == 1:
+            add_pci_slot(bridge, _BRIDGE_PCI_SLOT)
+        else:
+            add_pci_slot(bridge, _FURTHER_BRIDGES + number - 2, bus=1)
+
+
+def _place_of(slot: int) -> tuple[int, int]:
+    """Bus and slot."""
+    row, place = row_of(slot)
+    return (0, FIRST_PCI_SLOT + place) if row is None else (row + 1, _FIRST_BEHIND_BRIDGE + place)
+
+
+_SLOT_AT: Final = {_place_of(slot): slot for slot in range(SLOTS)}
 
 
 def volumes_in(domain_xml: str) -> list[DefinedDisk]:
@@ -77,7 +103,7 @@ def volumes_in(domain_xml: str) -> list[DefinedDisk]:
         alias, address = disk.find("alias"), disk.find("address")
         named = _ALIAS.match(alias.get("name", "")) if alias is not None else None
         if alias is not None and named is not None and address is not None:
-            slot = int(address.get("slot", "0"), 0) - FIRST_PCI_SLOT
+            slot = _SLOT_AT[int(address.get("bus", "0"), 0), int(address.get("slot", "0"), 0)]
             thread = _thread_of(disk)
             found.append(DefinedDisk(volume_id=named[1], slot=slot, alias=alias.get("name", ""), thread=thread))
     return found
@@ -106,9 +132,7 @@ def _thread_of(disk: ElementTree.Element) -> int | None:
 
 def slot_of_target(target: str) -> int | None:
     """vdc: 2. None: not one of ours."""
-    if len(target) == 3 and target.startswith("vd") and target[2] in string.ascii_lowercase:
-        return string.ascii_lowercase.index(target[2])
-    return None
+    return slot_of_letters(target.removeprefix("vd")) if target.startswith("vd") else None
 
 
 def _file(devices: Element, source: FileSource) -> Element:

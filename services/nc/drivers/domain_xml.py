@@ -14,14 +14,14 @@ from xml.etree import ElementTree
 
 from common.ids import InstanceId
 from services.nc.drivers.base import Domain, ExportSource
-from services.nc.drivers.disk_xml import add_disk, thread_of_slot
+from services.nc.drivers.disk_xml import add_bridges, add_disk, thread_of_slot
 from services.nc.drivers.element import Element, add_pci_slot
 
 VENDOR: Final = "Amazon EC2"
 # Translated code per TCG guest. QEMU's own default, an eighth of the host, outweighs a small guest.
 TCG_CODE_MIB: Final = 128
 SCREEN_KIB: Final = 4096
-# Below those of the disks; the chipset has 0 and 1, the screen 2.
+# Below those of the disks; the chipset has 0 and 1, the screen 2, a bridge of the disks 5.
 _INTERFACE_SLOT: Final = 3
 _RNG_SLOT: Final = 4
 
@@ -69,6 +69,7 @@ def domain_xml(domain: Domain, engine: Engine) -> str:
     _identity(root, domain)
     _machine(root, engine)
     devices = root.add("devices")
+    add_bridges(devices)
     for disk in domain.disks:
         add_disk(devices, disk)
     _interface(devices, domain)

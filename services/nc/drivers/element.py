@@ -18,5 +18,5 @@ class Element:
         return child
 
 
-def add_pci_slot(device: Element, slot: int) -> None:
-    device.add("address", type="pci", domain="0", bus="0", slot=str(slot), function="0")
+def add_pci_slot(device: Element, slot: int, *, bus: int = 0) -> None:
+    device.add("address", type="pci", domain="0", bus=str(bus), slot=str(slot), function="0")

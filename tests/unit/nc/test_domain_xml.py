@@ -7,9 +7,10 @@ from xml.etree import ElementTree
 
 import pytest
 
+from common.disk_names import SLOTS
 from common.ids import InstanceId
 from services.nc.drivers.base import Disk, Domain, ExportSource, FileSource
-from services.nc.drivers.disk_xml import idle_threads_in, threads_in, volumes_in
+from services.nc.drivers.disk_xml import idle_threads_in, slot_of_target, threads_in, volumes_in
 from services.nc.drivers.domain_xml import Engine, domain_name, domain_xml, instance_of, smbios_uuid
 
 ID = InstanceId("i-0123456789abcdef0")
@@ -63,6 +64,16 @@ def test_a_disk_that_stands_alone_says_so() -> None:
     assert list(chain) == []
 
 
+def test_a_disk_is_found_at_the_place_that_it_was_given() -> None:
+    disks = [Disk(slot=slot, source=OVERLAY, size_bytes=1, volume_id=f"vol-{slot:017x}") for slot in range(1, SLOTS)]
+    xml = domain_xml(dataclasses.replace(DOMAIN, disks=(*DOMAIN.disks, *disks)), ENGINE)
+    assert [disk.slot for disk in volumes_in(xml)] == list(range(1, SLOTS))
+    targets = [target.get("dev", "") for target in ElementTree.fromstring(xml).iterfind("devices/disk/target")]
+    assert [slot_of_target(target) for target in targets] == list(range(SLOTS))
+    places = [tuple(sorted(found.attrib.items())) for found in ElementTree.fromstring(xml).iterfind("devices//address")]
+    assert len(set(places)) == len(places)
+
+
 def test_each_volume_has_a_thread_of_its_own() -> None:
     volumes = [f"vol-0123456789abcdef{number}" for number in (0, 1)]
     disks = [
@@ -88,7 +99,8 @@ def test_it_boots_the_kernel_if_there_is_one_and_its_own_loader_if_not() -> None
 def test_there_is_nothing_in_it_that_a_server_has_no_use_for() -> None:
     root = tree()
     assert root.find("devices/graphics") is None
-    assert [c.attrib for c in root.findall("devices/controller")] == [{"type": "usb", "model": "none"}]
+    controllers = [(c.get("type"), c.get("model")) for c in root.findall("devices/controller")]
+    assert controllers == [*[("pci", "pci-bridge")] * 4, ("usb", "none")]
 
 
 @pytest.mark.parametrize(("kind", "mode"), [("kvm", "host-passthrough"), ("qemu", "maximum")])
