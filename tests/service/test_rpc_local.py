@@ -379,3 +379,24 @@ async def test_a_bug_is_told_as_an_opaque_error(stage: Stage, tmp_path: Path) ->
     await server.stop(1.0)
     assert caught.value.code == "InternalError"
     assert "secret" not in caught.value.message
+
+
+@pytest.mark.timeout(20)
+async def test_a_call_or_a_read_that_takes_too_long_is_unavailable(tmp_path: Path) -> None:
+    path = tmp_path / "silent"
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_unix_server(silent, path):
+        channel = LocalChannel(path)
+        for number in range(2):
+            frames = channel.connection()
+            assert frames is not None
+            call = LocalCall(channel, frames, "/silent/Service", object_pb2.HeadObjectOutput)
+            call.begin(timeout_s=0.01 if number else None)
+            with pytest.raises(Unavailable, match="longer than its deadline"):
+                await (call if number else call.read(within_s=0.01))
+            call.cancel()
+        channel.close()

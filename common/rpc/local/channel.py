@@ -27,6 +27,8 @@ from common.threads import to_the_end
 # Connections that are kept while nobody uses them.
 _IDLE: Final = 256
 _THREADS: Final = 4
+# How late the end of a call's time may be seen.
+_LATE_S: Final = 0.25
 # What writev takes at once (IOV_MAX).
 _VECTOR: Final = 1024
 
@@ -37,6 +39,9 @@ class LocalChannel:
     def __init__(self, path: Path) -> None:
         self._path = str(path)
         self._idle: list[Frames] = []
+        # Of calls that must end: when. One timer looks after them all, as one for each costs more than its frames.
+        self._ends: dict[LocalCall, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
         self.threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="local-bodies")
 
     def connection(self) -> Frames | None:
@@ -61,10 +66,30 @@ class LocalChannel:
         elif not frames.closed:
             self._idle.append(frames)
 
+    def expire(self, call: LocalCall, within_s: float) -> None:
+        """Ends the call, unless it is spared before: then, or a moment later."""
+        loop = asyncio.get_running_loop()
+        self._ends[call] = loop.time() + within_s
+        if self._timer is None:
+            self._timer = loop.call_later(min(within_s, _LATE_S), self._expire_late)
+
+    def spare(self, call: LocalCall) -> None:
+        self._ends.pop(call, None)
+
     def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         while self._idle:
             self._idle.pop().close()
         self.threads.shutdown(wait=False)
+
+    def _expire_late(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for call in [call for call, ends in self._ends.items() if ends <= now]:
+            self.spare(call)
+            call.expire()
+        self._timer = loop.call_later(_LATE_S, self._expire_late) if self._ends else None
 
 
 class LocalCall:
@@ -82,7 +107,6 @@ class LocalCall:
         self._answer: Message | None = None
         # Of a download that came whole: what is not read yet.
         self._body = b""
-        self._timer: asyncio.TimerHandle | None = None
         self._expired = False
         # The file that the body goes into, and how much of it there is.
         self._file = -1
@@ -93,7 +117,7 @@ class LocalCall:
     ) -> None:
         """Sends what a call begins with. It fails if it has not ended after `timeout_s`."""
         if timeout_s is not None:
-            self._timer = asyncio.get_running_loop().call_later(timeout_s, self._expire)
+            self._channel.expire(self, timeout_s)
         caller = current_caller()
         call = Call(
             self._method,
@@ -153,11 +177,11 @@ class LocalCall:
         if within_s is None or self._frames.waiting:
             kind, payload = await self._take()
         else:
-            timer = asyncio.get_running_loop().call_later(within_s, self._expire)
+            self._channel.expire(self, within_s)
             try:
                 kind, payload = await self._take()
             finally:
-                timer.cancel()
+                self._channel.spare(self)
         match kind:
             case Kind.CHUNK:
                 return RawChunk(payload)
@@ -194,12 +218,16 @@ class LocalCall:
             raise Unavailable("the call ended without an answer")
         return self._answer
 
+    def expire(self) -> None:
+        """It has taken too long."""
+        self._expired = True
+        self._frames.close()
+
     def cancel(self) -> None:
         if self._gone:
             return
         self._gone = True
-        if self._timer is not None:
-            self._timer.cancel()
+        self._channel.spare(self)
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
@@ -241,10 +269,6 @@ class LocalCall:
             if self._expired:
                 raise Unavailable(f"{self._method} took longer than its deadline") from None
             raise _cut_off() from error
-
-    def _expire(self) -> None:
-        self._expired = True
-        self._frames.close()
 
 
 def _write_all(descriptor: int, parts: Sequence[bytes], start: int) -> int:
