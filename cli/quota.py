@@ -96,7 +96,9 @@ def _account_id(client: Client, wanted: str) -> str:
 
 
 async def _put(client: Client, request: upkeep_pb2.PutQuotaRequest) -> None:
-    for member in client.walruses(request.bucket):
+    # An account's own process first: the others ask it as soon as they know of the quota.
+    home = client.config.walrus.shards.of(request.account_id) if request.account_id else ""
+    for member in sorted(client.walruses(request.bucket), key=lambda member: member.id != home):
         async with connect(member.address, client.identity, member.id) as channel:
             await UpkeepServiceStub(channel).PutQuota(request)
 

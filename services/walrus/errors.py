@@ -155,7 +155,11 @@ def invalid_part(upload_id: str, number: int, etag: str) -> InvalidArgument:
 
 def quota_exceeded(scope: str, most: str) -> Denied:
     """S3 has no quotas; the code and status are those of other stores that speak S3."""
-    return Denied(f"The quota of the {scope} is exceeded: it may hold {most}.", code="QuotaExceeded")
+    return Denied(over_quota(scope, most), code="QuotaExceeded")
+
+
+def over_quota(scope: str, most: str) -> str:
+    return f"The quota of the {scope} is exceeded: it may hold {most}."
 
 
 def out_of_space(free_bytes: int, reserve_bytes: int) -> NoCapacity:

@@ -28,7 +28,7 @@ from mallee.walrus.v1.access_log_pb2_grpc import add_AccessLogServiceServicer_to
 from mallee.walrus.v1.service_pb2_grpc import add_WalrusServiceServicer_to_server
 from mallee.walrus.v1.shard_pb2_grpc import add_ShardServiceServicer_to_server
 from mallee.walrus.v1.upkeep_pb2_grpc import add_UpkeepServiceServicer_to_server
-from services.walrus import accounts, holdings, observe
+from services.walrus import accounts, observe
 from services.walrus.access_log import AccessLog
 from services.walrus.access_log_service import AccessLogService
 from services.walrus.backup import Backups
@@ -38,6 +38,7 @@ from services.walrus.drivers.embedded.blobs import FileBlobs
 from services.walrus.drivers.embedded.index import SqliteIndex
 from services.walrus.drivers.embedded.writer import LOG_BYTES
 from services.walrus.expire import Expirer
+from services.walrus.holdings import Allowances
 from services.walrus.images import Images
 from services.walrus.lifecycle import Calendar
 from services.walrus.local import local_handlers
@@ -74,6 +75,8 @@ async def build(ctx: ServiceContext) -> None:
         bytes_per_s=config.walrus.scrub_bytes_per_s,
         cycle_s=config.walrus.scrub_days * 86_400,
     )
+    allowances = Allowances(store)
+    await allowances.begin()
     _start_workers(ctx, store, access_log, scrubber)
     address = f"{config.management_address}:{config.walrus.port_of(shard)}"
     server = RpcServer(ctx.identity, addresses=[address])
@@ -83,9 +86,9 @@ async def build(ctx: ServiceContext) -> None:
     backups = Backups(store=store, images=images, staging=root / "staging", member=ctx.member, part=part)
     bundles = Bundles(store=store, folder=root / "pins", ticket_key=ticket_key, certificate=certificate, key=opener)
     server.add(add_WalrusServiceServicer_to_server, WalrusService(store, images, bundles))
-    server.add(add_UpkeepServiceServicer_to_server, UpkeepService(store, scrubber, backups, keys))
+    server.add(add_UpkeepServiceServicer_to_server, UpkeepService(store, scrubber, backups, keys, allowances))
     server.add(add_AccessLogServiceServicer_to_server, AccessLogService(access_log))
-    server.add(add_ShardServiceServicer_to_server, ShardService(store))
+    server.add(add_ShardServiceServicer_to_server, ShardService(store, allowances))
     await ctx.serve(server)
     await _serve_locally(ctx, store, shard)
     await _join(ctx, store, address)
@@ -163,8 +166,6 @@ def _start_workers(ctx: ServiceContext, store: Store, access_log: AccessLog, scr
     _keep(ctx, "tell", teller.run)
     store.logging_changed = access_log.settings_changed
     _keep(ctx, "access log", access_log.run)
-    if store.siblings.others:
-        _keep(ctx, "holdings", functools.partial(holdings.follow, store))
     _keep(ctx, "figures", functools.partial(observe.follow, store))
     if ctx.config.walrus.scrub_bytes_per_s:
         _keep(ctx, "scrub", scrubber.run)

@@ -11,12 +11,15 @@ from mallee.walrus.v1 import shard_pb2, shard_pb2_grpc
 from services.walrus import errors
 from services.walrus.copy_source import read_copy_source
 from services.walrus.drivers.base import Bucket
+from services.walrus.drivers.quotas import Elsewhere, Quota
+from services.walrus.holdings import Allowances
 from services.walrus.store import Store
 
 
 class ShardService(shard_pb2_grpc.ShardServiceServicer):
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, allowances: Allowances) -> None:
         self._store = store
+        self._allowances = allowances
 
     async def ListShardBuckets(
         self, request: shard_pb2.ListShardBucketsRequest, context: Any
@@ -41,18 +44,30 @@ class ShardService(shard_pb2_grpc.ShardServiceServicer):
             async for answer in answers:
                 yield answer
 
-    async def DescribeHoldings(
-        self, request: shard_pb2.DescribeHoldingsRequest, context: Any
-    ) -> shard_pb2.DescribeHoldingsResponse:
-        answer = shard_pb2.DescribeHoldingsResponse()
-        for account_id in request.account_ids:
-            each = await self._store.index.quotas.buckets(account_id)
-            answer.holdings.add(
-                account_id=account_id,
-                objects=sum(one.objects for one in each),
-                bytes=sum(one.size + one.part_bytes for one in each),
-            )
-        return answer
+    async def GrantAllowance(
+        self, request: shard_pb2.GrantAllowanceRequest, context: Any
+    ) -> shard_pb2.GrantAllowanceResponse:
+        need = Elsewhere(objects=request.objects, size=request.bytes)
+        standing = None
+        if request.HasField("standing"):
+            standing = Elsewhere(objects=request.standing.objects, size=request.standing.bytes)
+        granted = await self._allowances.grant(request.account_id, request.member, need, standing)
+        return shard_pb2.GrantAllowanceResponse(granted=None if granted is None else _allowance(granted))
+
+    async def RecallAllowance(
+        self, request: shard_pb2.RecallAllowanceRequest, context: Any
+    ) -> shard_pb2.RecallAllowanceResponse:
+        quota = Quota(
+            size=request.quota_bytes if request.HasField("quota_bytes") else None,
+            objects=request.quota_objects if request.HasField("quota_objects") else None,
+        )
+        return shard_pb2.RecallAllowanceResponse(
+            held=_allowance(await self._allowances.recall(request.account_id, quota))
+        )
+
+
+def _allowance(told: Elsewhere) -> shard_pb2.Allowance:
+    return shard_pb2.Allowance(objects=told.objects, bytes=told.size)
 
 
 def _bucket(found: Bucket) -> shard_pb2.ShardBucket:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from mallee.s3.v1 import object_pb2
 from mallee.s3.v1.service_pb2_grpc import S3ServiceStub
 from mallee.walrus.v1 import shard_pb2 as pb
 from mallee.walrus.v1.shard_pb2_grpc import ShardServiceStub
-from services.walrus.drivers.quotas import Elsewhere
+from services.walrus.drivers.quotas import Elsewhere, Quota
 
 # A process that brings no byte of a copy's source for so long is given up.
 _IDLE_S: Final = 60.0
@@ -32,8 +32,6 @@ class Siblings:
         self._shards = shards
         self._shard = shard
         self.others = [shards.member(other) for other in range(shards.count) if other != shard]
-        # Member -> account -> what it said last (holdings.py).
-        self.told: dict[str, Mapping[str, Elsewhere]] = {}
         # Known once etcd has answered.
         self.peers: Peers | None = None
 
@@ -52,10 +50,23 @@ class Siblings:
         answers = await asyncio.gather(*(self._stub(other).ListShardBuckets(request) for other in self.others))
         return [bucket for answer in answers for bucket in answer.buckets]
 
-    async def holdings(self, member: str, account_ids: Sequence[str]) -> Mapping[str, Elsewhere]:
-        """What these accounts hold there."""
-        answer = await self._stub(member).DescribeHoldings(pb.DescribeHoldingsRequest(account_ids=account_ids))
-        return {one.account_id: Elsewhere(objects=one.objects, size=one.bytes) for one in answer.holdings}
+    async def allowance(self, account_id: str, need: Elsewhere, standing: Elsewhere | None) -> Elsewhere | None:
+        """What the account's own process grants this one, on top of what it knows to have. None: nothing is left."""
+        request = pb.GrantAllowanceRequest(
+            account_id=account_id,
+            member=self._shards.member(self._shard),
+            objects=need.objects,
+            bytes=need.size,
+        )
+        if standing is not None:
+            request.standing.CopyFrom(pb.Allowance(objects=standing.objects, bytes=standing.size))
+        answer = await self._stub(self._shards.of(account_id)).GrantAllowance(request)
+        return _allowance(answer.granted) if answer.HasField("granted") else None
+
+    async def recall(self, member: str, account_id: str, quota: Quota) -> Elsewhere:
+        """What the account holds there, and no more may from now on."""
+        request = pb.RecallAllowanceRequest(account_id=account_id, quota_objects=quota.objects, quota_bytes=quota.size)
+        return _allowance((await self._stub(member).RecallAllowance(request)).held)
 
     @asynccontextmanager
     async def copy_source(
@@ -84,6 +95,10 @@ class Siblings:
         if self.peers is None:
             raise Unavailable("it is not known yet where the other processes are")
         return self.peers
+
+
+def _allowance(told: pb.Allowance) -> Elsewhere:
+    return Elsewhere(objects=told.objects, size=told.bytes)
 
 
 async def _chunks(call: Any) -> AsyncGenerator[bytes, None]:

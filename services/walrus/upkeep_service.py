@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from mallee.walrus.v1 import upkeep_pb2, upkeep_pb2_grpc
-from services.walrus import holdings
 from services.walrus.backup import Backups
-from services.walrus.drivers.quotas import UNLIMITED, Quota
+from services.walrus.drivers.quotas import Quota
+from services.walrus.holdings import Allowances
 from services.walrus.master_keys import MasterKeys
 from services.walrus.scrub import Finding, Kind, Pace, Scrubber
 from services.walrus.store import Store
@@ -24,11 +24,14 @@ _KINDS: Final = {
 
 
 class UpkeepService(upkeep_pb2_grpc.UpkeepServiceServicer):
-    def __init__(self, store: Store, scrubber: Scrubber, backups: Backups, keys: MasterKeys) -> None:
+    def __init__(
+        self, store: Store, scrubber: Scrubber, backups: Backups, keys: MasterKeys, allowances: Allowances
+    ) -> None:
         self._store = store
         self._scrubber = scrubber
         self._backups = backups
         self._keys = keys
+        self._allowances = allowances
 
     async def ScrubStore(
         self, request: upkeep_pb2.ScrubStoreRequest, context: Any
@@ -74,9 +77,7 @@ class UpkeepService(upkeep_pb2_grpc.UpkeepServiceServicer):
         if request.WhichOneof("scope") == "bucket":
             await self._store.index.quotas.put_bucket(request.bucket, quota)
         else:
-            if quota != UNLIMITED:
-                await holdings.refresh(self._store, [request.account_id])
-            await self._store.index.quotas.put_account(request.account_id, quota)
+            await self._allowances.put_quota(request.account_id, quota)
         return upkeep_pb2.PutQuotaResponse()
 
     async def DescribeUsage(

@@ -80,7 +80,7 @@ async def test_what_other_stores_hold_counts_for_accounts_alone(index: Index, bu
     await put(index, bucket, b"b", 0)
     await refused("QuotaExceeded", put(index, bucket, b"c", 0))
     await index.quotas.put_elsewhere({ACCOUNT: Elsewhere(objects=0, size=0)})
-    assert list(await index.quotas.elsewhere()) == [ACCOUNT]
+    assert (await index.quotas.elsewhere())["2" * 12].size == 900
     await put(index, bucket, b"c", 60)
 
 
@@ -169,3 +169,40 @@ async def test_a_bucket_that_goes_takes_its_quota_along(index: Index, bucket: Bu
     again = await index.create_bucket("bucket", account_id=ACCOUNT, owner_id="a" * 64, created_ms=1)
     await put(index, again, b"k", 100)
     await refused("NoSuchBucket", index.quotas.put_bucket("none", Quota(size=1)))
+
+
+async def test_a_share_of_what_is_left_is_granted_to_other_stores_and_counts(index: Index, bucket: Bucket) -> None:
+    await index.quotas.put_account(ACCOUNT, Quota(size=100), Elsewhere(size=20))
+    await put(index, bucket, b"a", 40)
+    # 30, and an eighth of the 10 that are left then.
+    assert await index.quotas.grant(ACCOUNT, Elsewhere(size=30)) == Elsewhere(size=31)
+    assert (await index.quotas.counted(ACCOUNT)).size == 91
+    assert await index.quotas.grant(ACCOUNT, Elsewhere(size=10)) is None
+    assert (await index.quotas.elsewhere())[ACCOUNT] == Elsewhere(size=51)
+    await refused("QuotaExceeded", put(index, bucket, b"b", 10))
+    await put(index, bucket, b"b", 9)
+
+
+async def test_a_store_holds_what_it_is_allowed_and_asks_for_more(index: Index, bucket: Bucket) -> None:
+    await put(index, bucket, b"a", 40)
+    # It was told of no quota before.
+    assert await index.quotas.give_back(ACCOUNT, Quota(size=100, objects=10)) == Elsewhere(objects=1, size=40)
+    await refused("QuotaExceeded", put(index, bucket, b"b", 0))
+    await index.quotas.allow(ACCOUNT, Elsewhere(objects=2, size=50))
+    await put(index, bucket, b"b", 10)
+    asked: list[Elsewhere] = []
+
+    async def more(account_id: str, need: Elsewhere) -> bool:
+        asked.append(need)
+        await index.quotas.allow(account_id, Elsewhere(objects=2 + len(asked), size=60))
+        return len(asked) < 3
+
+    index.quotas.more = more
+    upload = an_upload(bucket, b"k", "u1")
+    await index.create_upload(upload)
+    await index.put_part(upload, a_part(1, 10))
+    await put(index, bucket, b"c", 0)
+    await refused("QuotaExceeded", put(index, bucket, b"d", 1))
+    assert asked == [Elsewhere(size=10), Elsewhere(objects=1, size=1), Elsewhere(objects=1, size=1)]
+    assert await index.quotas.give_back(ACCOUNT, Quota(size=7)) == Elsewhere(objects=3, size=60)
+    assert (await index.quotas.counted(ACCOUNT)).quota == Quota(size=100, objects=10)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,12 @@ from common.rpc.channel import CloudChannel, connect
 from common.rpc.peers import Peers
 from common.rpc.server import RpcServer
 from common.shards import Shards
+from mallee.common.v1.caller_pb2 import Caller
 from mallee.s3.v1 import bucket_access_pb2, bucket_pb2, bucket_policy_pb2, copy_pb2, object_pb2
 from mallee.walrus.v1 import shard_pb2, upkeep_pb2
 from mallee.walrus.v1.shard_pb2_grpc import ShardServiceStub, add_ShardServiceServicer_to_server
-from services.walrus import bucket_access, buckets, copy, delete, holdings, policies
+from services.walrus import bucket_access, buckets, copy, delete, policies
+from services.walrus.holdings import Allowances
 from services.walrus.reclaim import Reclaimer
 from services.walrus.shard_service import ShardService
 from services.walrus.siblings import Siblings
@@ -54,6 +57,7 @@ class Pair:
     here: Store
     there: Store
     server_there: RpcServer
+    allowances: list[Allowances]
     known: Known
     root: Path
 
@@ -62,13 +66,15 @@ class Pair:
 async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
     certificates = make_certificates(tmp_path / "pki")
     async with AsyncExitStack() as stack:
-        stores, servers, known = [], [], Known({})
+        stores, servers, allowances, known = [], [], [], Known({})
         for shard, member in enumerate(SHARDS):
             store = await stack.enter_async_context(opened_store(tmp_path / member))
             store.siblings = Siblings(SHARDS, shard)
             store.siblings.peers = cast(Peers, known)
             server = RpcServer(Identity.load(certificates, member))
-            server.add(add_ShardServiceServicer_to_server, ShardService(store))
+            allowances.append(Allowances(store))
+            await allowances[-1].begin()
+            server.add(add_ShardServiceServicer_to_server, ShardService(store, allowances[-1]))
             await stack.enter_async_context(server)
             # As any member of the role.
             identity = Identity.load(certificates, SHARDS.first)
@@ -81,7 +87,7 @@ async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
         here, there = stores
         await make_bucket(here, HERE)
         await make_bucket(there, THERE)
-        yield Pair(here=here, there=there, server_there=servers[1], known=known, root=tmp_path)
+        yield Pair(here=here, there=there, server_there=servers[1], allowances=allowances, known=known, root=tmp_path)
 
 
 async def copied(pair: Pair, key: str) -> copy_pb2.CopyObjectOutput:
@@ -171,29 +177,118 @@ async def test_only_processes_of_walrus_ask_like_that(pair: Pair, tmp_path: Path
         await refused("UnauthorizedOperation", asked)
 
 
-async def test_an_accounts_quota_counts_what_all_stores_have(pair: Pair) -> None:
+async def put_quota(pair: Pair, account_id: str, **limits: Any) -> None:
+    """As the operator's command says it: the account's own process first."""
     nobody = cast(Any, None)
-    await put_bytes(pair.there, "a", b"four", bucket=THERE)
-    limited = upkeep_pb2.PutQuotaRequest(account_id=ALICE.account_id, objects=3, bytes=10)
-    for store in (pair.here, pair.there):
-        await UpkeepService(store, nobody, nobody, nobody).PutQuota(limited, None)
-    await refused("QuotaExceeded", put_bytes(pair.here, "b", b"seven!!", bucket=HERE))
-    await put_bytes(pair.here, "b", b"six!!!", bucket=HERE)
-    await holdings.refresh(pair.there)
-    await refused("QuotaExceeded", put_bytes(pair.there, "c", b"x", bucket=THERE))
-    await put_bytes(pair.there, "c", b"", bucket=THERE)
-    await holdings.refresh(pair.here)
-    await refused("QuotaExceeded", put_bytes(pair.here, "d", b"", bucket=HERE))
-    # What is away takes nothing more: what it said last counts.
-    channel = pair.known.channels.pop("walrus-2")
-    await holdings.refresh(pair.here)
-    await refused("QuotaExceeded", put_bytes(pair.here, "d", b"", bucket=HERE))
+    limited = upkeep_pb2.PutQuotaRequest(account_id=account_id, **limits)
+    order = (0, 1) if SHARDS.shard_of(account_id) == 0 else (1, 0)
+    for number in order:
+        store, allowances = (pair.here, pair.there)[number], pair.allowances[number]
+        await UpkeepService(store, nobody, nobody, nobody, allowances).PutQuota(limited, None)
+
+
+# Accounts whose own process is the first, and the second.
+def of_shard(shard: int, names: Iterable[str]) -> str:
+    return next(name for name in names if SHARDS.shard_of(name) == shard)
+
+
+def owner_at(shard: int) -> Caller:
+    account_id = of_shard(shard, (f"{n}" * 12 for n in range(1, 10)))
+    return Caller(account_id=account_id, arn=f"arn:aws:iam::{account_id}:root", canonical_user_id=account_id)
+
+
+OWNERS = [owner_at(0), owner_at(1)]
+
+
+async def buckets_of(pair: Pair, owner: Caller) -> list[tuple[Store, str]]:
+    found = [(store, of_shard(n, (f"mine-{m}" for m in range(99)))) for n, store in enumerate((pair.here, pair.there))]
+    for store, bucket in found:
+        await make_bucket(store, bucket, owner)
+    return found
+
+
+@pytest.mark.parametrize("owner", OWNERS)
+async def test_an_accounts_quota_is_what_all_stores_have_together(pair: Pair, owner: Caller) -> None:
+    (here, mine), (there, other) = await buckets_of(pair, owner)
+
+    async def put(store: Store, bucket: str, key: str, body: bytes) -> None:
+        await put_bytes(store, key, body, bucket=bucket, caller=owner)
+
+    await put(there, other, "a", b"four")
+    await put_quota(pair, owner.account_id, objects=3, bytes=10)
+    await refused("QuotaExceeded", put(here, mine, "b", b"seven!!"))
+    await put(here, mine, "b", b"six!!!")
+    await refused("QuotaExceeded", put(there, other, "c", b"x"))
+    await put(there, other, "c", b"")
+    await refused("QuotaExceeded", put(here, mine, "d", b""))
+    await delete.delete_object(there, object_pb2.DeleteObjectRequest(bucket=other, key="a"), owner)
+    await put(here, mine, "d", b"4444")
+    await refused("QuotaExceeded", put(there, other, "e", b""))
+    # More, and none any more.
+    await put_quota(pair, owner.account_id, objects=4, bytes=11)
+    await refused("QuotaExceeded", put(there, other, "e", b"22"))
+    await put(there, other, "e", b"1")
+    await put_quota(pair, owner.account_id)
+    for store, bucket in ((here, mine), (there, other)):
+        await put(store, bucket, "f", b"f" * 100)
+
+
+@pytest.mark.parametrize("owner", OWNERS)
+async def test_many_at_once_never_pass_an_accounts_quota_and_fill_it(pair: Pair, owner: Caller) -> None:
+    places = await buckets_of(pair, owner)
+    await put_quota(pair, owner.account_id, objects=30, bytes=30 * 7 + 6)
+    calls = [
+        put_bytes(store, f"k{n}", b"seven!!", bucket=bucket, caller=owner)
+        for n in range(20)
+        for store, bucket in places
+    ]
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert [one for one in outcomes if isinstance(one, BaseException) and not isinstance(one, CloudError)] == []
+    assert sum(not isinstance(one, BaseException) for one in outcomes) == 30
+    held = [one for store, _ in places for one in await store.index.quotas.buckets(owner.account_id)]
+    assert (sum(one.objects for one in held), sum(one.size for one in held)) == (30, 210)
+    # What one of them gives up the other may have, by parts as well.
+    (here, mine), (there, other) = places
+    for n in range(20):
+        for store, bucket in places:
+            request = object_pb2.DeleteObjectRequest(bucket=bucket, key=f"k{n}")
+            await delete.delete_object(store, request, owner)
+    await put_bytes(here, "all", b"x" * 216, bucket=mine, caller=owner)
+    await refused("QuotaExceeded", put_bytes(there, "more", b"x", bucket=other, caller=owner))
+
+
+@pytest.mark.parametrize("owner", OWNERS)
+async def test_what_is_away_keeps_what_it_was_granted_and_begins_anew_with_nothing(pair: Pair, owner: Caller) -> None:
+    places = await buckets_of(pair, owner)
+    await put_quota(pair, owner.account_id, bytes=1000)
+    for store, bucket in places:
+        await put_bytes(store, "k", b"x" * 100, bucket=bucket, caller=owner)
+    home = SHARDS.shard_of(owner.account_id)
+    away = SHARDS.member(1 - home)
+    channel = pair.known.channels.pop(away)
+    store, bucket = places[home]
+    # It may hold an eighth more than it needed, and nobody asks it.
+    await refused("QuotaExceeded", put_bytes(store, "rest", b"x" * 800, bucket=bucket, caller=owner))
+    await put_bytes(store, "k", b"x" * 200, bucket=bucket, caller=owner)
+    pair.known.channels[away] = channel
+    await put_bytes(store, "rest", b"x" * 700, bucket=bucket, caller=owner)
+    # Its own process is away: others have what they were granted.
+    member = SHARDS.member(home)
+    channel = pair.known.channels.pop(member)
+    store, bucket = places[1 - home]
     with pytest.raises(Unavailable):
-        await holdings.refresh(pair.here, [BOB.account_id])
-    pair.known.channels["walrus-2"] = channel
-    await delete.delete_object(pair.there, object_pb2.DeleteObjectRequest(bucket=THERE, key="a"), ALICE)
-    await holdings.refresh(pair.here)
-    await put_bytes(pair.here, "d", b"4444", bucket=HERE)
+        await put_bytes(store, "more", b"x" * 500, bucket=bucket, caller=owner)
+    pair.known.channels[member] = channel
+    await refused("QuotaExceeded", put_bytes(store, "more", b"x", bucket=bucket, caller=owner))
+    await delete.delete_object(
+        places[home][0], object_pb2.DeleteObjectRequest(bucket=places[home][1], key="rest"), owner
+    )
+    for allowances in pair.allowances:
+        again = Allowances(allowances._store)
+        allowances.__dict__.update(again.__dict__)
+        await allowances.begin()
+    await put_bytes(store, "more", b"x" * 700, bucket=bucket, caller=owner)
+    await refused("QuotaExceeded", put_bytes(store, "most", b"x", bucket=bucket, caller=owner))
 
 
 async def test_who_pays_for_a_copy_is_told_wherever_its_source_is(pair: Pair) -> None:

@@ -21,6 +21,7 @@ from mallee.walrus.v1.service_pb2_grpc import WalrusServiceStub, add_WalrusServi
 from mallee.walrus.v1.upkeep_pb2_grpc import add_UpkeepServiceServicer_to_server
 from services.walrus.backup import Backups
 from services.walrus.bundle_image import Bundles
+from services.walrus.holdings import Allowances
 from services.walrus.images import Images
 from services.walrus.master_keys import MasterKeys
 from services.walrus.s3_service import S3Service
@@ -96,7 +97,9 @@ async def walrus_stage(root: Path, certificates: Path, limits: Limits = LIMITS) 
         keys = MasterKeys(store=store, load=lambda: KEYRING)
         backups = Backups(store=store, images=images, staging=root / "staging", member="walrus-1")
         scrubber = Scrubber(store=store, pins=root / "pins", bytes_per_s=0, cycle_s=3600)
-        server.add(add_UpkeepServiceServicer_to_server, UpkeepService(store, scrubber, backups, keys))
+        server.add(
+            add_UpkeepServiceServicer_to_server, UpkeepService(store, scrubber, backups, keys, Allowances(store))
+        )
         await stack.enter_async_context(server)
         await make_bucket(store)
         yield WalrusStage(

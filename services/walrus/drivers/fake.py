@@ -146,6 +146,7 @@ class FakeIndex:
     async def find_object(self, bucket: Bucket, key: bytes, version_id: str | None = None) -> Object | Marker | None:
         return fake_versions.find(self.storage.versions, (bucket.id, key), version_id)
 
+    @fake_quotas.within_quota
     async def put_object(
         self, bucket: Bucket, new: Object, expect: Expectation = ANYTHING, events: Sequence[Event] = NO_EVENTS
     ) -> None:
@@ -204,6 +205,7 @@ class FakeIndex:
         own = [one for (owner, _, _), one in self.storage.uploads.items() if owner == bucket.id]
         return _page([(one.key, one.id, one) for one in own], scan)
 
+    @fake_quotas.within_quota
     async def put_part(self, upload: Upload, part: Part) -> None:
         with self._step() as s:
             self._check_open(s, upload)
@@ -225,6 +227,7 @@ class FakeIndex:
         parts = await self.list_parts(content.upload_id, limit=content.part_count)
         return parts[number - 1] if number <= len(parts) else None
 
+    @fake_quotas.within_quota
     async def complete_upload(
         self,
         bucket: Bucket,

@@ -35,6 +35,7 @@ from services.walrus.drivers.embedded.inspect import SqliteInspection
 from services.walrus.drivers.embedded.quotas import SqliteQuotas
 from services.walrus.drivers.embedded.writer import Writer
 from services.walrus.drivers.events import NO_EVENTS, Event
+from services.walrus.drivers.quotas import within
 from services.walrus.drivers.versions import ANYTHING, Deletion, Expectation, Gone, Marker
 
 Result = TypeVar("Result")
@@ -112,7 +113,7 @@ class SqliteIndex:
             objects.put_object(db, bucket, new, expect)
             event_rows.add(db, events)
 
-        await self._writer.submit(step)
+        await within(self.quotas, lambda: self._writer.submit(step))
 
     async def change_object(
         self,
@@ -152,7 +153,10 @@ class SqliteIndex:
         return await self._read(lambda db: scans.list_uploads(db, bucket, scan))
 
     async def put_part(self, upload: Upload, part: Part) -> None:
-        await self._writer.submit(lambda db: uploads.put_part(db, upload, part))
+        def step(db: sqlite3.Connection) -> None:
+            uploads.put_part(db, upload, part)
+
+        await within(self.quotas, lambda: self._writer.submit(step))
 
     async def list_parts(self, upload_id: str, *, after: int = 0, limit: int) -> list[Part]:
         return await self._read(lambda db: uploads.list_parts(db, upload_id, after, limit))
@@ -176,7 +180,7 @@ class SqliteIndex:
             uploads.complete_upload(db, bucket, upload, parts, new, expect)
             event_rows.add(db, events)
 
-        await self._writer.submit(step)
+        await within(self.quotas, lambda: self._writer.submit(step))
 
     async def find_completion(self, bucket: Bucket, key: bytes, upload_id: str) -> Completion | None:
         return await self._read(lambda db: uploads.find_completion(db, bucket, key, upload_id))

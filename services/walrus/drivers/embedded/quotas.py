@@ -6,14 +6,25 @@ Whoever changes what a bucket holds calls `count` in the same step, or `add` whe
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 
 from services.walrus import errors
 from services.walrus.drivers.base import Bucket
 from services.walrus.drivers.embedded import sums
 from services.walrus.drivers.embedded.block_index import Run
-from services.walrus.drivers.quotas import UNLIMITED, Elsewhere, Held, Quota
+from services.walrus.drivers.quotas import (
+    NOTHING,
+    UNLIMITED,
+    AccountFull,
+    Elsewhere,
+    Held,
+    Quota,
+    allowed_elsewhere,
+    no_more,
+    share_of,
+    within,
+)
 
 _QUOTA = f"{sums.QUOTA}, crc"
 # Of the bucket ?1: objects, their bytes, those of parts of open uploads.
@@ -32,15 +43,19 @@ class SqliteQuotas:
         self._change = change
         self._read = read
         self._glance = glance
+        self.more: Callable[[str, Elsewhere], Awaitable[bool]] = no_more
 
-    async def put_account(self, account_id: str, quota: Quota) -> None:
-        await self._change(lambda db: _put(db, account_id, 0, quota))
+    async def put_account(self, account_id: str, quota: Quota, elsewhere: Elsewhere = NOTHING) -> None:
+        await self._change(lambda db: _put_account(db, account_id, quota, elsewhere))
 
     async def put_bucket(self, name: str, quota: Quota) -> None:
         await self._change(lambda db: _put_bucket(db, name, quota))
 
     async def check(self, bucket: Bucket, *, size: int, objects: int) -> None:
-        self._glance(lambda db: _check(db, bucket.id, size, objects))
+        async def glance() -> None:
+            self._glance(lambda db: _check(db, bucket.id, size, objects))
+
+        await within(self, glance)
 
     async def limited(self) -> list[str]:
         return await self._read(lambda db: [account_id for account_id, _ in _quotas(db, "bucket = 0")])
@@ -50,6 +65,18 @@ class SqliteQuotas:
 
     async def put_elsewhere(self, held: Mapping[str, Elsewhere]) -> None:
         await self._change(lambda db: _put_elsewhere(db, held))
+
+    async def grant(self, account_id: str, need: Elsewhere) -> Elsewhere | None:
+        return await self._change(lambda db: _grant(db, account_id, need))
+
+    async def allow(self, account_id: str, allowance: Elsewhere) -> None:
+        await self._change(lambda db: _allow(db, account_id, allowance))
+
+    async def give_back(self, account_id: str, quota: Quota) -> Elsewhere:
+        return await self._change(lambda db: _give_back(db, account_id, quota))
+
+    async def counted(self, account_id: str) -> Held:
+        return await self._read(lambda db: _counted(db, account_id, _quota_of(db, account_id)))
 
     async def accounts(self) -> list[Held]:
         return await self._read(_accounts)
@@ -122,11 +149,42 @@ def _check(db: sqlite3.Connection, bucket: int, size: int, objects: int) -> None
         return
     found = _quotas(db, "account_id = (SELECT account_id FROM buckets WHERE id = ?1) AND bucket IN (0, ?1)", bucket)
     for (account_id, of), quota in found.items():
-        held = _together(account_id, held_by(db, "id = ?", of) if of else held_by(db, "account_id = ?", account_id))
-        if not of:
-            held = held.with_elsewhere(_elsewhere(db, "account_id = ?", account_id).get(account_id))
+        held = _together(account_id, held_by(db, "id = ?", of)) if of else _counted(db, account_id, quota)
         if too_much := quota.exceeded(held, size=size, objects=objects):
-            raise errors.quota_exceeded("bucket" if of else "account", too_much)
+            if of:
+                raise errors.quota_exceeded("bucket", too_much)
+            need = Elsewhere(objects=max(objects, 0), size=max(size, 0))
+            raise AccountFull(errors.over_quota("account", too_much), account_id, need)
+
+
+def _counted(db: sqlite3.Connection, account_id: str, quota: Quota) -> Held:
+    """With what counts as held elsewhere."""
+    held = _together(account_id, held_by(db, "account_id = ?", account_id), quota)
+    return held.with_elsewhere(_elsewhere(db, "account_id = ?", account_id).get(account_id))
+
+
+def _quota_of(db: sqlite3.Connection, account_id: str) -> Quota:
+    return _quotas(db, "account_id = ? AND bucket = 0", account_id).get((account_id, 0), UNLIMITED)
+
+
+def _grant(db: sqlite3.Connection, account_id: str, need: Elsewhere) -> Elsewhere | None:
+    granted = share_of(_counted(db, account_id, _quota_of(db, account_id)), need)
+    if granted is not None:
+        there = _elsewhere(db, "account_id = ?", account_id).get(account_id, NOTHING)
+        _put_elsewhere(db, {account_id: there + granted})
+    return granted
+
+
+def _allow(db: sqlite3.Connection, account_id: str, allowance: Elsewhere) -> None:
+    _put_elsewhere(db, {account_id: allowed_elsewhere(_quota_of(db, account_id), allowance)})
+
+
+def _give_back(db: sqlite3.Connection, account_id: str, quota: Quota) -> Elsewhere:
+    if _quota_of(db, account_id) == UNLIMITED:
+        _put(db, account_id, 0, quota)
+    held = _together(account_id, held_by(db, "account_id = ?", account_id)).total
+    _allow(db, account_id, held)
+    return held
 
 
 def _elsewhere(db: sqlite3.Connection, which: str = "TRUE", *values: str) -> dict[str, Elsewhere]:
@@ -142,9 +200,8 @@ def _elsewhere_whole(db: sqlite3.Connection) -> dict[str, Elsewhere]:
 
 
 def _put_elsewhere(db: sqlite3.Connection, held: Mapping[str, Elsewhere]) -> None:
-    db.execute("DELETE FROM elsewhere")
     rows = [sums.sealed(account_id, one.objects, one.size) for account_id, one in held.items()]
-    db.executemany(f"INSERT INTO elsewhere ({sums.ELSEWHERE}, crc) VALUES (?, ?, ?, ?)", rows)
+    db.executemany(f"INSERT OR REPLACE INTO elsewhere ({sums.ELSEWHERE}, crc) VALUES (?, ?, ?, ?)", rows)
 
 
 def _quotas(db: sqlite3.Connection, which: str, *values: str | int) -> dict[tuple[str, int], Quota]:
@@ -166,6 +223,11 @@ def _together(account_id: str, each: Iterable[Held], quota: Quota = UNLIMITED) -
         part_bytes=sum(one.part_bytes for one in each),
         quota=quota,
     )
+
+
+def _put_account(db: sqlite3.Connection, account_id: str, quota: Quota, elsewhere: Elsewhere) -> None:
+    _put(db, account_id, 0, quota)
+    _put_elsewhere(db, {account_id: elsewhere})
 
 
 def _put_bucket(db: sqlite3.Connection, name: str, quota: Quota) -> None:
