@@ -17,6 +17,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final
+from weakref import WeakValueDictionary
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 
@@ -63,6 +64,8 @@ class Images:
         self._now_s = now_s
         # Between a content's file and its rows.
         self._change = asyncio.Lock()
+        # By name: who asks once more while the first one is at it gets that one's answer, not what the object is now.
+        self._pinning: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def open(self) -> None:
         """Sweeps what a pin that did not come to its end has left."""
@@ -87,6 +90,18 @@ class Images:
         Raises NotFound or Denied (InvalidManifest, as RegisterImage says it), InvalidArgument for a bad image.
         """
         known = bucket_rules.caller_or_refuse(caller)
+        async with self._alone(pin_name(image_id)):
+            return await self._pin(image_id, bucket_name, key, wanted, certificates, known)
+
+    async def _pin(
+        self,
+        image_id: str,
+        bucket_name: str,
+        key: bytes,
+        wanted: rules.Kind | None,
+        certificates: Sequence[bytes],
+        known: Caller,
+    ) -> tuple[Pin, rules.Kind, Described | None]:
         name, source = pin_name(image_id), f"{bucket_name}/{key.decode('utf-8', 'replace')}"
         if (standing := await self._store.index.find_pin(name)) is not None:
             if (standing.source.partition(" ")[2], standing.account_id) != (source, known.account_id):
@@ -123,13 +138,16 @@ class Images:
 
     async def unpin(self, image_id: str) -> None:
         name = pin_name(image_id)
-        async with self._change:
+        async with self._alone(name), self._change:
             pin = await self._store.index.find_pin(name)
             if pin is None:
                 return
             await self._store.index.delete_pin(name)
             if pin.sha256 not in await self._store.index.pinned_contents():
                 (self._folder / pin.sha256).unlink(missing_ok=True)
+
+    def _alone(self, name: str) -> asyncio.Lock:
+        return self._pinning.setdefault(name, asyncio.Lock())
 
     @asynccontextmanager
     async def still(self) -> AsyncIterator[None]:

@@ -10,6 +10,7 @@ import os
 import struct
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from mallee.nc.v1 import instance_pb2
 from mallee.s3.v1 import object_pb2
 from mallee.walrus.v1 import service_pb2
 from services.walrus.delete import delete_object
+from services.walrus.drivers.base import BlobId
 from services.walrus.images import Images
 from tests.service.walrus_fixtures import certificates, stage
 from tests.service.walrus_stage import WalrusStage, said_by
@@ -75,6 +77,33 @@ async def test_an_image_of_several_parts_is_assembled(stage: WalrusStage) -> Non
     parts = {n: await upload_part(stage.store, "disk", upload_id, n, body) for n, body in enumerate(halves, 1)}
     await complete(stage.store, "disk", upload_id, parts)
     assert (await pin(stage)).sha256 == hashlib.sha256(DISK).hexdigest()
+
+
+async def test_an_image_is_pinned_once_and_let_go_though_it_is_asked_for_again_meanwhile(stage: WalrusStage) -> None:
+    await put_bytes(stage.store, "disk", DISK)
+    drafts = stage.root / "pins"
+    whole, exported, goes_on = stage.store.blobs.export, asyncio.Event(), asyncio.Event()
+
+    async def slow(blobs: Sequence[BlobId], path: Path, *, exact: bool = False) -> int:
+        size = await whole(blobs, path, exact=exact)
+        if not exported.is_set():
+            exported.set()
+            await goes_on.wait()
+        return size
+
+    stage.store.blobs.export = slow  # type: ignore[method-assign]
+    first = asyncio.ensure_future(pin(stage))
+    await exported.wait()
+    await put_bytes(stage.store, "disk", DISK[::-1])
+    walrus = await stage.walrus("clc-1")
+    again = asyncio.ensure_future(pin(stage))
+    # Longer than it takes where nothing holds it up.
+    await asyncio.wait([again], timeout=0.5)
+    goes_on.set()
+    assert (await first).sha256 == (await again).sha256 == hashlib.sha256(DISK).hexdigest()
+    assert [path.name for path in drafts.iterdir()] == [hashlib.sha256(DISK).hexdigest()]
+    await walrus.UnpinImage(service_pb2.UnpinImageRequest(image_id=AMI))
+    assert list(drafts.iterdir()) == []
 
 
 async def test_a_small_image_that_stands_in_the_index_is_pinned_too(stage: WalrusStage) -> None:
