@@ -14,6 +14,7 @@ from services.walrus.drivers.embedded import sums
 from services.walrus.drivers.embedded.index import SqliteIndex
 from services.walrus.drivers.embedded.schema import MIGRATIONS
 from tests.contract.test_walrus_blocks import content, made
+from tests.service.test_walrus_sums import rows_damaged
 
 # From here on rows of objects, buckets and uploads have checksums.
 _SUMMED = 11
@@ -131,3 +132,48 @@ async def test_a_log_that_was_made_long_holds_what_is_committed_and_nothing_else
         await left.open()
         assert await left.find_bucket(name) is not None
         await left.close()
+
+
+# The first version in which every row has a checksum, of all that it says.
+_ALL_SUMMED = next(number for number, script in enumerate(MIGRATIONS, 1) if "UPDATE claims SET crc" in script)
+_SAID = (
+    "key, size, etag, modified_ms, algorithm, composite, checksum, body, blob, upload, part_count, attributes, version"
+)
+
+
+async def test_what_had_no_checksum_gets_one_and_what_was_damaged_stays_so(tmp_path: Path) -> None:
+    path = tmp_path / "index.sqlite"
+    with sqlite3.connect(path) as db:
+        sums.know_sums(db)
+        for script in MIGRATIONS[: _ALL_SUMMED - 1]:
+            db.executescript(script)
+        for name in ("good", "bad"):
+            db.execute("INSERT INTO snapshots (name, state, touched_ms) VALUES (?, 1, 5)", (name,))
+            db.execute(
+                "INSERT INTO objects (bucket, key, size, etag, modified_ms, algorithm, composite, checksum, "
+                "storage_class, part_count, attributes) VALUES (1, ?, 0, 'e', 4, '', 0, '', 'STANDARD', 0, '{}')",
+                (name.encode(),),
+            )
+        db.execute("UPDATE snapshots SET crc = row_crc(id, name, account_id, size, full_bytes)")
+        db.execute(f"UPDATE objects SET crc = row_crc({_SAID}, owner, tags, acl, retention, legal_hold, encryption)")
+        db.execute("UPDATE snapshots SET size = 1 WHERE name = 'bad'")
+        db.execute("UPDATE objects SET size = 1 WHERE key = ?", (b"bad",))
+        db.execute("INSERT INTO events (target, body) VALUES ('t', x'7b7d')")
+        db.execute("INSERT INTO notes VALUES ('n', 'text')")
+        db.execute("INSERT INTO garbage (blob) VALUES (x'0123456789abcdef0123456789abcdef')")
+        db.execute("INSERT INTO elsewhere VALUES ('1', 2, 3)")
+        db.execute("INSERT INTO packs (blob, length, live) VALUES (randomblob(16), 9, 9)")
+        db.execute("INSERT INTO blocks VALUES (x'aa', 1, 0, 9, 9, 0, 1, 0)")
+        db.execute("INSERT INTO claims VALUES (1, x'aa')")
+        db.execute("INSERT INTO pages (refs, blocks, digests) VALUES (1, 1, x'aa')")
+        db.execute("UPDATE pages SET crc = row_crc(blocks, digests)")
+        db.execute(f"PRAGMA user_version = {_ALL_SUMMED - 1}")
+    db.close()
+    index = SqliteIndex(path)
+    await index.open()
+    assert sorted(await rows_damaged(index.inspection)) == ["1/bad", "snapshot bad"]
+    assert await index.inspection.note("n") == "text"
+    assert [one.event.body for one in await index.events.next("t", 9)] == [b"{}"]
+    assert len(await index.garbage(9)) == 1
+    assert [block.digest for block in await index.blocks.find([b"\xaa"])] == [b"\xaa"]
+    await index.close()
