@@ -212,15 +212,18 @@ def _head(request: WireRequest, moment: str) -> str:
 
 def _amz_headers(request: WireRequest, *, by_query: bool) -> list[str]:
     """Those in the query stand for headers that a browser cannot send."""
-    found: dict[str, list[str]] = {}
+    found: dict[str, str] = {}
     for key, value in request.query if by_query else ():
-        if key.lower().startswith(b"x-amz-"):
-            # One that is given twice is signed twice: which of them counts is not for who adds it.
-            found.setdefault(to_text(key).lower(), []).append(to_text(value))
+        name = to_text(key).lower()
+        if name in found:
+            # Which of them counts, and whether they are one with a comma in it, is not for who adds it.
+            raise AuthProblem(Reason.MALFORMED, f"{name[:64]} is given twice.")
+        if name.startswith("x-amz-"):
+            found[name] = to_text(value)
     for name in request.header_names:
         if name.startswith("x-amz-"):
-            found[name] = [value.strip() for value in request.header_values(name)]
-    return [f"{name}:{','.join(found[name])}" for name in sorted(found)]
+            found[name] = ",".join(value.strip() for value in request.header_values(name))
+    return [f"{name}:{found[name]}" for name in sorted(found)]
 
 
 def _resource(request: WireRequest, path: str, *, by_query: bool) -> str:
