@@ -23,7 +23,7 @@ from common.rpc.local.frames import Frames, Kind
 from common.rpc.local.server import LocalServer, Unary
 from common.rpc.uploads import RawChunk, RawExtent, header_accepted
 from mallee.common.v1.caller_pb2 import Caller
-from mallee.s3.v1 import bucket_pb2, object_pb2
+from mallee.s3.v1 import body_pb2, bucket_pb2, object_pb2
 from services.walrus.local import local_handlers
 from services.walrus.store import Store
 from tests.eventually import eventually
@@ -86,9 +86,7 @@ def header(**members: object) -> object_pb2.PutObjectStream:
 
 
 def end(length: int) -> object_pb2.PutObjectStream:
-    frame = object_pb2.PutObjectStream()
-    frame.end.length = length
-    return frame
+    return object_pb2.PutObjectStream(end=body_pb2.BodyEnd(length=length))
 
 
 async def send(call: LocalCall, body: bytes) -> object_pb2.PutObjectOutput:
