@@ -204,6 +204,11 @@ class _StagedFile:
     def keep(self) -> None:
         self._kept = True
 
+    @property
+    def settled(self) -> bool:
+        """It is kept, and closed."""
+        return self._kept and self._descriptor < 0
+
     def discard(self) -> None:
         """Closes it, and deletes it unless it is kept."""
         self._close()
