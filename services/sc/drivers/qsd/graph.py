@@ -1,7 +1,7 @@
 """QEMU's block nodes of a volume, as its daemon is told them. Pure.
 
     top (throttle; carries the bitmaps) → [c<number>-<point> (copy-before-write), the latest first …] → base
-    base: data (file), or while a source comes: map (qcow2 over data, backed by the source)
+    base: data (file), or while a source comes: map (qcow2 over data) → pad (qcow2 without data) → source
     a point keeps what is overwritten in t-<point> (throttle: its gate) → f-<point> (file)
 
 https://www.qemu.org/docs/master/interop/qemu-storage-daemon-qmp-ref.html
@@ -21,6 +21,9 @@ Node = dict[str, Any]
 TOP: Final = "top"
 DATA: Final = "data"
 MAP: Final = "map"
+# Zeros behind the source's end: while it streams, QEMU 7.2 (copy-on-read.c) answers reads behind the end of a backing
+# file with whatever is in its memory.
+_PAD: Final = "pad"
 GROUP: Final = "limits"
 # Of one operation, as EC2 counts them.
 _OPERATION_BYTES: Final = 256 << 10
@@ -52,13 +55,15 @@ def base_nodes(place: VolumePlace, source: NbdSource | None, *, direct: bool) ->
                 "reconnect-delay": _SOURCE_PATIENCE_S,
                 "open-timeout": _SOURCE_OPEN_S,
             },
+            file_node("pad-file", str(place.pad), direct=False) | {"read-only": True},
+            {"driver": "qcow2", "node-name": _PAD, "file": "pad-file", "backing": "source", "read-only": True},
             file_node("map-file", str(place.map), direct=direct),
             {
                 "driver": "qcow2",
                 "node-name": MAP,
                 "file": "map-file",
                 "data-file": DATA,
-                "backing": "source",
+                "backing": _PAD,
                 "discard": "unmap",
             },
         ]

@@ -31,6 +31,8 @@ _LOOK_S: Final = 0.2
 _TURN_S: Final = 0.005
 _GONE_S: Final = 10.0
 _CLUSTER_BYTES: Final = 64 << 10
+# Of any volume, however it grows.
+_LARGEST_BYTES: Final = 64 << 40
 # fallocate(2): FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
 _PUNCH: Final = 3
 # A line of what `qemu-img map` tells.
@@ -45,6 +47,7 @@ async def make(place: VolumePlace, size_bytes: int) -> None:
     sparse.make(place.data, size_bytes)
     options = f"data_file={place.data},cluster_size={_CLUSTER_BYTES}"
     await _qemu_img("create", "-q", "-f", "qcow2", "-o", options, str(place.map), str(size_bytes))
+    await _qemu_img("create", "-q", "-f", "qcow2", "-o", "cluster_size=2M", str(place.pad), str(_LARGEST_BYTES))
 
 
 async def missing_bytes(engine: VolumeEngine) -> int:
@@ -108,6 +111,9 @@ async def step(engine: VolumeEngine) -> float | None:
         return 0.0 if engine.filled else _LOOK_S
     elif job["status"] == "paused" or job["status"] == "standby":
         await engine.daemon.ask("job-resume", id=_JOB)
+    elif job["current-progress"] >= record.source.size_bytes:
+        # Only zeros follow, which are noted and not written.
+        await engine.daemon.ask("block-job-set-speed", device=_JOB, speed=0)
     return _LOOK_S
 
 
@@ -128,7 +134,8 @@ async def _finish(engine: VolumeEngine) -> None:
     try:
         if await to_the_end(partial(clear, place, record.source.size_bytes)):
             await place.save(replace(record, source=None))
-            place.map.unlink(missing_ok=True)
+            for file in (place.map, place.pad):
+                file.unlink(missing_ok=True)
     finally:
         try:
             await engine.look_after()

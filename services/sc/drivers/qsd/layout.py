@@ -2,6 +2,7 @@
 
 <folder>/<volume id>/data        the volume's bytes, sparse, at their own offsets
 <folder>/<volume id>/map         while its source comes: a qcow2 that knows which bytes of `data` count
+<folder>/<volume id>/pad         beside it: an empty qcow2 over the source, that is larger than any volume
 <folder>/<volume id>/record      what should be, as JSON
 <folder>/<volume id>/<id>.point  what a frozen point keeps of what was overwritten since
 <sockets>/q/…                    the controller's own sockets and pid files: nobody else passes through
@@ -68,6 +69,10 @@ class VolumePlace:
     @property
     def map(self) -> Path:
         return self.folder / "map"
+
+    @property
+    def pad(self) -> Path:
+        return self.folder / "pad"
 
     def point(self, snapshot_id: SnapshotId) -> Path:
         return self.folder / f"{snapshot_id}.point"
