@@ -22,7 +22,7 @@ from services.walrus.drivers.embedded.schema import migrate
 from services.walrus.drivers.events import Event
 from services.walrus.drivers.inspection import Inspection
 from services.walrus.drivers.quotas import Elsewhere, Quota
-from services.walrus.drivers.versions import ANYTHING, Deletion, Marker
+from services.walrus.drivers.versions import ANYTHING, Deletion, Marker, Removal, Retention
 from tests.contract.test_walrus_blocks import content, digest, made, packed
 from tests.contract.test_walrus_index import a_part, an_object, an_upload, refused
 
@@ -279,3 +279,25 @@ async def test_text_that_is_none_any_more_is_found_damaged_and_harms_nobody_else
     await refused("InternalError", again.find_bucket("other"))
     assert isinstance(await again.find_object(bucket, b"l"), Object)
     await again.close()
+
+
+async def test_a_damaged_version_takes_nothing_of_others_along_and_is_locked_for_all_one_knows(
+    index: SqliteIndex, tmp_path: Path
+) -> None:
+    kind, config = "ObjectLockConfiguration", b""
+    bucket = await index.create_bucket("bucket", account_id=ACCOUNT, owner_id="a" * 64, created_ms=1)
+    for key in (b"k", b"l"):
+        await index.put_object(
+            bucket, replace(an_object(key), retention=Retention(mode="COMPLIANCE", until_ms=1 << 50))
+        )
+    harm(tmp_path, "UPDATE objects SET body = body + 1, retention = '' WHERE key = x'6b'")
+    await index.put_config(bucket, kind, config)
+    locking = await index.find_bucket("bucket")
+    assert locking
+    for removed in (b"k", b"l"):
+        (outcome,) = await index.delete(locking, [Deletion(what=Removal(key=removed))], now_ms=5)
+        assert isinstance(outcome, CloudError)
+    await index.put_config(bucket, kind, None)
+    await index.delete(bucket, [Deletion(what=Removal(key=b"k"))], now_ms=5)
+    assert await index.find_object(bucket, b"k") is None
+    assert (await index.find_object(bucket, b"l")) is not None

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.errors import CloudError
-from services.walrus import damage, errors
+from services.walrus import damage, errors, lock
 from services.walrus.drivers.base import Attributes, BodyDamaged, Bucket, Inline, Object
 from services.walrus.drivers.embedded import quotas, rows, upkeep
+from services.walrus.drivers.embedded.sums import Row, is_damaged
 from services.walrus.drivers.versions import (
     NULL,
     Bypass,
@@ -25,8 +26,6 @@ from services.walrus.drivers.versions import (
     Still,
     check_unlocked,
 )
-
-_STANDING = "version, rank, etag, size, modified_ms, retention, legal_hold, body, blob, upload"
 
 # A row and its body in one statement: between two of their own a writer could replace both.
 _FOUND = ", ".join(f"o.{column}" for column in rows.OBJECT.split(", ")) + ", b.body, b.crc"
@@ -50,6 +49,31 @@ class Standing:
     body: int | None
     blob: bytes | None
     upload: str | None
+    # What it says may be anything.
+    damaged: bool
+
+    @classmethod
+    def of(cls, table: str, row: Row) -> Standing:
+        """Of OBJECT."""
+        _, size, etag, modified_ms, *_ = row
+        body, blob, upload = row[7:10]
+        version_id, _, _, rank, marker = row[12:17]
+        retention, legal_hold = row[20:22]
+        return cls(
+            table=table,
+            marker=bool(marker),
+            version_id=version_id,
+            rank=rank,
+            etag=etag,
+            size=size,
+            modified_ms=modified_ms,
+            retention=retention,
+            legal_hold=legal_hold,
+            body=body,
+            blob=blob,
+            upload=upload,
+            damaged=is_damaged(row),
+        )
 
 
 def found(
@@ -81,13 +105,13 @@ def rank_of(db: sqlite3.Connection, bucket: Bucket, key: bytes, version_id: str)
 
 
 def newest(db: sqlite3.Connection, bucket: Bucket, key: bytes) -> Standing | None:
-    row = db.execute(f"SELECT {_STANDING} FROM objects WHERE bucket = ? AND key = ?", (bucket.id, key)).fetchone()
+    row = db.execute(f"SELECT {rows.OBJECT} FROM objects WHERE bucket = ? AND key = ?", (bucket.id, key)).fetchone()
     if row is not None:
-        return Standing("objects", False, *row)
+        return Standing.of("objects", row)
     row = db.execute(
-        f"SELECT marker, {_STANDING} FROM versions WHERE bucket = ? AND key = ? ORDER BY rank LIMIT 1", (bucket.id, key)
+        f"SELECT {rows.OBJECT} FROM versions WHERE bucket = ? AND key = ? ORDER BY rank LIMIT 1", (bucket.id, key)
     ).fetchone()
-    return Standing("versions", bool(row[0]), *row[1:]) if row else None
+    return Standing.of("versions", row) if row else None
 
 
 def check(expect: Expectation, key: bytes, standing: Standing | None) -> None:
@@ -110,7 +134,7 @@ def make_room(
     if version_id == NULL:
         gone = now if now.version_id == NULL else _version(db, bucket, key, NULL)
         if gone is not None:
-            _check_unlocked(gone, now_ms, Bypass.NONE)
+            _check_unlocked(bucket, gone, now_ms, Bypass.NONE)
             _discard(db, bucket, key, gone)
     if now.table == "objects" and gone is not now:
         _move(db, bucket, key, now.rank, source="objects", target="versions")
@@ -177,7 +201,7 @@ def _remove(
     if removal.still is not Still.ANYTHING:
         first = newest(db, bucket, removal.key)
         removal.still.check(newest=first is not None and first.rank == standing.rank, marker=standing.marker)
-    _check_unlocked(standing, now_ms, removal.bypass)
+    _check_unlocked(bucket, standing, now_ms, removal.bypass)
     _discard(db, bucket, removal.key, standing)
     following = newest(db, bucket, removal.key)
     if following is not None and following.table == "versions" and not following.marker:
@@ -185,23 +209,29 @@ def _remove(
     return (Gone.MARKER if standing.marker else Gone.OBJECT), 1, standing.size
 
 
-def _check_unlocked(standing: Standing, now_ms: int, bypass: Bypass) -> None:
+def _check_unlocked(bucket: Bucket, standing: Standing, now_ms: int, bypass: Bypass) -> None:
+    if standing.damaged and lock.is_locking(bucket):
+        # Whether it is locked nobody knows.
+        raise damage.found_row(f"a version in bucket {bucket.name}")
     check_unlocked(rows.retention_of(standing.retention), bool(standing.legal_hold), now_ms, bypass)
 
 
 def _version(db: sqlite3.Connection, bucket: Bucket, key: bytes, version_id: str) -> Standing | None:
-    row = db.execute(f"SELECT {_STANDING} FROM objects WHERE bucket = ? AND key = ?", (bucket.id, key)).fetchone()
-    if row is not None and row[0] == version_id:
-        return Standing("objects", False, *row)
+    row = db.execute(f"SELECT {rows.OBJECT} FROM objects WHERE bucket = ? AND key = ?", (bucket.id, key)).fetchone()
+    if row is not None and row[12] == version_id:
+        return Standing.of("objects", row)
     row = db.execute(
-        f"SELECT marker, {_STANDING} FROM versions WHERE bucket = ? AND key = ? AND version = ?",
+        f"SELECT {rows.OBJECT} FROM versions WHERE bucket = ? AND key = ? AND version = ?",
         (bucket.id, key, version_id),
     ).fetchone()
-    return Standing("versions", bool(row[0]), *row[1:]) if row else None
+    return Standing.of("versions", row) if row else None
 
 
 def _discard(db: sqlite3.Connection, bucket: Bucket, key: bytes, gone: Standing) -> None:
     db.execute(f"DELETE FROM {gone.table} WHERE bucket = ? AND key = ? AND rank = ?", (bucket.id, key, gone.rank))
+    if gone.damaged:
+        # What it names may be another's. A file that is nobody's is found and deleted without it.
+        return
     if gone.body is not None:
         db.execute("DELETE FROM bodies WHERE id = ?", (gone.body,))
     if gone.blob is not None:
