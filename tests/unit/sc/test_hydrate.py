@@ -21,7 +21,7 @@ _PARTS = 4000
 async def place(tmp_path: Path) -> VolumePlace:
     """Written everywhere; the map counts nothing of it yet."""
     place = VolumePlace(volume_id=VolumeId("vol-0123456789abcdef0"), folder=tmp_path, sockets=tmp_path)
-    await hydrate.make(place, 8 * _CLUSTER)
+    await hydrate.make(place, 8 * _CLUSTER, source_bytes=8 * _CLUSTER)
     place.data.write_bytes(b"old!" * (2 * _CLUSTER))
     return place
 
@@ -53,7 +53,7 @@ def test_a_map_that_cannot_be_read_is_no_word_of_a_whole_volume(place: VolumePla
 async def test_however_many_parts_it_has_takes_no_memory(tmp_path: Path) -> None:
     """A guest can make as many of them as its volume has clusters."""
     place = VolumePlace(volume_id=VolumeId("vol-0123456789abcdef1"), folder=tmp_path, sockets=tmp_path)
-    await hydrate.make(place, 2 * _PARTS * _CLUSTER)
+    await hydrate.make(place, 2 * _PARTS * _CLUSTER, source_bytes=2 * _PARTS * _CLUSTER)
     written(place, *(f"write -z {2 * part * _CLUSTER} 64k" for part in range(_PARTS)))
     tracemalloc.start()
     try:

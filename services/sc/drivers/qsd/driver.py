@@ -265,7 +265,7 @@ class QsdVolumes:
         if volume.source is None:
             sparse.make(place.data, volume.size_bytes)
         else:
-            await hydrate.make(place, volume.size_bytes)
+            await hydrate.make(place, volume.size_bytes, source_bytes=volume.source.size_bytes)
         await place.save(Record(limits=volume.limits, source=volume.source))
 
     async def _observed(self, engine: VolumeEngine) -> ObservedVolume:

@@ -31,6 +31,8 @@ _LOOK_S: Final = 0.2
 _TURN_S: Final = 0.005
 _GONE_S: Final = 10.0
 _CLUSTER_BYTES: Final = 64 << 10
+# qemu-io takes less than 2 GiB at a time.
+_ZEROS_BYTES: Final = 1 << 30
 # Of any volume, however it grows.
 _LARGEST_BYTES: Final = 64 << 40
 # fallocate(2): FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
@@ -42,12 +44,17 @@ _PART: Final = re.compile(
 )
 
 
-async def make(place: VolumePlace, size_bytes: int) -> None:
-    """The files of a volume whose source has not come yet."""
+async def make(place: VolumePlace, size_bytes: int, *, source_bytes: int) -> None:
+    """The files of a volume whose source has not come yet. That nothing follows it is noted in its map at once."""
     sparse.make(place.data, size_bytes)
     options = f"data_file={place.data},cluster_size={_CLUSTER_BYTES}"
-    await _qemu_img("create", "-q", "-f", "qcow2", "-o", options, str(place.map), str(size_bytes))
-    await _qemu_img("create", "-q", "-f", "qcow2", "-o", "cluster_size=2M", str(place.pad), str(_LARGEST_BYTES))
+    create = ("qemu-img", "create", "-q", "-f", "qcow2", "-o")
+    await _run(*create, options, str(place.map), str(size_bytes))
+    await _run(*create, "cluster_size=2M", str(place.pad), str(_LARGEST_BYTES))
+    behind = range(-(-source_bytes // _CLUSTER_BYTES) * _CLUSTER_BYTES, size_bytes, _ZEROS_BYTES)
+    zeros = [f"write -z -u {start} {min(_ZEROS_BYTES, size_bytes - start)}" for start in behind]
+    if zeros:
+        await _run("qemu-io", "-f", "qcow2", *(word for one in zeros for word in ("-c", one)), str(place.map))
 
 
 async def missing_bytes(engine: VolumeEngine) -> int:
@@ -112,7 +119,7 @@ async def step(engine: VolumeEngine) -> float | None:
     elif job["status"] == "paused" or job["status"] == "standby":
         await engine.daemon.ask("job-resume", id=_JOB)
     elif job["current-progress"] >= record.source.size_bytes:
-        # Only zeros follow, which are noted and not written.
+        # Only zeros follow, of what it has grown by since: they are noted and not written.
         await engine.daemon.ask("block-job-set-speed", device=_JOB, speed=0)
     return _LOOK_S
 
@@ -186,10 +193,10 @@ async def _job(engine: VolumeEngine) -> dict[str, Any] | None:
     return next((job for job in jobs if job["id"] == _JOB), None)
 
 
-async def _qemu_img(*arguments: str) -> None:
+async def _run(*command: str) -> None:
     process = await asyncio.create_subprocess_exec(
-        "qemu-img", *arguments, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+        *command, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
     )
     _, error = await process.communicate()
     if process.returncode != 0:
-        raise Unavailable(f"qemu-img {arguments[0]}: {error.decode(errors='replace').strip()[-300:]}")
+        raise Unavailable(f"{command[0]}: {error.decode(errors='replace').strip()[-300:]}")
