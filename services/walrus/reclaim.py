@@ -19,9 +19,11 @@ from services.walrus.store import Store
 _BATCH: Final = 1000
 # Between passes, so that a busy store frees in batches and does not commit once more for each request.
 _PAUSE_S: Final = 0.5
-# What a pass frees that makes the next one follow at once: large objects that take each other's place then take each
+# What a pass frees that makes the next one follow sooner: large objects that take each other's place then take each
 # other's memory, too. A host gives its virtual machine pages that it has not used for a while one by one, and slowly.
+# Not at once: to free much is work, too, beside what a client asks next.
 _MUCH_BYTES: Final = 16 << 20
+_SHORT_PAUSE_S: Final = 0.1
 _ORPHANS_EVERY_S: Final = 600.0
 # How long a repeated CompleteMultipartUpload is answered as the first one was.
 _COMPLETIONS_MS: Final = 7 * 24 * 3600 * 1000
@@ -60,7 +62,7 @@ class Reclaimer:
             drained = await self._store.index.blocks.drain(_NEEDS)
             if not await self.collect() and not drained and not await self.repack():
                 await self._nudged.wait()
-            await asyncio.sleep(0 if self._freed_much else self._pause_s)
+            await asyncio.sleep(min(self._pause_s, _SHORT_PAUSE_S) if self._freed_much else self._pause_s)
 
     async def give_up_uploads(self) -> int:
         """Those of snapshots that stand still; how many."""

@@ -64,7 +64,7 @@ async def _write_until_killed(root: Path, seed: int, possible: Possible) -> None
     assert done >= last
 
 
-async def test_much_that_is_let_go_is_freed_without_a_pause(tmp_path: Path) -> None:
+async def test_much_that_is_let_go_is_freed_soon(tmp_path: Path) -> None:
     async with opened_store(tmp_path / "walrus") as store:
         await make_bucket(store)
         # What was let go before it runs is freed at once; whatever comes later would wait an hour.
