@@ -20,12 +20,15 @@ _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 # The text of a field in its header.
 Text = Callable[[Any], str]
 
+# AWS's model says otherwise.
+_STATUSES: Final = {"PutBucketTagging": 204}
+
 
 class ResponseHeaders:
     """Compiled once per action."""
 
     def __init__(self, operation: Operation) -> None:
-        self.status = int(operation.model.http.get("responseCode", 200))
+        self.status = _STATUSES.get(operation.name) or int(operation.model.http.get("responseCode", 200))
         self.has_body = has_body(operation)
         self._fields: dict[FieldDescriptor, tuple[str, Text]] = {}
         # Fields of which each entry is a header, and what these begin with.

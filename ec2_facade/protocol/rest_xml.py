@@ -91,6 +91,9 @@ class RestXmlProtocol:
             compiled = self._headers[operation.name] = ResponseHeaders(operation)
         headers = s3_ids(request_id) + compiled.render(message)
         status = 206 if getattr(message, "content_range", "") else compiled.status
+        if operation.name == "HeadBucket":
+            # It tells the type of what a GET would bring.
+            headers.append(("Content-Type", "application/xml"))
         if not compiled.has_body:
             return Response(status=status, headers=headers)
         content_type, body = self._body(operation, message)

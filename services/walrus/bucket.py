@@ -41,12 +41,12 @@ def check_location(constraint: str, region: str) -> None:
     if not constraint:
         raise InvalidArgument(
             "The unspecified location constraint is incompatible for the region specific endpoint this request was "
-            f"sent to: name {region}.",
+            "sent to.",
             code="IllegalLocationConstraintException",
         )
     raise InvalidArgument(
         f"The {constraint} location constraint is incompatible for the region specific endpoint this request was sent "
-        f"to: this cloud's region is {region}.",
+        "to.",
         code="IllegalLocationConstraintException",
     )
 

@@ -266,6 +266,13 @@ def test_answers_without_a_body_have_none() -> None:
     assert (response.status, response.body) == (204, b"")
 
 
+def test_some_answers_are_not_as_the_model_says() -> None:
+    tagging = S3.route("PUT", "b", None, {"tagging": ""}, {})
+    assert S3.render(tagging, tagging.response_class(), "id-1").status == 204
+    head = S3.route("HEAD", "b", None, {}, {})
+    assert ("Content-Type", "application/xml") in S3.render(head, head.response_class(), "id-1").headers
+
+
 def test_an_upload_answers_by_its_own_root() -> None:
     operation = S3.route("POST", "b", "k", {"uploads": ""}, {})
     answer = multipart_pb2.CreateMultipartUploadOutput(bucket="b", key="k", upload_id="u")
