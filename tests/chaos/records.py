@@ -81,7 +81,9 @@ def faults(records: Records) -> list[str]:
     found += [f"{i} is in no reservation" for i in known - reserved]
     made = {reservation.reservation_id for reservation in records.reservations}
     made |= {volume.volume_id for volume in records.volumes}
-    found += [f"token {t.token} leads to nothing" for t in records.tokens if t.result_id not in made]
+    # The token of a volume that went is kept for a day.
+    kept = [token for token in records.tokens if not token.HasField("gone")]
+    found += [f"token {token.token} leads to nothing" for token in kept if token.result_id not in made]
     return found + _addresses(records) + _volumes(records)
 
 

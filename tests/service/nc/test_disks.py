@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import REGISTRY
 
+from common.disk_names import SLOTS
 from common.errors import InvalidArgument, NotFound, Stale
 from common.ids import InstanceId
 from mallee.nc.v1 import instance_pb2, service_pb2
@@ -96,7 +97,7 @@ async def test_an_older_plan_changes_nothing_and_a_wrong_one_is_refused(node: No
     await until(node, 5, {VOLUME: PLUGGED})
     with pytest.raises(Stale):
         await order(node, plan(6), generation=2)
-    for wrong in (disk("vol-x"), disk(slot=26), disk(size=100)):
+    for wrong in (disk("vol-x"), disk(slot=SLOTS), disk(size=100)):
         with pytest.raises(InvalidArgument):
             await order(node, plan(7, wrong))
     with pytest.raises(InvalidArgument):

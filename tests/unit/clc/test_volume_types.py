@@ -111,7 +111,17 @@ def test_no_volume_is_without_limits() -> None:
 
 @pytest.mark.parametrize(
     ("name", "slot"),
-    [("/dev/sda1", 0), ("/dev/sda", 0), ("/dev/sdf", 5), ("sdf", 5), ("xvdf", 5), ("/dev/xvdz", 25), ("/dev/vdb", 1)],
+    [
+        ("/dev/sda1", 0),
+        ("/dev/sda", 0),
+        ("/dev/sdf", 5),
+        ("sdf", 5),
+        ("xvdf", 5),
+        ("/dev/xvdz", 25),
+        ("/dev/vdb", 1),
+        ("/dev/xvdba", 50),
+        ("xvdcx", 97),
+    ],
 )
 def test_the_letter_of_a_device_name_is_its_place(name: str, slot: int) -> None:
     assert slot_of(name) == slot
@@ -119,7 +129,7 @@ def test_the_letter_of_a_device_name_is_its_place(name: str, slot: int) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", "/dev/", "sd", "/dev/sdf1", "/dev/sdaa", "/dev/xvdba", "xvdcx", "/dev/hda", "/dev/sdF", "dev/sdf", "sdf\n"],
+    ["", "/dev/", "sd", "/dev/sdf1", "/dev/sdaa", "/dev/xvdby", "xvdea", "/dev/hda", "/dev/sdF", "dev/sdf", "sdf\n"],
 )
 def test_another_name_is_no_device(name: str) -> None:
     with pytest.raises(InvalidArgument, match="is not a valid EBS device name"):
