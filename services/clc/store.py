@@ -35,7 +35,7 @@ _MARK_BYTES: Final = 12
 # How far behind a replica may be whose transaction failed.
 _CATCH_UP_S: Final = 5.0
 # How often a use case runs again after it lost a compare-and-swap.
-ATTEMPTS: Final = 5
+ATTEMPTS: Final = 20
 
 R = TypeVar("R", bound=Message)
 T = TypeVar("T")
@@ -312,7 +312,8 @@ def token_id(account_id: str, action: str, token: str) -> str:
 
 
 async def until_committed(attempt: Callable[[], Awaitable[T]]) -> T:
-    """Runs a use case again after a lost compare-and-swap, five times at most; it reads afresh each time."""
+    """Runs a use case again after a lost compare-and-swap, up to ATTEMPTS times; it reads afresh each time. The
+    cloud's own progress, written over and over, must not make a user's call fail."""
     for _ in range(ATTEMPTS - 1):
         try:
             return await attempt()
